@@ -1,0 +1,354 @@
+"""The averaged weights as a damped oscillator: decay, damping and coupling, and everything that follows from them.
+
+Model weights ``x``, averaged weights ``y`` (mass 1) and the velocity ``v`` of ``y``, joined by a zero-length spring of
+stiffness ``k = 1 - decay`` with friction ``c = damping``; time is counted in optimizer steps. After the optimizer has
+moved ``x`` to ``x'``:
+
+    d = x' - y                  the stretch of the spring
+    v <- (1 - c) v + k d
+    y <- y + v
+    x <- x' - coupling d        the reaction on the model weights
+
+``damping = 1, coupling = 0`` is the exponential moving average (EMA), exactly; ``coupling > 0`` is BELAY.
+
+Source: J. Patsenker, H. Li, Y. Kluger, "Exponential weight averaging as damped harmonic motion", 2023,
+arXiv 2310.13854, for the oscillator and for BELAY. This discretisation and what is derived from it are this project's.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from numbers import Real
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from belay import response
+
+Regime = Literal["overdamped", "critical", "underdamped", "alternating"]
+
+
+@dataclass(frozen=True, slots=True)
+class Oscillator:
+    """One weight average: how long it remembers, how it is damped, and how hard it pulls the model back.
+
+    Args:
+        decay: EMA decay, in [0, 1); the spring's stiffness is ``1 - decay``.
+        damping: Share of the velocity lost to friction each step, in (0, 2); 1 is EMA.
+        coupling: Share of the stretch by which the model is pulled back each step, in [0, 1); 0 leaves training alone.
+
+    Raises:
+        ValueError: An argument is out of range, or average and model would fly apart without any gradient, which they
+            do unless ``1 - decay < (2 - damping) (2 - coupling)`` (the pole at -1 of the free system).
+        TypeError: An argument is not a real number.
+
+    >>> Oscillator(decay=0.99, damping=0.1).regime
+    'underdamped'
+    """
+
+    decay: float
+    damping: float = 1.0
+    coupling: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("decay", "damping", "coupling"):
+            object.__setattr__(self, name, _real(name, getattr(self, name)))
+        decay, damping, coupling = self.decay, self.damping, self.coupling
+        if not 0 <= decay < 1:
+            raise ValueError(f"`decay` must be in [0, 1), got {decay=}.")
+        if not 0 < damping < 2:
+            raise ValueError(f"`damping` must be in (0, 2), got {damping=}.")
+        if not 0 <= coupling < 1:
+            raise ValueError(f"`coupling` must be in [0, 1), got {coupling=}.")
+        if not self.stiffness < (2 - damping) * (2 - coupling):
+            raise ValueError(
+                "the average must be stable by itself, `1 - decay < (2 - damping) * (2 - coupling)`, got "
+                f"{decay=}, {damping=}, {coupling=}: raise `decay` or lower `damping`."
+            )
+
+    # --- constructors ------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def ema(cls, decay: float) -> Oscillator:
+        """The exponential moving average: ``y <- decay y + (1 - decay) x``, with `decay` in [0, 1)."""
+        return cls(decay)
+
+    @classmethod
+    def from_half_life(cls, steps: float) -> Oscillator:
+        """The EMA that forgets half of the past in `steps` optimizer steps (> 0): ``decay = 2 ** (-1 / steps)``."""
+        return cls(2 ** (-1 / _positive("steps", steps)))
+
+    @classmethod
+    def critical(cls, lag: float) -> Oscillator:
+        """The critically damped average of mean age `lag` steps (> 0).
+
+        Its double pole is ``p = lag / (lag + 2)``. It forgets the start twice as fast as the EMA of equal lag, at equal
+        noise.
+        """
+        gap = 2 / (_positive("lag", lag) + 2)
+        return cls(1 - gap * gap, damping=gap * (2 - gap))
+
+    @classmethod
+    def from_damping_ratio(cls, damping_ratio: float, lag: float) -> Oscillator:
+        """The average of the given damping ratio and mean age.
+
+        Args:
+            damping_ratio: zeta of the poles' logarithms, > 0: below 1 underdamped, 1 critical, above overdamped,
+                ``math.inf`` the EMA.
+            lag: Mean age of the averaged weights in steps, > 0.
+
+        Returns:
+            The uncoupled oscillator with these two figures.
+
+        Raises:
+            ValueError: An argument is out of range, or so short a lag needs a stiffness above 1.
+
+        >>> round(Oscillator.from_damping_ratio(0.5, lag=20).damping_ratio, 12)
+        0.5
+        """
+        lag = _positive("lag", lag)
+        if damping_ratio == math.inf:
+            return cls(lag / (lag + 1))
+        stiffness, damping = response.solve_lag(_positive("damping_ratio", damping_ratio), lag)
+        if stiffness > 1:
+            raise ValueError(f"`lag` must be longer for this damping ratio (stiffness <= 1), got {lag=}, {damping_ratio=}.")
+        return cls(1 - stiffness, damping=damping)
+
+    # --- the average as a filter of the model's weights ---------------------------------------------------------------
+
+    @property
+    def stiffness(self) -> float:
+        """Spring constant ``k = 1 - decay``, in (0, 1]."""
+        return 1 - self.decay
+
+    @property
+    def poles(self) -> tuple[complex, complex]:
+        """Roots of ``z^2 - (2 - c - k) z + (1 - c)``, slowest first; of a pair the one above the real axis first."""
+        return response.poles(self.stiffness, self.damping)
+
+    @property
+    def critical_stiffness(self) -> float:
+        """Stiffness at which this damping is critical, ``(1 - sqrt(1 - c))^2``; nan above damping 1, where none is."""
+        if self.damping > 1:
+            return math.nan
+        return response.critical_stiffness(self.damping)
+
+    @property
+    def regime(self) -> Regime:
+        """How the average comes to rest; EMA (damping 1) is overdamped, the massless limit.
+
+        It counts as critical as far as floating point can tell. Above damping 1 it rings with alternating sign.
+        """
+        if self.damping > 1:
+            return "alternating"
+        if response.is_critical(self.stiffness, self.damping):
+            return "critical"
+        return "underdamped" if self.stiffness > self.critical_stiffness else "overdamped"
+
+    @property
+    def lag(self) -> float:
+        """Mean age of the averaged weights, in steps: ``c / k - 1``. Negative where the average runs ahead."""
+        return self.damping / self.stiffness - 1
+
+    @property
+    def half_life(self) -> float:
+        """Steps in which the slowest mode halves: ``ln 2 / -ln max|pole|``; 0 if nothing is remembered."""
+        slowest = abs(self.poles[0])
+        if slowest == 0:
+            return 0.0
+        return math.log(2) / -response.log_modulus(self.stiffness, self.damping)
+
+    @property
+    def noise_gain(self) -> float:
+        """Variance of the average over the variance of white noise in the model: ``k (2-c) / (c (4-2c-k))``."""
+        k, c = self.stiffness, self.damping
+        return k * (2 - c) / (c * (4 - 2 * c - k))
+
+    @property
+    def natural_frequency(self) -> float:
+        """Undamped frequency of the poles' logarithms, in radians a step; inf for EMA, nan above damping 1."""
+        return response.frequency_and_ratio(self.stiffness, self.damping)[0]
+
+    @property
+    def damping_ratio(self) -> float:
+        """Damping ratio of the poles' logarithms (1 is critical); inf for EMA, nan above damping 1.
+
+        Read from ``s = log z``, as control toolboxes do for discrete systems. The continuous-time formula
+        ``c / (2 sqrt(k))`` agrees with it only where damping and stiffness are small.
+        """
+        return response.frequency_and_ratio(self.stiffness, self.damping)[1]
+
+    @property
+    def overshoot(self) -> float:
+        """How far the average of a unit step rises above 1, as a share of the step; 0 unless it swings."""
+        return response.overshoot(self.stiffness, self.damping)
+
+    @property
+    def settling_time(self) -> int:
+        """First step from which the average of a unit step stays within 2 % of it; the step itself is step 0."""
+        return response.settling_time(self.stiffness, self.damping, band=0.02)
+
+    def kernel(self, n: int) -> NDArray[np.float64]:
+        """Weights of the average on the last `n` iterates of the model.
+
+        Args:
+            n: Number of iterates, >= 0.
+
+        Returns:
+            Array of shape (n,), the newest iterate first: the filter's impulse response. Over all steps it sums to 1.
+            With coupling, the iterates are the weights as the optimizer leaves them, before the average pulls.
+        """
+        k, friction = self.stiffness, 1 - self.damping
+        weights = np.empty(_count("n", n, least=0))
+        value, velocity = 0.0, 0.0
+        for age in range(len(weights)):
+            velocity = friction * velocity + k * ((age == 0) - value)
+            value += velocity
+            weights[age] = value
+        return weights
+
+    # --- the average coupled to training ------------------------------------------------------------------------------
+
+    @property
+    def mass_ratio(self) -> float:
+        """Mass of the average over mass of the model, ``coupling / k``; the centre of mass rests at damping 1."""
+        return self.coupling / self.stiffness
+
+    @property
+    def effective_mass_ratio(self) -> float:
+        """``coupling c / k = coupling (lag + 1)``: how heavily the average hangs on the model's slow motion."""
+        return self.coupling * self.damping / self.stiffness
+
+    @property
+    def slowdown(self) -> float:
+        """Factor by which slow modes learn as if the learning rate were smaller: ``1 + effective_mass_ratio``."""
+        return 1 + self.effective_mass_ratio
+
+    @property
+    def max_stable_step(self) -> float:
+        """Largest stable step, learning rate times curvature, of plain SGD on a quadratic: 2 uncoupled, more with BELAY.
+
+        Every step below it is stable; inf if every step is. The limit is reached where a real pole meets -1, or earlier
+        where a complex pair meets the unit circle; both are solved exactly.
+        """
+        return response.max_stable_step(self.stiffness, self.damping, self.coupling)
+
+    def spectral_radius(self, step: float) -> float:
+        """Growth a step of the slowest mode of (x, y, v) on a quadratic.
+
+        Args:
+            step: Learning rate times curvature, >= 0.
+
+        Returns:
+            The spectral radius; below 1 training converges, above 1 it diverges.
+        """
+        eigenvalues = np.linalg.eigvals(self._motion(_nonnegative("step", step)))
+        return float(np.abs(eigenvalues).max())
+
+    def stationary_covariance(self, step: float) -> NDArray[np.float64]:
+        """Covariance of (x, y, v) at rest on a quadratic, per unit variance of the noise in each SGD step.
+
+        Solves ``P = M P M' + b b'`` with ``b = (1 - coupling, k, k)``.
+
+        Args:
+            step: Learning rate times curvature, in (0, max_stable_step).
+
+        Returns:
+            Array of shape (3, 3): model, average, velocity.
+
+        Raises:
+            ValueError: There is no rest at this step.
+        """
+        step = _positive("step", step)
+        if self.spectral_radius(step) >= 1:
+            limit = self.max_stable_step
+            raise ValueError(f"`step` must be in (0, {limit:.6g}), where training is stable, got {step=}.")
+        motion = self._motion(step)
+        kick = np.array([1 - self.coupling, self.stiffness, self.stiffness])
+        covariance = np.linalg.solve(np.eye(9) - np.kron(motion, motion), np.outer(kick, kick).ravel())
+        return covariance.reshape(3, 3)
+
+    def stationary_variance(self, step: float) -> float:
+        """Variance of the averaged weight at rest on a quadratic, per unit variance of the noise in each SGD step.
+
+        Args:
+            step: Learning rate times curvature, in (0, max_stable_step).
+
+        Returns:
+            The average's entry of `stationary_covariance`, whose first entry is the model's own variance.
+        """
+        return float(self.stationary_covariance(step)[1, 1])
+
+    def _motion(self, step: float) -> NDArray[np.float64]:
+        """The matrix that takes (x, y, v) one step on, without noise."""
+        k, q, kappa, r = self.stiffness, 1 - self.damping, self.coupling, 1 - step
+        return np.array([[(1 - kappa) * r, kappa, 0], [k * r, 1 - k, q], [k * r, -k, q]])
+
+    # --- the same average at another rate -----------------------------------------------------------------------------
+
+    def rescale(self, n: float) -> Oscillator:
+        """The oscillator whose one step does what `n` steps of this one do.
+
+        The poles are raised to the n-th power and the effective mass ratio is kept, so that it means the same average
+        when it is updated every n steps, when a batch is n times as large, or when a run is n times as short.
+        For EMA this is ``decay ** n`` ("How to Scale Your EMA", arXiv 2307.13813).
+
+        Args:
+            n: Factor, > 0; may be fractional unless a pole is negative (damping above 1).
+
+        Returns:
+            The rescaled oscillator.
+
+        Raises:
+            ValueError: No such oscillator exists: a negative pole with fractional `n`, a swing faster than `n` steps
+                can follow, or a coupling that would reach 1.
+
+        >>> Oscillator.ema(0.9).rescale(2).decay == 0.9**2
+        True
+        """
+        n = _positive("n", n)
+        if self.damping > 1 and not n.is_integer():
+            raise ValueError(f"`n` must be a whole number while damping is above 1 (a pole is negative), got {n=}.")
+        if n == 1:
+            return self
+        if self.damping == 1:
+            stiffness, damping = -math.expm1(n * math.log(self.decay)) if self.decay else 1.0, 1.0
+            decay = self.decay**n
+        else:
+            stiffness, damping = response.power(self.stiffness, self.damping, n)
+            decay = 1 - stiffness
+        coupling = self.effective_mass_ratio * stiffness / damping
+        if not (stiffness <= 1 and coupling < 1 and 0 <= decay < 1):
+            raise ValueError(
+                f"`n` must leave stiffness in (0, 1] and coupling below 1, got {n=}: {self} would need "
+                f"{stiffness=:.6g}, {coupling=:.6g}; take `n` closer to 1."
+            )
+        return Oscillator(decay, damping, coupling)
+
+
+def _real(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"`{name}` must be a real number, got {value!r}.")
+    return float(value)
+
+
+def _positive(name: str, value: float) -> float:
+    value = _real(name, value)
+    if not 0 < value < math.inf:
+        raise ValueError(f"`{name}` must be positive and finite, got {name}={value}.")
+    return value
+
+
+def _nonnegative(name: str, value: float) -> float:
+    value = _real(name, value)
+    if not 0 <= value < math.inf:
+        raise ValueError(f"`{name}` must be finite and at least 0, got {name}={value}.")
+    return value
+
+
+def _count(name: str, value: int, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"`{name}` must be a whole number of at least {least}, got {value!r}.")
+    return value

@@ -1,0 +1,269 @@
+"""What the second-order filter of stiffness k and damping c does in time: poles, decay rates, swings, stability.
+
+All of it in closed form and in terms that keep their digits when k is tiny: ``w = 1 - z`` for a pole z near 1, logarithms
+through log1p and expm1. Arguments are taken as valid; `belay.oscillator.Oscillator` is the checked face of this file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Steps = NDArray[np.float64]
+
+# How far stiffness may lie from the critical one and count as critical: the rounding of its formula and of decay itself.
+CRITICAL_RELATIVE, CRITICAL_ABSOLUTE = 1e-12, 2 * float(np.finfo(float).eps)
+CYCLES_SEARCHED = 1024  # of a slowly damped swing; sampling phases past these gain less than 1e-6 of the overshoot
+
+
+def critical_stiffness(c: float) -> float:
+    """``(1 - sqrt(1 - c))^2`` for c <= 1."""
+    return (c / (1 + math.sqrt(1 - c))) ** 2
+
+
+def is_critical(k: float, c: float) -> bool:
+    """Whether the poles coincide, as far as floating point can tell; never so for EMA (c = 1)."""
+    return c < 1 and abs(k - critical_stiffness(c)) <= CRITICAL_RELATIVE * k + CRITICAL_ABSOLUTE
+
+
+def poles(k: float, c: float) -> tuple[complex, complex]:
+    """Roots of ``z^2 - (2 - c - k) z + (1 - c)``, slowest first."""
+    if c == 1:
+        return complex(1 - k), 0j
+    if is_critical(k, c):
+        return complex(math.sqrt(1 - c)), complex(math.sqrt(1 - c))
+    middle, spread = 2 - c - k, _discriminant(k, c)
+    if spread < 0:
+        upper = complex(middle, math.sqrt(-spread)) / 2
+        return upper, upper.conjugate()
+    large = 1 - _slow_gap(k, c) if middle >= 0 else (middle - math.sqrt(spread)) / 2
+    return complex(large), complex((1 - c) / large)
+
+
+def log_modulus(k: float, c: float) -> float:
+    """log |z| of the slowest pole, which must not be 0."""
+    if c < 1 and (is_critical(k, c) or _discriminant(k, c) < 0):
+        return math.log1p(-c) / 2
+    if 2 - c - k >= 0:
+        return math.log1p(-_slow_gap(k, c))
+    return math.log(abs(poles(k, c)[0]))
+
+
+def frequency_and_ratio(k: float, c: float) -> tuple[float, float]:
+    """Natural frequency (radians a step) and damping ratio of ``s = log z``."""
+    if c > 1:
+        return math.nan, math.nan  # a negative pole has no continuous-time oscillator
+    if c == 1:
+        return math.inf, math.inf
+    if is_critical(k, c):
+        return -math.log1p(-c) / 2, 1.0
+    if _discriminant(k, c) < 0:
+        rate, angle = _rate_and_angle(k, c)
+        frequency = math.hypot(rate, angle)
+        return frequency, rate / frequency
+    slow, fast = _rates(k, c)
+    frequency = math.sqrt(slow * fast)
+    return frequency, (slow + fast) / (2 * frequency)
+
+
+def power(k: float, c: float, n: float) -> tuple[float, float]:
+    """Stiffness and damping whose poles are the n-th powers of these; c is not 1, and n is whole where c > 1."""
+    if c > 1:
+        first, second = (z.real**n for z in poles(k, c))
+        return (1 - first) * (1 - second), 1 - (1 - c) ** n
+    damping = -math.expm1(n * math.log1p(-c))
+    if is_critical(k, c):
+        return math.expm1(n * math.log1p(-c) / 2) ** 2, damping
+    if _discriminant(k, c) < 0:
+        rate, angle = _rate_and_angle(k, c)
+        return math.expm1(-n * rate) ** 2 + 4 * math.exp(-n * rate) * math.sin(n * angle / 2) ** 2, damping
+    slow, fast = _rates(k, c)
+    return math.expm1(-n * slow) * math.expm1(-n * fast), damping
+
+
+def solve_lag(damping_ratio: float, lag: float) -> tuple[float, float]:
+    """Stiffness and damping of the given damping ratio and lag; the stiffness may come out above 1.
+
+    The lag, the sum of ``z / (1 - z)`` over both poles, falls as the natural frequency rises: bisection finds it.
+    """
+
+    def lag_at(frequency: float) -> float:
+        with np.errstate(over="ignore"):  # a fast mode that is forgotten within the step adds no lag
+            return float(np.sum(1 / np.expm1(-_logarithms(damping_ratio, frequency))).real)
+
+    high = damping_ratio / (lag + 1) / 2
+    while lag_at(high) > lag:
+        high *= 1.1
+    frequency = _bisect(lambda frequency: lag_at(frequency) > lag, high / 1.1, high)
+    logarithms = _logarithms(damping_ratio, frequency)
+    return float(np.prod(np.expm1(logarithms)).real), -math.expm1(float(logarithms.sum().real))
+
+
+def overshoot(k: float, c: float) -> float:
+    """Largest excess over 1 of the response to a unit step, at whole steps."""
+    if c > 1:
+        return _alternating_overshoot(k, c)
+    if c == 1 or is_critical(k, c) or _discriminant(k, c) >= 0:
+        return 0.0
+    rate, angle = _rate_and_angle(k, c)
+    half_cycles = np.arange(1, 2 * CYCLES_SEARCHED, 2)
+    peaks = np.floor(_extrema(k, c, rate, angle, half_cycles)) - 1
+    updates = np.maximum(np.concatenate([peaks, peaks + 1]), 0)
+    return max(0.0, float(-_error(k, c, updates).min()))
+
+
+def settling_time(k: float, c: float, band: float) -> int:
+    """First step from which the response to a unit step at step 0 stays within `band` of 1."""
+    latest = _last_crossing(k, c, band)
+    width = 4096
+    while True:  # at whole steps the last excess can lie before the crossing, but update 0 (error 1) is always one
+        earliest = max(0, latest - width)
+        outside = np.flatnonzero(np.abs(_error(k, c, np.arange(earliest, latest + 1, dtype=float))) > band)
+        if len(outside):
+            return earliest + int(outside[-1])  # updates are counted from 1, steps from 0
+        latest, width = earliest, 4 * width
+
+
+def max_stable_step(k: float, c: float, kappa: float) -> float:
+    """Smallest step (learning rate times curvature) at which a root of the coupled system leaves the unit circle.
+
+    With r = 1 - step, m = 1 - kappa, q = 1 - c: a real root leaves through -1 where ``4 - 2c - k + (m (4 - 2c) - k) r``
+    vanishes, a complex pair where ``m^2 q c r^2 - (m - k + m q (k - q)) r + c`` does (the product of 1 - z_i z_j).
+    """
+    m, q = 1 - kappa, 1 - c
+    limits = [math.inf]
+    slope = m * (4 - 2 * c) - k
+    if slope > 0:
+        limits.append(1 + (4 - 2 * c - k) / slope)
+    limits += [1 - r for r in _real_roots(m * m * q * c, -(m - k + m * q * (k - q)), c) if r < 1]
+    return min(limits)
+
+
+# --- poles in the terms that keep their digits ------------------------------------------------------------------------
+
+
+def _discriminant(k: float, c: float) -> float:
+    """``(2 - c - k)^2 - 4 (1 - c)``, factored so that it keeps its sign close to critical damping."""
+    root = 2 * math.sqrt(k)
+    return (c + k - root) * (c + k + root)
+
+
+def _slow_gap(k: float, c: float) -> float:
+    """``1 - z`` of the real pole nearer to 1."""
+    return 2 * k / (c + k + math.sqrt(max(0.0, _discriminant(k, c))))
+
+
+def _rate_and_angle(k: float, c: float) -> tuple[float, float]:
+    """``-log |z|`` and the angle of the complex pole above the real axis."""
+    return -math.log1p(-c) / 2, math.atan2(math.sqrt(-_discriminant(k, c)), 2 - c - k)
+
+
+def _rates(k: float, c: float) -> tuple[float, float]:
+    """``-log z`` of two positive poles, slow and fast."""
+    slow = -math.log1p(-_slow_gap(k, c))
+    return slow, -math.log1p(-c) - slow
+
+
+def _logarithms(damping_ratio: float, frequency: float) -> NDArray[np.complex128] | NDArray[np.float64]:
+    """The poles' logarithms at a damping ratio and natural frequency, complex only if they are."""
+    if damping_ratio < 1:
+        upper = frequency * complex(-damping_ratio, math.sqrt((1 - damping_ratio) * (1 + damping_ratio)))
+        return np.array([upper, upper.conjugate()])
+    fast = damping_ratio + math.sqrt((damping_ratio - 1) * (damping_ratio + 1))
+    return np.array([-frequency / fast, -frequency * fast])
+
+
+# --- the distance still to go after n updates of a unit step ----------------------------------------------------------
+
+
+def _error(k: float, c: float, n: Steps) -> Steps:
+    """``1 - y`` after n updates (real numbers are allowed where the poles are not negative)."""
+    if c == 1:
+        return np.power(1 - k, n)
+    if is_critical(k, c):
+        pole = math.sqrt(1 - c)
+        return pole**n * (1 + n * (1 - pole))
+    if _discriminant(k, c) < 0:
+        rate, angle = _rate_and_angle(k, c)
+        scale = math.sqrt(k) / (math.exp(-rate) * math.sin(angle))
+        return scale * np.exp(-rate * (n + 1)) * np.sin(angle * (n + 1) + _phase(k, c))
+    slow, fast = (np.float64(z.real) for z in _ordered(k, c))
+    return ((1 - fast) * slow ** (n + 1) - (1 - slow) * fast ** (n + 1)) / (slow - fast)
+
+
+def _ordered(k: float, c: float) -> tuple[complex, complex]:
+    """Two real poles, the positive (or larger) one first."""
+    first, second = poles(k, c)
+    return (first, second) if first.real > second.real else (second, first)
+
+
+def _phase(k: float, c: float) -> float:
+    """Angle by which the swing of a complex pair is ahead: that of ``1 - conj(z)``."""
+    return math.atan2(math.sqrt(-_discriminant(k, c)), c + k)
+
+
+def _extrema(k: float, c: float, rate: float, angle: float, half_cycles: Steps | NDArray[np.int_]) -> Steps:
+    """Times n + 1 at which the error of a complex pair peaks in each half cycle, counted from the start."""
+    times: Steps = (np.pi * half_cycles + math.atan2(angle, rate) - _phase(k, c)) / angle
+    return times
+
+
+def _last_crossing(k: float, c: float, band: float) -> int:
+    """A number of updates after which the error, at any real time, stays within `band`."""
+    if c > 1:  # bounded by the sum of both modes, which falls
+        slow, fast = (abs(z.real) for z in _ordered(k, c))
+        return _first(lambda n: ((1 + fast) * slow ** (n + 1) + (1 - slow) * fast ** (n + 1)) / (slow + fast) <= band)
+    if c == 1 or is_critical(k, c) or _discriminant(k, c) >= 0:
+        return _first(lambda n: bool(_error(k, c, np.array([n], dtype=float))[0] <= band))
+    rate, angle = _rate_and_angle(k, c)
+    scale = math.sqrt(k) / (math.exp(-rate) * math.sin(angle)) * math.sin(math.atan2(angle, rate))
+    first_peak = float(_extrema(k, c, rate, angle, np.zeros(1))[0])
+    cycle = max(0, math.floor((math.log(scale / band) / rate - first_peak) * angle / math.pi))
+    start = max(0.0, first_peak + cycle * math.pi / angle - 1)
+    end = ((cycle + 1) * math.pi - _phase(k, c)) / angle - 1
+    return math.ceil(_bisect(lambda n: abs(float(_error(k, c, np.array([n]))[0])) > band, start, max(start, end)))
+
+
+def _alternating_overshoot(k: float, c: float) -> float:
+    """Above damping 1 the response exceeds 1 at every second update, where the negative pole is the slower one."""
+    positive, negative = (abs(z.real) for z in _ordered(k, c))
+    if negative <= positive:
+        return 0.0
+    slope_ratio = (1 + negative) * math.log(positive) / ((1 - positive) * math.log(negative))
+    peak = math.log(slope_ratio) / math.log(negative / positive)
+    even = 2 * max(1, math.floor(peak / 2))
+    return max(0.0, float(-_error(k, c, np.array([even - 1.0, even + 1.0])).min()))
+
+
+# --- small solvers ----------------------------------------------------------------------------------------------------
+
+
+def _first(holds: Callable[[int], bool]) -> int:
+    """Smallest n >= 0 at which a condition holds that then holds for ever."""
+    high = 1
+    while not holds(high):
+        high *= 2
+    low = -1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
+
+
+def _bisect(above: Callable[[float], bool], low: float, high: float) -> float:
+    """The point where a condition that holds at `low` stops to hold, to the last digit."""
+    while low < (middle := (low + high) / 2) < high:
+        low, high = (middle, high) if above(middle) else (low, middle)
+    return high
+
+
+def _real_roots(a: float, b: float, d: float) -> list[float]:
+    """Real roots of ``a r^2 + b r + d``, without cancellation; a may be 0."""
+    discriminant = b * b - 4 * a * d
+    if discriminant < 0:
+        return []
+    q = -(b + math.copysign(math.sqrt(discriminant), b)) / 2
+    return [top / bottom for top, bottom in ((q, a), (d, q)) if bottom != 0]
