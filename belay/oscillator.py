@@ -113,7 +113,9 @@ class Oscillator:
             return cls(lag / (lag + 1))
         stiffness, damping = response.solve_lag(_positive("damping_ratio", damping_ratio), lag)
         if stiffness > 1:
-            raise ValueError(f"`lag` must be longer for this damping ratio (stiffness <= 1), got {lag=}, {damping_ratio=}.")
+            raise ValueError(
+                f"`lag` must be longer for this damping ratio (stiffness <= 1), got {lag=}, {damping_ratio=}."
+            )
         return cls(1 - stiffness, damping=damping)
 
     # --- the average as a filter of the model's weights ---------------------------------------------------------------

@@ -182,7 +182,7 @@ def _logarithms(damping_ratio: float, frequency: float) -> NDArray[np.complex128
 def _error(k: float, c: float, n: Steps) -> Steps:
     """``1 - y`` after n updates (real numbers are allowed where the poles are not negative)."""
     if c == 1:
-        return np.power(1 - k, n)
+        return np.exp(n * math.log1p(-k)) if k < 1 else np.where(n > 0, 0.0, 1.0)
     if is_critical(k, c):
         pole = math.sqrt(1 - c)
         return pole**n * (1 + n * (1 - pole))

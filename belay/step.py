@@ -25,7 +25,7 @@ def step_(x: list[Tensor], y: list[Tensor], v: list[Tensor] | None, oscillator: 
     if not x:
         return
     alike = x[0].dtype == y[0].dtype and x[0].device == y[0].device
-    live = x if alike else [weight.to(y[0]) for weight in x]
+    live = x if alike else [weight.to(device=y[0].device, dtype=y[0].dtype) for weight in x]
     if v is None and not oscillator.coupling:
         torch._foreach_lerp_(y, live, oscillator.stiffness)
         return
@@ -40,3 +40,11 @@ def step_(x: list[Tensor], y: list[Tensor], v: list[Tensor] | None, oscillator: 
         torch._foreach_sub_(live, d, alpha=oscillator.coupling)
         if not alike:
             torch._foreach_copy_(x, live)
+
+
+@torch.no_grad()
+def lerp_(x: list[Tensor], y: list[Tensor], stiffness: float) -> None:
+    """Moves each `y` a share `stiffness` of the way to its `x`; dtypes and devices may be mixed."""
+    torch._foreach_lerp_(
+        y, [live.to(device=kept.device, dtype=kept.dtype) for live, kept in zip(x, y, strict=True)], stiffness
+    )

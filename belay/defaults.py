@@ -1,0 +1,79 @@
+"""Defaults files: the setting that a study recommends, read as data and fitted to a new run."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from belay.oscillator import Oscillator
+
+FORMAT = "belay-defaults/1"
+
+
+def load_defaults(path: str | Path, *, steps: int | None = None, batch_size: int | None = None) -> Oscillator:
+    """Reads a defaults file and fits its oscillator to a run.
+
+    What carries over is dimensionless: the memory as a share of the run, the damping ratio and the effective mass
+    ratio. A run of n times fewer steps gets `Oscillator.rescale` by n.
+
+    Args:
+        path: A file written by ``belay-study export``.
+        steps: Optimizer steps of the new run, >= 1. It decides alone, as memory is a share of the run.
+        batch_size: Batch size of the new run, >= 1; without `steps` the run is taken to see as many samples as the
+            one measured, so that an n times larger batch means n times fewer steps.
+
+    Returns:
+        The oscillator for the new run; the file's own if neither is given.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not a defaults file, lacks what is asked of it, or its oscillator cannot be fitted so far.
+    """
+    document = read_defaults(path)
+    setting, measured = document["setting"], document["transfer"]
+    oscillator = Oscillator(setting["decay"], setting["damping"], setting["coupling"])
+    if steps is not None:
+        return oscillator.rescale(_known(path, measured, "steps") / _count("steps", steps))
+    if batch_size is not None:
+        return oscillator.rescale(_count("batch_size", batch_size) / _known(path, measured, "batch_size"))
+    return oscillator
+
+
+def read_defaults(path: str | Path) -> dict[str, Any]:
+    """The whole defaults file (setting, evidence, origin) as plain data; YAML tags are refused, nothing is executed.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not a defaults file.
+    """
+    try:
+        document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"`path` must be a YAML defaults file, got {path}: {' '.join(str(error).split())}.") from error
+    found = document.get("format") if isinstance(document, dict) else None
+    if found != FORMAT:
+        raise ValueError(f"`path` must be a defaults file of format {FORMAT}, got {path} of format {found}.")
+    for section, names in (("setting", ("decay", "damping", "coupling")), ("transfer", ())):
+        values = document.get(section)
+        missing = [name for name in names if name not in values] if isinstance(values, dict) else [section]
+        if missing:
+            raise ValueError(
+                f"`path` must hold {', '.join(missing)} in `{section}`, got {path} without; export it again."
+            )
+    return dict(document)
+
+
+def _known(path: str | Path, measured: dict[str, Any], name: str) -> float:
+    value = measured.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ValueError(f"`{name}` cannot be fitted: {path} was measured at {name} {value}; leave it out.")
+    return float(value)
+
+
+def _count(name: str, value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}.")
+    return value
