@@ -12,48 +12,44 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from belay.names import buffers_at, check_alike, check_lossless, few, owners_of, parameters_of, unwrap
+from belay.checks import whole
+from belay.names import buffers_at, check_alike, check_lossless, copy_, few, owners_of, parameters_of, reshard, unwrap
 from belay.oscillator import Oscillator
-from belay.step import lerp_, step_
+from belay.step import grouped, lerp_, step_
 
 Buffers = Literal["copy", "average", "ignore"]
 
-CHUNK = 1 << 24  # weights updated together: bounds the memory of temporaries without costing launches
 STATE_VERSION = 1
-
-
-@dataclasses.dataclass(slots=True)
-class _Group:
-    """Tensors of one dtype and device that one kernel call updates; the lists are made once, not each step."""
-
-    live: list[Tensor] = dataclasses.field(default_factory=list)
-    average: list[Tensor] = dataclasses.field(default_factory=list)
-    velocity: list[Tensor] | None = None
 
 
 class Belay:
     """Averages a model's weights while it trains: EMA, damped average or BELAY, by the oscillator it is given.
 
-    Every floating-point parameter is averaged, a tied one once, a frozen one too (it stays as it is). Integer
-    parameters are never touched. The average starts at the weights the model has now.
+    Every floating-point or complex parameter is averaged, a tied one once, a frozen one too (it stays as it is).
+    Integer parameters are never touched. The average starts at the weights the model has now. Pickle or deepcopy it
+    together with its model: it holds the model, and brings a copy of its own if alone.
 
     Args:
-        model: The model in training; compiled and DDP-wrapped models are seen through.
+        model: The model in training; compiled and DDP-wrapped models are seen through, FSDP2's shards are averaged as
+            they are. It may be moved and converted later, as a whole.
         oscillator: Decay, damping and coupling, in optimizer steps.
         update_every: Average only every n-th step (>= 1); decay, damping and coupling keep their meaning in steps.
-        buffers: Which buffers (BatchNorm's statistics) go with the averages: "copy" the model's latest, "average" the
-            average of the floating-point ones, by the EMA of equal lag (its weights are all positive, so variances stay
-            so), and the latest of the others; "ignore" none, and `copy_to` leaves those of its target.
+        buffers: Which of the buffers that a checkpoint holds (BatchNorm's statistics) go with the averages: "copy" the
+            model's latest; "average" the average of the floating-point ones, by the EMA of equal lag (its weights are
+            all positive, so variances stay so), and the latest of the others; "ignore" none, and `copy_to` leaves
+            those of its target.
         warmup: Steps (>= 0) over which the memory grows in proportion to the steps done, from none to its full length,
             so that a poor start is forgotten early; needs damping <= 1.
-        dtype: dtype of the averages; by default float32 for half-precision weights and the weights' own for others. A
-            float32 average stands still where ``(1 - decay) |x - y|`` is below ``6e-8 |y|``: at decay 0.9999 and above,
-            slowly moving weights want ``torch.float64`` or a larger `update_every`.
+        dtype: ``torch.float32`` or ``torch.float64`` for the averages; by default the weights' own, and float32 for
+            half precision, in which an average would stand still. So does a float32 one where ``(1 - decay) |x - y|``
+            is below ``3e-8 |y|``: at decay 0.9999 and above, slowly moving weights want ``torch.float64`` or a larger
+            `update_every`. Complex averages keep the weights' own.
         parameters: Which parameters to average, as ``f(name, parameter) -> bool``; all others keep their live values.
             ``lambda name, parameter: parameter.requires_grad`` saves the memory of a frozen backbone.
 
     Raises:
-        ValueError: An option is out of range, or nothing is left to average.
+        ValueError: An option is out of range, the oscillator does not exist at `update_every` (see
+            `Oscillator.rescale`), or nothing is left to average.
         TypeError: `model` or `oscillator` is something else.
 
     >>> model = nn.Linear(2, 1)
@@ -74,21 +70,19 @@ class Belay:
         dtype: torch.dtype | None = None,
         parameters: Callable[[str, nn.Parameter], bool] | None = None,
     ) -> None:
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}.")
         if buffers not in get_args(Buffers):
             raise ValueError(f"`buffers` must be one of {', '.join(get_args(Buffers))}, got {buffers=}.")
-        if dtype is not None and not dtype.is_floating_point:
-            raise ValueError(f"`dtype` must be a floating-point dtype, got {dtype=}.")
+        if dtype not in (None, torch.float32, torch.float64):
+            raise ValueError(f"`dtype` must be torch.float32, torch.float64 or None, got {dtype=}.")
         self.steps = 0
         self._model = unwrap(model)
-        self._update_every = _whole("update_every", update_every, least=1)
-        self._warmup = _whole("warmup", warmup, least=0)
+        self._update_every = whole("update_every", update_every, least=1)
+        self._warmup = whole("warmup", warmup, least=0)
         self._live = {
             name: parameter
             for name, parameter in parameters_of(self._model).items()
             if (parameter.is_floating_point() or parameter.is_complex())
-            and (not parameters or parameters(name, parameter))
+            and (parameters is None or parameters(name, parameter))
         }
         if not self._live:
             raise ValueError(
@@ -109,17 +103,13 @@ class Belay:
 
     @oscillator.setter
     def oscillator(self, oscillator: Oscillator) -> None:
-        if not isinstance(oscillator, Oscillator):
-            raise TypeError(f"`oscillator` must be a belay.Oscillator, got {type(oscillator).__name__}.")
-        if self._warmup and oscillator.damping > 1:
-            raise ValueError(f"`warmup` needs a damping of at most 1, got {oscillator}.")
-        self._per_update = oscillator.rescale(self._update_every)
+        self._per_update = _per_update(oscillator, self._update_every, self._warmup)
         self._oscillator = oscillator
         if self._per_update.damping == 1:
             self._velocity = {}
         elif not self._velocity:
-            self._velocity = {name: torch.zeros_like(average) for name, average in self._average.items()}
-        self._groups = self._group()
+            self._velocity = {name: _start(average, None).zero_() for name, average in self._average.items()}
+        self._groups = grouped(self._live, self._average, self._velocity)
 
     @torch.no_grad()
     def update(self) -> None:
@@ -156,14 +146,14 @@ class Belay:
             yield
             return
         self._check_not_replaced()
-        targets = {**self._live, **self._live_buffers()}
-        saved = {name: target.detach().clone() for name, target in targets.items()}
+        saved = {name: tensor.detach().clone() for name, tensor in self._live_tensors().items()}
         self._inside = True
         try:
-            _copy(targets, {**self._average, **self._buffers})
+            copy_(self._live_tensors(), {**self._average, **self._buffers})
             yield
         finally:
-            _copy(targets, saved)
+            reshard(self._model)
+            copy_(self._live_tensors(), saved)  # asked anew: buffers are other tensors once the model was moved
             self._inside = False
 
     @torch.no_grad()
@@ -187,11 +177,11 @@ class Belay:
         buffers = buffers_at(owners_of(target)) if self._owners else {}
         check_alike("model", "the averaged model's buffers", self._live_buffers(), buffers)
         averages = {live: self._average[name] for name, live in self._live.items()}
-        _copy(theirs, {name: averages.get(live, live) for name, live in ours.items()})
-        _copy(buffers, {**self._live_buffers(), **self._buffers})
+        copy_(theirs, {name: averages.get(live, live) for name, live in ours.items()})
+        copy_(buffers, {**self._live_buffers(), **self._buffers})
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on bit for bit: tensors (not copies), numbers and names, safe for ``weights_only``."""
+        """Everything needed to go on bit for bit: tensors (not copies) and plain values, safe for ``weights_only``."""
         return {
             "version": STATE_VERSION,
             "oscillator": dataclasses.asdict(self._oscillator),
@@ -216,53 +206,35 @@ class Belay:
             ValueError: It is not such a state, its names or shapes differ, or its dtype holds more than ours; nothing
                 has been changed.
         """
-        expected = set(self.state_dict())
-        if set(state) != expected or state["version"] != STATE_VERSION:
+        found = set(state) if isinstance(state, Mapping) else set()
+        if found != set(self.state_dict()) or state["version"] != STATE_VERSION:
             raise ValueError(
-                f"`state` must come from Belay.state_dict (version {STATE_VERSION}), got {type(state).__name__} with {few(state)}."
+                f"`state` must come from Belay.state_dict (version {STATE_VERSION}), got {type(state).__name__} with "
+                f"{few(found) or 'nothing'}."
             )
         oscillator = Oscillator(**state["oscillator"])
-        update_every, warmup = _whole("update_every", state["update_every"], 1), _whole("warmup", state["warmup"], 0)
-        steps = _whole("steps", state["steps"], 0)
-        moving = self._average if oscillator.rescale(update_every).damping != 1 else {}
+        update_every, warmup = whole("update_every", state["update_every"], 1), whole("warmup", state["warmup"], 0)
+        steps = whole("steps", state["steps"], 0)
+        moving = self._average if _per_update(oscillator, update_every, warmup).damping != 1 else {}
         for ours, kind in ((self._average, "average"), (moving, "velocity"), (self._buffers, "buffers")):
             check_alike("state", f"the model's {kind}", ours, state[kind])
             check_lossless(kind, ours, state[kind])
         self._update_every, self._warmup, self.steps = update_every, warmup, steps
         self.oscillator = oscillator
-        _copy(self._average, state["average"])
-        _copy(self._velocity, state["velocity"])
-        _copy(self._buffers, state["buffers"])
+        copy_(self._average, state["average"])
+        copy_(self._velocity, state["velocity"])
+        copy_(self._buffers, state["buffers"])
 
     def to(self, device: torch.device | str | int) -> Belay:
-        """Moves the averages to a device and returns self; the model may be elsewhere, at the cost of a transfer a step."""
+        """Moves the averages to a device and returns self; the model may be elsewhere, for a transfer every update."""
         for tensors in (self._average, self._velocity, self._buffers):
-            for name, tensor in tensors.items():
-                tensors[name] = tensor.to(device)
-        self._groups = self._group()
+            tensors.update({name: tensor.to(device=device) for name, tensor in tensors.items()})
+        self._groups = grouped(self._live, self._average, self._velocity)
         return self
 
     def __repr__(self) -> str:
         weights = sum(average.numel() for average in self._average.values())
         return f"Belay({self._oscillator}, update_every={self._update_every}, steps={self.steps}, weights={weights})"
-
-    def _group(self) -> list[_Group]:
-        """Sorts the tensors into lists of one kind and of bounded size."""
-        groups: list[_Group] = []
-        filling: dict[object, tuple[_Group, int]] = {}
-        for name, live in self._live.items():
-            average = self._average[name]
-            kind = (live.dtype, live.device, average.dtype, average.device)
-            group, size = filling.get(kind, (None, 0))
-            if group is None or size + average.numel() > CHUNK:
-                group, size = _Group(velocity=[] if self._velocity else None), 0
-                groups.append(group)
-            filling[kind] = group, size + average.numel()
-            group.live.append(live)
-            group.average.append(average)
-            if group.velocity is not None:
-                group.velocity.append(self._velocity[name])
-        return groups
 
     def _warmed(self) -> Oscillator:
         """The oscillator of this update: during warm-up one whose time runs faster, with the same damping ratio."""
@@ -277,6 +249,9 @@ class Belay:
     def _live_buffers(self) -> dict[str, Tensor]:
         return buffers_at(self._owners)
 
+    def _live_tensors(self) -> dict[str, Tensor]:
+        return {**self._live, **self._live_buffers()}
+
     def _check_not_replaced(self) -> None:
         present = parameters_of(self._model)
         replaced = [name for name, live in self._live.items() if present.get(name) is not live]
@@ -286,27 +261,28 @@ class Belay:
             )
 
 
+def _per_update(oscillator: Oscillator, update_every: int, warmup: int) -> Oscillator:
+    """The oscillator of one update, of several steps each, if it goes with these options."""
+    if not isinstance(oscillator, Oscillator):
+        raise TypeError(f"`oscillator` must be a belay.Oscillator, got {type(oscillator).__name__}.")
+    if warmup and oscillator.damping > 1:
+        raise ValueError(f"`warmup` needs a damping of at most 1, got {oscillator}.")
+    try:
+        return oscillator.rescale(update_every)
+    except ValueError as error:
+        raise ValueError(f"`update_every` must suit the oscillator, got {update_every=}: {error}") from error
+
+
+@torch.inference_mode(False)  # its tensors could not be changed outside of it
 def _start(weight: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """A copy of a weight to average from, in the dtype asked for; integers and complex numbers keep their own."""
-    if not weight.is_floating_point():
+    """A copy of a weight to average from, in the dtype asked for; complex numbers keep their own."""
+    if weight.is_complex():
         dtype = weight.dtype
     elif dtype is None:
         dtype = torch.promote_types(weight.dtype, torch.float32)
     return weight.detach().to(dtype, copy=True)
 
 
-@torch.no_grad()
-def _copy(targets: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
-    for name, value in values.items():
-        targets[name].copy_(value)
-
-
 def _share(oscillator: Oscillator) -> float:
     """Stiffness of the EMA whose lag is the oscillator's, or none where the oscillator runs ahead."""
     return min(1.0, oscillator.stiffness / oscillator.damping)
-
-
-def _whole(name: str, value: object, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"`{name}` must be a whole number of at least {least}, got {value!r}.")
-    return value

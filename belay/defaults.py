@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from belay.checks import whole
 from belay.oscillator import Oscillator
 
 FORMAT = "belay-defaults/1"
@@ -36,9 +37,9 @@ def load_defaults(path: str | Path, *, steps: int | None = None, batch_size: int
     setting, measured = document["setting"], document["transfer"]
     oscillator = Oscillator(setting["decay"], setting["damping"], setting["coupling"])
     if steps is not None:
-        return oscillator.rescale(_known(path, measured, "steps") / _count("steps", steps))
+        return oscillator.rescale(_known(path, measured, "steps") / whole("steps", steps, 1))
     if batch_size is not None:
-        return oscillator.rescale(_count("batch_size", batch_size) / _known(path, measured, "batch_size"))
+        return oscillator.rescale(whole("batch_size", batch_size, 1) / _known(path, measured, "batch_size"))
     return oscillator
 
 
@@ -71,9 +72,3 @@ def _known(path: str | Path, measured: dict[str, Any], name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise ValueError(f"`{name}` cannot be fitted: {path} was measured at {name} {value}; leave it out.")
     return float(value)
-
-
-def _count(name: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}.")
-    return value

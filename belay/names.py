@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
@@ -14,6 +15,8 @@ COMPILED = "_orig_mod"  # what torch.compile calls the module inside the one it 
 
 def unwrap(model: nn.Module) -> nn.Module:
     """The module inside torch.compile's and DistributedDataParallel's wrappers; it owns the same tensors."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}.")
     while True:
         inner = model.module if isinstance(model, DistributedDataParallel) else getattr(model, COMPILED, None)
         if not isinstance(inner, nn.Module):
@@ -21,20 +24,30 @@ def unwrap(model: nn.Module) -> nn.Module:
         model = inner
 
 
+def reshard(model: nn.Module) -> None:
+    """Lets go of the weights that FSDP2 keeps gathered after a forward pass: its shards are the ones that train."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # slow to import, and already loaded where it is used
+    if fsdp is not None:
+        for module in model.modules():
+            if isinstance(module, fsdp.FSDPModule):
+                module.reshard()
+
+
 def parameters_of(model: nn.Module, tied: bool = False) -> dict[str, nn.Parameter]:
     """Parameters by name; a tied one under its first name only, or with `tied` under all of them."""
+    reshard(model)
     named = model.named_parameters(remove_duplicate=not tied)
     return {_plain(name): parameter for name, parameter in named}
 
 
 def owners_of(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
-    """Where the buffers live that a checkpoint of the model holds: module and attribute, as moves replace the tensor."""
+    """Where the buffers live that a checkpoint of the model holds: module and attribute, as a move replaces tensors."""
     kept = model.state_dict().keys()
     return {
         _plain(name): (module, attribute)
         for prefix, module in model.named_modules()
-        for attribute, buffer in module.named_buffers(recurse=False)
-        if buffer is not None and (name := f"{prefix}.{attribute}" if prefix else attribute) in kept
+        for attribute, _ in module.named_buffers(recurse=False)
+        if (name := f"{prefix}.{attribute}" if prefix else attribute) in kept
     }
 
 
@@ -64,6 +77,13 @@ def check_lossless(what: str, ours: Mapping[str, Tensor], theirs: Mapping[str, T
                 f"`state` must fit this average's dtype, got {what} {name} in {theirs[name].dtype} for "
                 f"{tensor.dtype}: make the Belay with dtype={theirs[name].dtype}."
             )
+
+
+@torch.no_grad()
+def copy_(targets: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    """Copies values into the targets of the same name, whatever their dtype and device."""
+    for name, value in values.items():
+        targets[name].copy_(value)
 
 
 def few(names: Iterable[Any]) -> str:

@@ -19,13 +19,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from numbers import Real
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from belay import response
+from belay import coupled, response
+from belay.checks import nonnegative, positive, real, whole
 
 Regime = Literal["overdamped", "critical", "underdamped", "alternating"]
 
@@ -54,11 +54,11 @@ class Oscillator:
 
     def __post_init__(self) -> None:
         for name in ("decay", "damping", "coupling"):
-            object.__setattr__(self, name, _real(name, getattr(self, name)))
+            object.__setattr__(self, name, real(name, getattr(self, name)))
         decay, damping, coupling = self.decay, self.damping, self.coupling
         if not 0 <= decay < 1:
             raise ValueError(f"`decay` must be in [0, 1), got {decay=}.")
-        if not 0 < damping < 2:
+        if not abs(1 - damping) < 1:
             raise ValueError(f"`damping` must be in (0, 2), got {damping=}.")
         if not 0 <= coupling < 1:
             raise ValueError(f"`coupling` must be in [0, 1), got {coupling=}.")
@@ -78,7 +78,7 @@ class Oscillator:
     @classmethod
     def from_half_life(cls, steps: float) -> Oscillator:
         """The EMA that forgets half of the past in `steps` optimizer steps (> 0): ``decay = 2 ** (-1 / steps)``."""
-        return cls(2 ** (-1 / _positive("steps", steps)))
+        return cls(2 ** (-1 / positive("steps", steps)))
 
     @classmethod
     def critical(cls, lag: float) -> Oscillator:
@@ -87,7 +87,7 @@ class Oscillator:
         Its double pole is ``p = lag / (lag + 2)``. It forgets the start twice as fast as the EMA of equal lag, at equal
         noise.
         """
-        gap = 2 / (_positive("lag", lag) + 2)
+        gap = 2 / (positive("lag", lag) + 2)
         return cls(1 - gap * gap, damping=gap * (2 - gap))
 
     @classmethod
@@ -108,10 +108,10 @@ class Oscillator:
         >>> round(Oscillator.from_damping_ratio(0.5, lag=20).damping_ratio, 12)
         0.5
         """
-        lag = _positive("lag", lag)
+        lag = positive("lag", lag)
         if damping_ratio == math.inf:
             return cls(lag / (lag + 1))
-        stiffness, damping = response.solve_lag(_positive("damping_ratio", damping_ratio), lag)
+        stiffness, damping = response.solve_lag(positive("damping_ratio", damping_ratio), lag)
         if stiffness > 1:
             raise ValueError(
                 f"`lag` must be longer for this damping ratio (stiffness <= 1), got {lag=}, {damping_ratio=}."
@@ -202,14 +202,7 @@ class Oscillator:
             Array of shape (n,), the newest iterate first: the filter's impulse response. Over all steps it sums to 1.
             With coupling, the iterates are the weights as the optimizer leaves them, before the average pulls.
         """
-        k, friction = self.stiffness, 1 - self.damping
-        weights = np.empty(_count("n", n, least=0))
-        value, velocity = 0.0, 0.0
-        for age in range(len(weights)):
-            velocity = friction * velocity + k * ((age == 0) - value)
-            value += velocity
-            weights[age] = value
-        return weights
+        return response.kernel(self.stiffness, self.damping, whole("n", n, least=0))
 
     # --- the average coupled to training ------------------------------------------------------------------------------
 
@@ -230,12 +223,12 @@ class Oscillator:
 
     @property
     def max_stable_step(self) -> float:
-        """Largest stable step, learning rate times curvature, of plain SGD on a quadratic: 2 uncoupled, more with BELAY.
+        """Largest stable step of plain SGD on a quadratic, learning rate times curvature: 2 uncoupled, more with BELAY.
 
         Every step below it is stable; inf if every step is. The limit is reached where a real pole meets -1, or earlier
         where a complex pair meets the unit circle; both are solved exactly.
         """
-        return response.max_stable_step(self.stiffness, self.damping, self.coupling)
+        return coupled.max_stable_step(self.stiffness, self.damping, self.coupling)
 
     def spectral_radius(self, step: float) -> float:
         """Growth a step of the slowest mode of (x, y, v) on a quadratic.
@@ -246,8 +239,7 @@ class Oscillator:
         Returns:
             The spectral radius; below 1 training converges, above 1 it diverges.
         """
-        eigenvalues = np.linalg.eigvals(self._motion(_nonnegative("step", step)))
-        return float(np.abs(eigenvalues).max())
+        return coupled.spectral_radius(self.stiffness, self.damping, self.coupling, nonnegative("step", step))
 
     def stationary_covariance(self, step: float) -> NDArray[np.float64]:
         """Covariance of (x, y, v) at rest on a quadratic, per unit variance of the noise in each SGD step.
@@ -263,14 +255,11 @@ class Oscillator:
         Raises:
             ValueError: There is no rest at this step.
         """
-        step = _positive("step", step)
+        step = positive("step", step)
         if self.spectral_radius(step) >= 1:
             limit = self.max_stable_step
             raise ValueError(f"`step` must be in (0, {limit:.6g}), where training is stable, got {step=}.")
-        motion = self._motion(step)
-        kick = np.array([1 - self.coupling, self.stiffness, self.stiffness])
-        covariance = np.linalg.solve(np.eye(9) - np.kron(motion, motion), np.outer(kick, kick).ravel())
-        return covariance.reshape(3, 3)
+        return coupled.stationary_covariance(self.stiffness, self.damping, self.coupling, step)
 
     def stationary_variance(self, step: float) -> float:
         """Variance of the averaged weight at rest on a quadratic, per unit variance of the noise in each SGD step.
@@ -282,11 +271,6 @@ class Oscillator:
             The average's entry of `stationary_covariance`, whose first entry is the model's own variance.
         """
         return float(self.stationary_covariance(step)[1, 1])
-
-    def _motion(self, step: float) -> NDArray[np.float64]:
-        """The matrix that takes (x, y, v) one step on, without noise."""
-        k, q, kappa, r = self.stiffness, 1 - self.damping, self.coupling, 1 - step
-        return np.array([[(1 - kappa) * r, kappa, 0], [k * r, 1 - k, q], [k * r, -k, q]])
 
     # --- the same average at another rate -----------------------------------------------------------------------------
 
@@ -310,7 +294,7 @@ class Oscillator:
         >>> Oscillator.ema(0.9).rescale(2).decay == 0.9**2
         True
         """
-        n = _positive("n", n)
+        n = positive("n", n)
         if self.damping > 1 and not n.is_integer():
             raise ValueError(f"`n` must be a whole number while damping is above 1 (a pole is negative), got {n=}.")
         if n == 1:
@@ -328,29 +312,3 @@ class Oscillator:
                 f"{stiffness=:.6g}, {coupling=:.6g}; take `n` closer to 1."
             )
         return Oscillator(decay, damping, coupling)
-
-
-def _real(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"`{name}` must be a real number, got {value!r}.")
-    return float(value)
-
-
-def _positive(name: str, value: float) -> float:
-    value = _real(name, value)
-    if not 0 < value < math.inf:
-        raise ValueError(f"`{name}` must be positive and finite, got {name}={value}.")
-    return value
-
-
-def _nonnegative(name: str, value: float) -> float:
-    value = _real(name, value)
-    if not 0 <= value < math.inf:
-        raise ValueError(f"`{name}` must be finite and at least 0, got {name}={value}.")
-    return value
-
-
-def _count(name: str, value: int, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"`{name}` must be a whole number of at least {least}, got {value!r}.")
-    return value

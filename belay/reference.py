@@ -1,4 +1,4 @@
-"""One step of the oscillator, out of place: the readable definition that the kernels of `belay.step` are tested against.
+"""One step of the oscillator, out of place: the readable definition that `belay.step` is tested against.
 
 It works on anything with arithmetic (floats, NumPy arrays, tensors) and is meant for float64.
 """

@@ -1,0 +1,55 @@
+"""What the oscillator does when it is coupled to training: plain SGD on a quadratic, its stability and its rest.
+
+The state is (x, y, v): model, average, velocity; ``step`` is learning rate times curvature. Arguments are taken as
+valid: `belay.oscillator.Oscillator` checks them.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+Matrix = NDArray[np.float64]
+
+
+def motion(k: float, c: float, kappa: float, step: float) -> Matrix:
+    """The matrix that takes the state one step on, without noise."""
+    q, r = 1 - c, 1 - step
+    return np.array([[(1 - kappa) * r, kappa, 0], [k * r, 1 - k, q], [k * r, -k, q]])
+
+
+def spectral_radius(k: float, c: float, kappa: float, step: float) -> float:
+    """Largest modulus of the motion's eigenvalues."""
+    return float(np.abs(np.linalg.eigvals(motion(k, c, kappa, step))).max())
+
+
+def stationary_covariance(k: float, c: float, kappa: float, step: float) -> Matrix:
+    """Solves ``P = M P M' + b b'`` with ``b = (1 - kappa, k, k)``, where noise enters; M must be stable."""
+    matrix, kick = motion(k, c, kappa, step), np.array([1 - kappa, k, k])
+    return np.linalg.solve(np.eye(9) - np.kron(matrix, matrix), np.outer(kick, kick).ravel()).reshape(3, 3)
+
+
+def max_stable_step(k: float, c: float, kappa: float) -> float:
+    """Smallest step at which a root leaves the unit circle; inf if none does.
+
+    With r = 1 - step, m = 1 - kappa, q = 1 - c: a real root leaves through -1 where ``4 - 2c - k + (m (4 - 2c) - k) r``
+    vanishes, a complex pair where ``m^2 q c r^2 - (m - k + m q (k - q)) r + c`` does (the product of 1 - z_i z_j).
+    """
+    m, q = 1 - kappa, 1 - c
+    limits = [math.inf]
+    slope = m * (4 - 2 * c) - k
+    if slope > 0:
+        limits.append(1 + (4 - 2 * c - k) / slope)
+    limits += [1 - r for r in _real_roots(m * m * q * c, -(m - k + m * q * (k - q)), c) if r < 1]
+    return min(limits)
+
+
+def _real_roots(a: float, b: float, d: float) -> list[float]:
+    """Real roots of ``a r^2 + b r + d``, without cancellation; a may be 0."""
+    discriminant = b * b - 4 * a * d
+    if discriminant < 0:
+        return []
+    q = -(b + math.copysign(math.sqrt(discriminant), b)) / 2
+    return [top / bottom for top, bottom in ((q, a), (d, q)) if bottom != 0]

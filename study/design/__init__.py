@@ -1,0 +1,1 @@
+"""What to try: the study's configuration, its search space and the tasks."""

@@ -1,0 +1,212 @@
+"""A study's YAML file as a frozen, checked `StudyConfig`; unknown keys are refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from study.design.faults import explain
+from study.design.schema import Scalar
+from study.design.space import Choice, Dimension, only
+from study.design.tasks.base import Direction
+from study.errors import BadInput
+
+Sampler = Literal["grid", "random", "qmc", "tpe", "gp"]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+NOT_IN_QUESTION = {"resources", "tracking", "storage"}  # where and how it runs, not what is asked
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class TaskEntry(_Entry):
+    """What is trained: a built-in task or an import path, and values for its hyperparameters."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    name: str = Field(description="a built-in task (`belay-study tasks`) or `package.module:TaskOrTrainFunction`")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The hyperparameters that this entry fixes."""
+        return dict(self.model_extra or {})
+
+
+class Objective(_Entry):
+    """Which metric decides."""
+
+    metric: str = Field(
+        description="`average/NAME` (averaged weights) or `live/NAME` (the model's own) of a task's metric"
+    )
+    mode: Direction | None = Field(None, description="max or min; by default what the task says of the metric")
+
+
+class Search(_Entry):
+    """How the space is searched."""
+
+    sampler: Sampler = Field("tpe", description="grid, random, qmc (Sobol), tpe or gp")
+    settings: int | None = Field(None, ge=1, description="settings tried; not for grid, which tries every combination")
+    baseline: int | None = Field(
+        None,
+        ge=0,
+        description="further settings of plain EMA (damping 1, coupling 0), searched by the same sampler over the rest "
+        "of the space, to compare with; by default a quarter of `settings`, for grid every combination",
+    )
+    in_flight: int = Field(
+        8,
+        ge=1,
+        description="tpe and gp ask setting n knowing the results up to n - in_flight, however large the cluster: the "
+        "answer does not depend on timing, and no more run at once",
+    )
+    seed: int = Field(0, ge=0, description="seed of the sampler")
+
+    @model_validator(mode="after")
+    def _settings_fit_the_sampler(self) -> Search:
+        if self.sampler == "grid" and self.settings is not None:
+            raise ValueError(
+                f"`settings` must be left out for the grid, which tries every combination, got {self.settings}."
+            )
+        if self.sampler != "grid" and self.settings is None:
+            raise ValueError(f"`settings` must say how many settings the {self.sampler} sampler tries, got none.")
+        return self
+
+
+class Resources(_Entry):
+    """What one pack occupies while it trains."""
+
+    cpus: float = Field(1, gt=0, description="CPU cores a pack")
+    gpus: float = Field(0, ge=0, description="GPUs a pack, may be a fraction")
+
+
+class Tracking(_Entry):
+    """Where MLflow keeps the records."""
+
+    uri: str | None = Field(None, description="MLflow tracking URI; by default MLFLOW_TRACKING_URI or an SQLite file")
+
+
+class Storage(_Entry):
+    """Where Optuna keeps what was asked and told: the truth that `resume` goes by."""
+
+    url: str | None = Field(None, description="SQLAlchemy URL; by default an SQLite file")
+
+
+def _fixed_values(space: Any) -> Any:
+    """Lets ``lr: 0.1`` stand for ``lr: {choice: [0.1]}``."""
+    if not isinstance(space, Mapping):
+        return space
+    return {
+        name: only(value) if isinstance(value, bool | int | float | str) else value for name, value in space.items()
+    }
+
+
+class StudyConfig(_Entry):
+    """One question asked of one task."""
+
+    name: str = Field(pattern=NAME, description="the study's name: letters, digits, `.`, `_`, `-`; at most 100")
+    task: TaskEntry
+    steps: int = Field(ge=1, description="optimizer steps of each run")
+    seeds: int = Field(4, ge=1, description="seeds of each setting, the same for all")
+    evaluations: int = Field(
+        5, ge=1, description="evaluations of each run, evenly spaced, the last after the last step"
+    )
+    objective: Objective
+    space: Annotated[dict[str, Dimension], BeforeValidator(_fixed_values)] = Field(
+        description="decay, damping, coupling and the task's hyperparameters: {uniform: [a, b]}, {log: [a, b]}, "
+        "{log_gap: [a, b]} (log-uniform in 1 - value), {integers: [a, b]}, {choice: [...]}, or one value"
+    )
+    search: Search
+    resources: Resources = Resources()
+    tracking: Tracking = Tracking()
+    storage: Storage = Storage()
+
+    @field_validator("task", mode="before")
+    @classmethod
+    def _name_alone(cls, task: Any) -> Any:
+        return {"name": task} if isinstance(task, str) else task
+
+    @field_validator("evaluations")
+    @classmethod
+    def _no_more_evaluations_than_steps(cls, evaluations: int, info: ValidationInfo) -> int:
+        return min(evaluations, int(info.data.get("steps", evaluations)))
+
+    @property
+    def question(self) -> str:
+        """Hash of everything that the results depend on; two studies of one name must agree in it."""
+        asked = self.model_dump(mode="json", exclude=NOT_IN_QUESTION)
+        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+
+    def fixed(self) -> dict[str, Scalar]:
+        """Parameters of the space that have one value only."""
+        return {name: d.choice[0] for name, d in self.space.items() if isinstance(d, Choice) and len(d.choice) == 1}
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
+    """Reads a study's YAML file.
+
+    Args:
+        path: The file.
+        overrides: ``dotted.key=value`` with a YAML value, applied in order, as `--set` takes them.
+
+    Raises:
+        BadInput: No such file, no YAML, or something in it is not as it must be.
+    """
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadInput(
+            f"the config must be a readable file, got {path}: {error.strerror}; `belay-study init` writes one."
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BadInput(f"the config must be YAML, got {path}: {error}.") from error
+    if not isinstance(document, dict):
+        raise BadInput(f"the config must be a YAML mapping, got {path} holding {type(document).__name__}.")
+    for override in overrides:
+        _apply(document, override)
+    return parse_config(document)
+
+
+def parse_config(document: Mapping[str, Any]) -> StudyConfig:
+    """Checks a study given as plain data.
+
+    Raises:
+        BadInput: Something in it is not as it must be; the message names the first fault.
+    """
+    try:
+        return StudyConfig.model_validate(document)
+    except ValidationError as error:
+        raise BadInput(explain(error, StudyConfig)) from error
+
+
+def _apply(document: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not all(key.split(".")):
+        raise BadInput(
+            f"`--set` must be KEY=VALUE with a dotted key, as in seeds=16 or search.sampler=tpe, got {override!r}."
+        )
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise BadInput(f"`--set` must give a YAML value, got {override!r}.") from error
+    *parents, last = key.split(".")
+    place: Any = document
+    for parent in parents:
+        place = place.setdefault(parent, {}) if isinstance(place, dict) else None
+    if not isinstance(place, dict):
+        raise BadInput(f"`--set` must name a key inside a mapping, got {override!r}.")
+    place[last] = value

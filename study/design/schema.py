@@ -1,0 +1,159 @@
+"""Every quantity of a study once: parameters, derived figures, metric and tag names, and the outcome of a setting.
+
+What `study.execute` writes to MLflow and `study.findings` reads from it is spelt here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from belay import Oscillator
+
+Scalar = bool | int | float | str
+Family = Literal["ema", "damped", "belay"]
+State = Literal["complete", "diverged", "failed"]
+
+PARAMETERS = {
+    "decay": "EMA decay, in [0, 1); the spring's stiffness is 1 - decay",
+    "damping": "share of the average's velocity lost to friction each step, in (0, 2); 1 is EMA",
+    "coupling": "share of the stretch by which the model is pulled back each step, in [0, 1); 0 leaves training alone",
+}
+PLAIN = {"damping": 1.0, "coupling": 0.0}  # what makes an average an EMA
+
+FIGURES = {
+    "damping_ratio": "damping ratio of the poles (1 is critical, inf EMA)",
+    "lag": "mean age of the averaged weights, in steps",
+    "half_life": "steps in which the slowest mode halves",
+    "noise_gain": "variance of the average over that of white noise in the model",
+    "overshoot": "overshoot of the step response, as a share of the step",
+    "memory_share": "lag + 1 as a share of the run",
+    "effective_mass_ratio": "coupling times (lag + 1): how heavily the average hangs on the model",
+    "slowdown": "factor by which slow modes learn as if at a smaller learning rate",
+    "max_stable_step": "largest stable learning rate times curvature of plain SGD (2 without coupling)",
+}
+
+
+class Tag:
+    """Names of the tags by which MLflow's runs are found and told apart."""
+
+    KIND, SETTING, QUESTION, PLANNED = "belay.kind", "belay.setting", "belay.question", "belay.planned"
+    METRIC, MODE, STEPS, SEEDS = "belay.metric", "belay.mode", "belay.steps", "belay.seeds"
+    TASK, DATA, COMMIT, VERSIONS = "belay.task", "belay.data", "belay.commit", "belay.versions"
+    FAMILY, REGIME, OUTCOME = "belay.family", "belay.regime", "belay.outcome"
+    MESSAGE, DIVERGED_AT = "belay.message", "belay.diverged_at"
+    PARENT = "mlflow.parentRunId"
+
+
+STUDY_RUN, SETTING_RUN = "study", "setting"  # values of Tag.KIND
+CONFIG_ARTIFACT = "config.json"
+LIVE, AVERAGE = "live/", "average/"
+
+
+def seed_metric(metric: str, seed: int) -> str:
+    """Name under which one seed's last value of a metric is recorded."""
+    return f"{metric}.seed{seed}"
+
+
+def error_metric(metric: str) -> str:
+    """Name under which the standard error of a metric's mean over seeds is recorded."""
+    return f"{metric}.se"
+
+
+def family(oscillator: Oscillator) -> Family:
+    """EMA, damped (without coupling) or BELAY."""
+    if oscillator.coupling:
+        return "belay"
+    return "ema" if oscillator.damping == 1 else "damped"
+
+
+def figures(oscillator: Oscillator, steps: int) -> dict[str, float]:
+    """The derived figures of `FIGURES`, by name, for a run of `steps` steps; some may be inf or nan."""
+    values = {name: float(getattr(oscillator, name)) for name in FIGURES if name != "memory_share"}
+    values["memory_share"] = (oscillator.lag + 1) / steps
+    return {name: values[name] for name in FIGURES}
+
+
+@dataclass(frozen=True)
+class Setting(Mapping[str, Scalar]):
+    """One setting: a mapping of decay, damping, coupling, ``steps`` and the task's own hyperparameters to values."""
+
+    number: int
+    parameters: Mapping[str, Scalar]
+
+    def __getitem__(self, name: str) -> Scalar:
+        return self.parameters[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.parameters)
+
+    def __len__(self) -> int:
+        return len(self.parameters)
+
+    @property
+    def oscillator(self) -> Oscillator:
+        """The average that this setting asks for."""
+        return oscillator_of(self.parameters)
+
+
+def oscillator_of(values: Mapping[str, Any]) -> Oscillator:
+    """The oscillator of a setting's values; damping and coupling may be left out."""
+    return Oscillator(**{name: float(values.get(name, PLAIN.get(name, math.nan))) for name in PARAMETERS})
+
+
+@dataclass(frozen=True)
+class SeedResult:
+    """What one seed of a setting measured: its metrics at every evaluation, and how it ended."""
+
+    seed: int
+    history: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    state: State = "complete"
+    message: str = ""
+    diverged_at: int | None = None
+
+    def last(self, metric: str) -> float:
+        """The last value reported of a metric; nan if the run failed, diverged or never reported it."""
+        if self.state == "complete":
+            for _, metrics in reversed(self.history):
+                if metric in metrics:
+                    return metrics[metric]
+        return math.nan
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a setting came to over all of its seeds."""
+
+    setting: int
+    seeds: list[SeedResult]
+    seconds: float = 0.0
+    finished: float = 0.0  # Unix time
+
+    @property
+    def state(self) -> State:
+        """Failed if any seed failed, else diverged if any diverged."""
+        states = {result.state for result in self.seeds}
+        return "failed" if "failed" in states else "diverged" if "diverged" in states else "complete"
+
+    @property
+    def message(self) -> str:
+        """Why it failed, or ""."""
+        return next((result.message for result in self.seeds if result.message), "")
+
+    def value(self, metric: str) -> float:
+        """Mean of a metric over seeds; nan unless every seed has it."""
+        return math.fsum(result.last(metric) for result in self.seeds) / len(self.seeds)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data that `from_json` reads."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Outcome:
+        """The outcome that `to_json` wrote."""
+        seeds = [
+            SeedResult(**{**s, "history": [(step, metrics) for step, metrics in s["history"]]}) for s in data["seeds"]
+        ]
+        return cls(**{**data, "seeds": seeds})

@@ -1,0 +1,107 @@
+"""Handwritten digits: a small ReLU network on 600 images, some of them mislabelled, validated on the other 1,197.
+
+Data: scikit-learn's ``load_digits``, the test part of UCI's Optical Recognition of Handwritten Digits (CC BY 4.0).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from functools import cache
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.nn import functional
+
+from study.design.tasks.base import Direction, Task
+
+TRAINING_IMAGES, PIXELS, CLASSES = 600, 64, 10
+SPLIT_SEED = 0  # of the one split into training and validation images that all runs share
+
+
+class Digits(Task):
+    """A multi-layer perceptron on scikit-learn's digits."""
+
+    summary: ClassVar[str] = "handwritten digits (scikit-learn), 600 training images, multi-layer perceptron"
+    metrics: ClassVar[dict[str, Direction]] = {"val_accuracy": "max", "val_loss": "min"}
+
+    lr: float = Field(0.1, gt=0, description="learning rate")
+    label_noise: float = Field(0.0, ge=0, lt=1, description="share of training images given a wrong label")
+    width: int = Field(64, ge=1, description="units in each hidden layer")
+    depth: int = Field(1, ge=0, description="number of hidden layers")
+    optimizer: Literal["sgd", "momentum", "adam", "adamw"] = Field(
+        "sgd", description="optimizer (momentum is SGD, 0.9)"
+    )
+    batch_size: int = Field(32, ge=1, le=TRAINING_IMAGES, description="images a step")
+
+    def build_model(self, seed: int) -> nn.Module:
+        """A ReLU network with torch's default initialisation, drawn from the seed alone."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            layers: list[nn.Module] = []
+            inputs = PIXELS
+            for _ in range(self.depth):
+                layers += [nn.Linear(inputs, self.width), nn.ReLU()]
+                inputs = self.width
+            return nn.Sequential(*layers, nn.Linear(inputs, CLASSES))
+
+    def build_optimizer(self, parameters: Iterator[nn.Parameter]) -> torch.optim.Optimizer:
+        """SGD, SGD with momentum 0.9, Adam or AdamW at the learning rate."""
+        if self.optimizer == "adam":
+            return torch.optim.Adam(parameters, self.lr)
+        if self.optimizer == "adamw":
+            return torch.optim.AdamW(parameters, self.lr)
+        return torch.optim.SGD(parameters, self.lr, momentum=0.9 if self.optimizer == "momentum" else 0.0)
+
+    def batches(self, seed: int, steps: int) -> Iterator[tuple[Tensor, ...]]:
+        """Epoch after epoch in a new order, the last incomplete batch of each dropped."""
+        images, labels, _, _ = _data()
+        labels = _mislabelled(labels, self.label_noise, seed)
+        generator = torch.Generator().manual_seed(seed)
+        step = 0
+        while step < steps:
+            order = torch.randperm(TRAINING_IMAGES, generator=generator)
+            for chosen in torch.split(order, self.batch_size)[: min(steps - step, TRAINING_IMAGES // self.batch_size)]:
+                yield images[chosen], labels[chosen]
+                step += 1
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+        """Mean cross-entropy in nats."""
+        images, labels = batch
+        return functional.cross_entropy(model(images), labels)
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Accuracy (share) and mean cross-entropy (nats) on the validation images."""
+        _, _, images, labels = _data()
+        logits = model(images)
+        right = (logits.argmax(dim=1) == labels).float().mean()
+        return {"val_accuracy": float(right), "val_loss": float(functional.cross_entropy(logits, labels))}
+
+    def data_digest(self) -> str:
+        """Hash of all images and labels as split."""
+        digest = hashlib.sha256()
+        for tensor in _data():
+            digest.update(tensor.numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+@cache
+def _data() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Training images and labels, validation images and labels; pixels in [0, 1]."""
+    digits = load_digits()
+    images = torch.as_tensor(digits.data, dtype=torch.float32) / 16
+    labels = torch.as_tensor(digits.target, dtype=torch.long)
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(SPLIT_SEED))
+    training, validation = order[:TRAINING_IMAGES], order[TRAINING_IMAGES:]
+    return images[training], labels[training], images[validation], labels[validation]
+
+
+def _mislabelled(labels: Tensor, share: float, seed: int) -> Tensor:
+    """A copy in which a share of the labels, drawn by the seed, is moved to another class."""
+    generator = torch.Generator().manual_seed(seed + 1_000_003)  # not the stream that orders the batches
+    wrong = torch.rand(len(labels), generator=generator) < share
+    shift = torch.randint(1, CLASSES, (len(labels),), generator=generator)
+    return torch.where(wrong, (labels + shift) % CLASSES, labels)

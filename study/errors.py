@@ -1,0 +1,28 @@
+"""What can be expected to go wrong; the command line prints each as one line and exits with its code."""
+
+from __future__ import annotations
+
+
+class StudyError(Exception):
+    """An expected failure. Its text is one line: the rule, the value, the next step."""
+
+    exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
+
+
+class BadInput(StudyError):
+    """The user asked for something that cannot be."""
+
+    exit_code = 2
+
+
+class FailedWork(StudyError):
+    """The request was sound, but work that it needs failed."""
+
+
+class Interrupted(StudyError):
+    """The user stopped the work; what was done is kept."""
+
+    exit_code = 130

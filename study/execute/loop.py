@@ -1,0 +1,96 @@
+"""Trains one pack and yields what it measured. Knows neither Ray nor Optuna nor MLflow."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+
+from belay import Belay
+from study.design.schema import AVERAGE, LIVE, Outcome, SeedResult, Setting
+from study.design.study import Study
+from study.design.tasks.base import Task
+from study.execute.plan import Pack
+
+Report = Callable[[int, Mapping[str, float]], None]
+
+DIVERGED_LOSS = 1e6  # times the first loss, or 1 if that is less: far beyond what training recovers from
+
+
+class Diverged(Exception):
+    """Training left what can be measured, at this step."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(step)
+        self.step = step
+
+
+def train_pack(study: Study, pack: Pack) -> Iterator[Outcome]:
+    """Trains every setting of a pack with every seed.
+
+    A seed that diverges or raises ends alone: it is part of the outcome, with the step or the message.
+    """
+    for setting in pack.settings:
+        started = time.perf_counter()
+        results = [_train_seed(study, setting, seed) for seed in pack.seeds]
+        yield Outcome(setting.number, results, seconds=time.perf_counter() - started, finished=time.time())
+
+
+def _train_seed(study: Study, setting: Setting, seed: int) -> SeedResult:
+    history: list[tuple[int, dict[str, float]]] = []
+
+    def report(step: int, metrics: Mapping[str, float]) -> None:
+        values = {name: float(value) for name, value in metrics.items()}
+        if not all(map(math.isfinite, values.values())):
+            raise Diverged(step)
+        history.append((step, values))
+
+    task = study.task_of(setting)
+    try:
+        if isinstance(task, Task):
+            _train(task, setting, seed, study.config.evaluations, report)
+        else:
+            task(setting, seed, report)
+    except Diverged as divergence:
+        return SeedResult(seed, history, "diverged", diverged_at=divergence.step)
+    except Exception as error:  # whatever a task may raise is a result of this setting, not the end of the study
+        return SeedResult(seed, history, "failed", f"{type(error).__name__}: {error}")
+    metric, reported = study.config.objective.metric, {name for _, metrics in history for name in metrics}
+    if metric not in reported:
+        found = ", ".join(sorted(reported)) or "none"
+        return SeedResult(seed, history, "failed", f"objective.metric must be reported, got {found}: no {metric!r}.")
+    return SeedResult(seed, history)
+
+
+def _train(task: Task, setting: Setting, seed: int, evaluations: int, report: Report) -> None:
+    steps = int(setting["steps"])
+    due = {round(steps * part / evaluations) for part in range(1, evaluations + 1)}
+    model = task.build_model(seed)
+    optimizer = task.build_optimizer(model.parameters())
+    average = Belay(model, setting.oscillator)
+    limit = math.inf
+    for step, batch in enumerate(task.batches(seed, steps), start=1):
+        optimizer.zero_grad()
+        loss = task.loss(model, batch)
+        loss.backward()  # type: ignore[no-untyped-call] # torch's own
+        value = abs(loss.item())
+        if step == 1:
+            limit = DIVERGED_LOSS * max(1.0, value)
+        if not value <= limit:  # also where it is nan
+            raise Diverged(step)
+        optimizer.step()
+        average.update()
+        if step in due:
+            report(step, _evaluate(task, model, average))
+
+
+def _evaluate(task: Task, model: torch.nn.Module, average: Belay) -> dict[str, float]:
+    model.eval()
+    with torch.no_grad():
+        measured = {LIVE + name: value for name, value in task.evaluate(model).items()}
+        with average.average_parameters():
+            measured |= {AVERAGE + name: value for name, value in task.evaluate(model).items()}
+    model.train()
+    return measured

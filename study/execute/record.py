@@ -1,0 +1,262 @@
+"""Measurements to MLflow: a parent run for the study, a child run for each setting, off the training path.
+
+Everything is found again by its tags, so that recording twice, or going on after a kill, changes nothing. Children are
+written by one thread; what it could not deliver, a later `resume` delivers from Optuna's storage.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import queue
+import subprocess
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from importlib.metadata import version
+from statistics import fmean, stdev
+from typing import Literal
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+
+from study.design.places import HOME, make_room, sqlite_file, without_password
+from study.design.schema import (
+    CONFIG_ARTIFACT,
+    SETTING_RUN,
+    STUDY_RUN,
+    Outcome,
+    Setting,
+    Tag,
+    error_metric,
+    family,
+    figures,
+    seed_metric,
+)
+from study.design.study import Study
+from study.errors import BadInput, FailedWork
+
+PACKAGES = ("belay", "torch", "ray", "optuna", "mlflow", "pandas")
+LARGEST_BATCH = 1000  # metrics that MLflow takes at once
+Ending = Literal["FINISHED", "KILLED", "FAILED"]
+
+
+class Recorder:
+    """Writes one study's records; `open` it, `record` settings in any order, `close` it.
+
+    Args:
+        study: The study.
+        uri: MLflow's tracking URI.
+
+    Raises:
+        BadInput: The tracking server does not answer, or holds a study of this name that asks something else.
+    """
+
+    def __init__(self, study: Study, uri: str) -> None:
+        self._study, self._uri = study, uri
+        self._client = _connect(uri)
+        self._experiment = self._find_experiment()
+        self._parent, self._children = self._find_runs(self._experiment) if self._experiment else ("", {})
+        self._queue: queue.SimpleQueue[tuple[Setting, Outcome] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._deliver, name="recorder", daemon=True)
+        self._fault: Exception | None = None
+
+    def open(self, planned: int) -> None:
+        """Creates the experiment and the parent run, or goes on with those that are there."""
+        if not self._experiment:
+            local = sqlite_file(self._uri)
+            where = (local.parent / "artifacts").absolute().as_uri() if local else None
+            self._experiment = self._client.create_experiment(self._study.config.name, artifact_location=where)
+        if not self._parent:
+            tags = self._parent_tags() | {Tag.PLANNED: str(planned)}
+            run = self._client.create_run(self._experiment, run_name=self._study.config.name, tags=tags)
+            self._parent = run.info.run_id
+        else:
+            self._client.update_run(self._parent, status="RUNNING")
+        self._client.log_dict(self._parent, self._study.config.model_dump(mode="json"), CONFIG_ARTIFACT)
+        self._thread.start()
+
+    def record(self, setting: Setting, outcome: Outcome) -> None:
+        """Queues a setting's outcome; one that is recorded already is left as it is."""
+        self._queue.put((setting, outcome))
+
+    def close(self, ending: Ending) -> None:
+        """Delivers what is queued and ends the parent run.
+
+        Raises:
+            FailedWork: Something could not be delivered.
+        """
+        self._queue.put(None)
+        self._thread.join()
+        try:
+            if self._fault is not None:
+                raise self._fault
+            self._client.set_terminated(self._parent, status=ending)
+        except Exception as error:
+            raise FailedWork(
+                f"MLflow must take the records, got {_reason(error)} from {without_password(self._uri)}: no result is "
+                f"lost, `belay-study resume {self._study.config.name}` delivers the rest."
+            ) from error
+
+    def _deliver(self) -> None:
+        while (item := self._queue.get()) is not None:
+            if self._fault is None:
+                try:
+                    self._write(*item)
+                except Exception as error:  # told by `close`; training goes on
+                    self._fault = error
+
+    def _write(self, setting: Setting, outcome: Outcome) -> None:
+        run, finished = self._children.get(setting.number, (None, False))
+        if finished:
+            return
+        at = round(outcome.finished * 1000)
+        if run is None:
+            name = f"{setting.number:04d} {family(setting.oscillator)}"
+            began = at - round(outcome.seconds * 1000)
+            tags = {Tag.PARENT: self._parent, Tag.KIND: SETTING_RUN, Tag.SETTING: str(setting.number)}
+            run = self._client.create_run(self._experiment, start_time=began, tags=tags, run_name=name).info.run_id
+            self._children[setting.number] = run, False
+        metrics = [Metric(key, value, at, step) for key, value, step in _metrics(setting, outcome)]
+        params = [Param(name, str(value)) for name, value in setting.items()]
+        labels = [RunTag(name, value) for name, value in _labels(setting, outcome).items()]
+        self._client.log_batch(run, params=params, tags=labels)
+        for start in range(0, len(metrics), LARGEST_BATCH):
+            self._client.log_batch(run, metrics=metrics[start : start + LARGEST_BATCH])
+        self._client.set_terminated(run, "FAILED" if outcome.state == "failed" else "FINISHED", end_time=at)
+        self._children[setting.number] = run, True
+
+    def _find_experiment(self) -> str:
+        found = self._client.get_experiment_by_name(self._study.config.name)
+        if found is not None and found.lifecycle_stage != "active":
+            raise BadInput(
+                f"the study's MLflow experiment must not be deleted, got {found.name!r} in its trash; change `name`, "
+                "or restore or purge it (`mlflow gc`)."
+            )
+        return found.experiment_id if found else ""
+
+    def _find_runs(self, experiment: str) -> tuple[str, dict[int, tuple[str, bool]]]:
+        """The parent run and, by number, the children and whether they are complete."""
+        parent, children, token = "", {}, None
+        while True:
+            page = self._client.search_runs([experiment], max_results=1000, page_token=token)
+            for run in page:
+                tags = run.data.tags
+                if tags.get(Tag.KIND) == SETTING_RUN:
+                    children[int(tags[Tag.SETTING])] = run.info.run_id, run.info.status != "RUNNING"
+                elif tags.get(Tag.KIND) == STUDY_RUN:
+                    parent = run.info.run_id
+                    self._check_question(tags.get(Tag.QUESTION))
+            token = page.token
+            if not token:
+                return parent, children
+
+    def _check_question(self, asked: str | None) -> None:
+        if asked != self._study.config.question:
+            name = self._study.config.name
+            raise BadInput(
+                f"the study's name must be new or its config the same, got {name!r} with another config in "
+                f"{without_password(self._uri)}; change `name` (or `--set name={name}-2`)."
+            )
+
+    def _parent_tags(self) -> dict[str, str]:
+        config = self._study.config
+        return {
+            Tag.KIND: STUDY_RUN,
+            Tag.QUESTION: config.question,
+            Tag.METRIC: config.objective.metric,
+            Tag.MODE: self._study.mode,
+            Tag.STEPS: str(config.steps),
+            Tag.SEEDS: str(config.seeds),
+            Tag.TASK: json.dumps(config.task.model_dump(mode="json")),
+            Tag.DATA: self._study.data_digest(),
+            Tag.COMMIT: _commit(),
+            Tag.VERSIONS: json.dumps({package: version(package) for package in PACKAGES}),
+        }
+
+
+def _metrics(setting: Setting, outcome: Outcome) -> Iterator[tuple[str, float, int]]:
+    """Name, value and step of everything measured or derived; nothing that is not finite.
+
+    The mean over seeds is kept only of a setting that every seed completed, so that no other can win an ordering.
+    """
+    for result in outcome.seeds:
+        if result.state == "complete":
+            last = {name: (value, step) for step, metrics in result.history for name, value in metrics.items()}
+            for name, (value, step) in last.items():
+                yield seed_metric(name, result.seed), value, step
+    if outcome.state == "complete":
+        yield from _means(outcome)
+    for name, value in figures(setting.oscillator, int(setting["steps"])).items():
+        if abs(value) < float("inf"):
+            yield f"oscillator/{name}", value, 0
+    yield "seconds", outcome.seconds, 0
+
+
+def _means(outcome: Outcome) -> Iterator[tuple[str, float, int]]:
+    """Mean and standard error over seeds at every step that all seeds reported."""
+    values: dict[tuple[str, int], list[float]] = {}
+    for result in outcome.seeds:
+        for step, metrics in result.history:
+            for name, value in metrics.items():
+                values.setdefault((name, step), []).append(value)
+    seeds = len(outcome.seeds)
+    for (name, step), present in values.items():
+        if len(present) == seeds:
+            yield name, fmean(present), step
+            if seeds > 1:
+                yield error_metric(name), stdev(present) / seeds**0.5, step
+
+
+def _labels(setting: Setting, outcome: Outcome) -> dict[str, str]:
+    labels = {
+        Tag.FAMILY: family(setting.oscillator),
+        Tag.REGIME: setting.oscillator.regime,
+        Tag.OUTCOME: outcome.state,
+        Tag.MESSAGE: outcome.message[:500],
+    }
+    steps = [result.diverged_at for result in outcome.seeds if result.diverged_at is not None]
+    return labels | ({Tag.DIVERGED_AT: str(min(steps))} if steps else {})
+
+
+def _connect(uri: str) -> MlflowClient:
+    """A client of a tracking store that answers."""
+    make_room("tracking.uri", uri)
+    for noisy in ("mlflow", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        if uri.startswith(("http://", "https://")):
+            _knock(uri)
+        client = MlflowClient(tracking_uri=uri)
+        client.search_experiments(max_results=1)
+    except (MlflowException, OSError, ImportError) as error:
+        raise BadInput(
+            f"`tracking.uri` must be an MLflow server or database that answers, got {without_password(uri)}: "
+            f"{_reason(error)}; start it, or leave `tracking` out for a local file in {HOME}."
+        ) from error
+    return client
+
+
+def _knock(uri: str) -> None:
+    """Raises OSError unless something answers at once; MLflow itself would try for minutes."""
+    with contextlib.suppress(urllib.error.HTTPError):  # an answer all the same; MLflow's own request tells its meaning
+        urllib.request.urlopen(uri, timeout=5).close()
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+
+
+def _commit() -> str:
+    """The commit checked out in the working directory; "" where there is none."""
+    command = ["git", "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
