@@ -18,7 +18,7 @@ arXiv 2310.13854, for the oscillator and for BELAY. This discretisation and what
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -288,8 +288,8 @@ class Oscillator:
             The rescaled oscillator.
 
         Raises:
-            ValueError: No such oscillator exists: a negative pole with fractional `n`, a swing faster than `n` steps
-                can follow, or a coupling that would reach 1.
+            ValueError: No such oscillator exists: a negative pole with fractional `n`, a stiffness above 1 where the
+                swing is too fast for steps so long, a coupling that reaches 1, or figures that rounding leaves none of.
 
         >>> Oscillator.ema(0.9).rescale(2).decay == 0.9**2
         True
@@ -300,15 +300,13 @@ class Oscillator:
         if n == 1:
             return self
         if self.damping == 1:
-            stiffness, damping = -math.expm1(n * math.log(self.decay)) if self.decay else 1.0, 1.0
-            decay = self.decay**n
+            decay, damping = self.decay**n, 1.0
         else:
             stiffness, damping = response.power(self.stiffness, self.damping, n)
             decay = 1 - stiffness
-        coupling = self.effective_mass_ratio * stiffness / damping
-        if not (stiffness <= 1 and coupling < 1 and 0 <= decay < 1):
-            raise ValueError(
-                f"`n` must leave stiffness in (0, 1] and coupling below 1, got {n=}: {self} would need "
-                f"{stiffness=:.6g}, {coupling=:.6g}; take `n` closer to 1."
-            )
-        return Oscillator(decay, damping, coupling)
+        try:
+            uncoupled = Oscillator(decay, damping)
+            return replace(uncoupled, coupling=self.effective_mass_ratio * uncoupled.stiffness / damping)
+        except ValueError as error:
+            message = f"`n` must lead to an oscillator, got {n=} for {self}: {error} Take `n` closer to 1."
+            raise ValueError(message) from error

@@ -40,7 +40,7 @@ def poles(k: float, c: float) -> tuple[complex, complex]:
     if spread < 0:
         upper = complex(middle, math.sqrt(-spread)) / 2
         return upper, upper.conjugate()
-    large = 1 - _slow_gap(k, c) if middle >= 0 else (middle - math.sqrt(spread)) / 2
+    large = (middle + math.copysign(math.sqrt(spread), middle)) / 2
     return complex(large), complex((1 - c) / large)
 
 
@@ -148,7 +148,7 @@ def settling_time(k: float, c: float, band: float) -> int:
 def _discriminant(k: float, c: float) -> float:
     """``(2 - c - k)^2 - 4 (1 - c)``, factored so that it keeps its sign close to critical damping."""
     root = 2 * math.sqrt(k)
-    return (c + k - root) * (c + k + root)
+    return (k - root + c) * (k + root + c)
 
 
 def _slow_gap(k: float, c: float) -> float:

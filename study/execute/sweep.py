@@ -189,7 +189,9 @@ def _fit(study: Study, packs: _Packs) -> None:
             tuner.fit()
     except (tune.TuneError, RayError, RuntimeError) as error:
         reason = str(error).splitlines()[0][:300]
-        raise FailedWork(f"Ray must keep its workers, got {reason} `belay-study resume {config.name}` goes on.") from error
+        raise FailedWork(
+            f"Ray must keep its workers, got {reason} `belay-study resume {config.name}` goes on."
+        ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -1,0 +1,179 @@
+"""MLflow to tidy tables: the list of studies, and of one study a row for each setting and seed."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
+
+import pandas as pd
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+
+from study.design.places import sqlite_file, without_password
+from study.design.schema import PARAMETERS, SETTING_RUN, STUDY_RUN, Scalar, Tag
+from study.design.tasks.base import Direction
+from study.errors import BadInput
+
+PAGE = 1000
+SEED_METRIC = re.compile(r"(?P<metric>.+)\.seed(?P<seed>\d+)")
+
+
+@dataclass(frozen=True)
+class Records:
+    """One study's records.
+
+    Attributes:
+        name: The study.
+        run: Id of its MLflow run.
+        metric: The objective.
+        mode: Its better direction.
+        steps: Optimizer steps of each run.
+        seeds: Seeds of each setting.
+        planned: Settings that the study tries.
+        task: The config's ``task`` entry.
+        tags: The parent run's tags, as written.
+        table: A row for each setting and seed: ``setting`` (its number), ``seed``, ``state`` (complete, diverged or
+            failed, of the setting), ``message``, ``diverged_at``; the names in `parameters`; and every metric's last
+            value, nan where the seed has none.
+        parameters: Columns of `table` that hold the setting.
+    """
+
+    name: str
+    run: str
+    metric: str
+    mode: Direction
+    steps: int
+    seeds: int
+    planned: int
+    task: dict[str, Any]
+    tags: dict[str, str]
+    table: pd.DataFrame
+    parameters: list[str]
+
+
+def studies(uri: str) -> pd.DataFrame:
+    """All studies in the tracking store, newest first: name, status, done, planned, task, metric, started."""
+    client = _connect(uri)
+    rows = []
+    for experiment in _pages(client.search_experiments):
+        for run in _runs(client, experiment.experiment_id, STUDY_RUN):
+            tags = run.data.tags
+            done = sum(1 for _ in _runs(client, experiment.experiment_id, SETTING_RUN))
+            started = pd.Timestamp(run.info.start_time, unit="ms").strftime("%Y-%m-%d %H:%M")
+            row = {"study": experiment.name, "status": run.info.status.lower(), "done": done}
+            row |= {"planned": int(tags[Tag.PLANNED]), "task": json.loads(tags[Tag.TASK])["name"]}
+            rows.append(row | {"metric": tags[Tag.METRIC], "mode": tags[Tag.MODE], "started": started})
+    columns = ["study", "status", "done", "planned", "task", "metric", "mode", "started"]
+    return pd.DataFrame(rows, columns=columns).sort_values("started", ascending=False, ignore_index=True)
+
+
+def load(name: str, uri: str) -> Records:
+    """The records of a study, as far as it is.
+
+    Raises:
+        BadInput: The tracking store does not answer or has no such study, or none of its settings is done.
+    """
+    client = _connect(uri)
+    experiment = client.get_experiment_by_name(name)
+    parents = list(_runs(client, experiment.experiment_id, STUDY_RUN)) if experiment else []
+    if experiment is None or not parents:
+        raise BadInput(
+            f"the study must exist in {without_password(uri)}, got {name!r}; `belay-study list` shows what does."
+        )
+    children = sorted(
+        _runs(client, experiment.experiment_id, SETTING_RUN), key=lambda run: int(run.data.tags[Tag.SETTING])
+    )
+    children = [run for run in children if run.info.status != "RUNNING"]  # still being written
+    tags = parents[0].data.tags
+    seeds = int(tags[Tag.SEEDS])
+    if not children:
+        raise BadInput(
+            f"the study must have a setting that is done, got none of {name!r}; wait, or `belay-study resume {name}`."
+        )
+    parameters = list(
+        dict.fromkeys([*PARAMETERS, *sorted({p for run in children for p in run.data.params} - {"steps"})])
+    )
+    return Records(
+        name=name,
+        run=parents[0].info.run_id,
+        metric=tags[Tag.METRIC],
+        mode="max" if tags[Tag.MODE] == "max" else "min",
+        steps=int(tags[Tag.STEPS]),
+        seeds=seeds,
+        planned=int(tags[Tag.PLANNED]),
+        task=json.loads(tags[Tag.TASK]),
+        tags=dict(tags),
+        table=pd.DataFrame([row for run in children for row in _rows(run, seeds)]),
+        parameters=parameters,
+    )
+
+
+def _rows(run: Run, seeds: int) -> Iterator[dict[str, Any]]:
+    """The rows of one setting."""
+    tags = run.data.tags
+    setting = {name: _typed(value) for name, value in run.data.params.items() if name != "steps"}
+    shared = {"setting": int(tags[Tag.SETTING]), "state": tags[Tag.OUTCOME], "message": tags.get(Tag.MESSAGE, "")}
+    shared["diverged_at"] = float(tags.get(Tag.DIVERGED_AT, "nan"))
+    measured: dict[int, dict[str, float]] = {seed: {} for seed in range(seeds)}
+    for key, value in run.data.metrics.items():
+        if found := SEED_METRIC.fullmatch(key):
+            measured[int(found["seed"])][found["metric"]] = value
+    for seed, metrics in measured.items():
+        yield shared | {"seed": seed} | setting | metrics
+
+
+def _typed(text: str) -> Scalar:
+    """The value of an MLflow parameter, which is kept as a string."""
+    if text in ("True", "False"):
+        return text == "True"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _connect(uri: str) -> MlflowClient:
+    file = sqlite_file(uri)
+    if file is not None and not file.exists():
+        raise BadInput(
+            f"the records must exist, got no {file}; run a study here first, or name another with `--tracking`."
+        )
+    for noisy in ("mlflow", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a person waits
+    try:
+        client = MlflowClient(tracking_uri=uri)
+        client.search_experiments(max_results=1)
+    except (MlflowException, OSError, ImportError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
+        raise BadInput(
+            f"`--tracking` must be an MLflow server or database that answers, got {without_password(uri)}: {reason}; "
+            "start it, or name another."
+        ) from error
+    return client
+
+
+def _runs(client: MlflowClient, experiment: str, kind: str) -> Iterator[Run]:
+    query = f"tags.`{Tag.KIND}` = '{kind}'"
+    return _pages(lambda **page: client.search_runs([experiment], filter_string=query, **page))
+
+
+def _pages(search: Any) -> Iterator[Any]:
+    """All items of a paged search."""
+    token = None
+    while True:
+        page = search(max_results=PAGE, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return

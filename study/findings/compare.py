@@ -1,0 +1,131 @@
+"""Settings held against each other, paired over their seeds: means, standard errors, differences with intervals."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import pandas as pd
+from scipy import stats
+
+from study.design.schema import AVERAGE, LIVE, PLAIN, family, oscillator_of
+from study.findings.collect import Records
+
+CONFIDENCE = 0.95
+Baseline = Literal["ema", "none"]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A paired difference in the better direction: positive is better, whatever the metric's mode.
+
+    Attributes:
+        mean: Mean over seeds, in the metric's unit.
+        low: Lower end of the 95 % t interval; nan with one seed.
+        high: Upper end; nan with one seed.
+        seeds: Number of seeds that both have.
+    """
+
+    mean: float
+    low: float
+    high: float
+    seeds: int
+
+    @property
+    def settled(self) -> bool:
+        """Whether the interval leaves out 0."""
+        return self.low > 0 or self.high < 0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The best setting against a baseline's best.
+
+    Attributes:
+        baseline: "ema" (damping 1, coupling 0) or "none" (no averaging: the model's own weights, coupling 0).
+        setting: Number of the baseline's best setting.
+        metric: What was measured of it.
+        mean: Its mean over seeds.
+        difference: The best setting minus it.
+    """
+
+    baseline: Baseline
+    setting: int
+    metric: str
+    mean: float
+    difference: Difference
+
+
+def values(records: Records, metric: str) -> pd.DataFrame:
+    """A metric by setting (rows) and seed (columns), of the settings that every seed completed."""
+    if metric not in records.table:
+        return pd.DataFrame()
+    complete = records.table[records.table["state"] == "complete"]
+    return complete.pivot(index="setting", columns="seed", values=metric).dropna()
+
+
+def ranking(records: Records, metric: str | None = None) -> pd.DataFrame:
+    """Complete settings, best first: index ``setting``, columns mean, se, the parameters and family.
+
+    The mean is over seeds, se its standard error (nan with one seed). Ties go to the lower number.
+    """
+    measured = values(records, metric or records.metric)
+    settings = records.table.drop_duplicates("setting").set_index("setting")[records.parameters]
+    table = settings.loc[measured.index].copy()
+    table.insert(0, "mean", measured.mean(axis=1))
+    table.insert(1, "se", measured.sem(axis=1))
+    table["family"] = [family(oscillator_of(row)) for row in table[list(settings.columns)].to_dict("records")]
+    return table.sort_values("mean", ascending=records.mode == "min", kind="stable")
+
+
+def paired(ours: pd.Series, theirs: pd.Series, mode: str) -> Difference:
+    """The difference of two settings over the seeds that both have.
+
+    Args:
+        ours: Values by seed.
+        theirs: Values by seed.
+        mode: Which direction is better, "max" or "min".
+
+    Returns:
+        Its mean and 95 % interval (Student's t over the paired differences).
+    """
+    differences = (ours - theirs if mode == "max" else theirs - ours).dropna()
+    n, mean = len(differences), float(differences.mean())
+    if n < 2:
+        return Difference(mean, math.nan, math.nan, n)
+    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * differences.sem())
+    return Difference(mean, mean - reach, mean + reach, n)
+
+
+def rivals(records: Records, best: int) -> list[int]:
+    """Settings whose paired difference to the best leaves open which is better, best first; none with one seed.
+
+    Each is held against the best alone, at 95 %: with many settings a few are kept out, or in, by chance.
+    """
+    measured = values(records, records.metric)
+    ours = measured.loc[best]
+    if len(ours) < 2:
+        return []
+    order = [int(number) for number in ranking(records).index if number != best]
+    return [number for number in order if not paired(ours, measured.loc[number], records.mode).low > 0]
+
+
+def against(records: Records, best: int, baseline: Baseline) -> Comparison | None:
+    """The best setting against a baseline's own best; None if the study has not measured the baseline."""
+    metric = records.metric
+    if baseline == "none":
+        if not metric.startswith(AVERAGE):
+            return None
+        metric = LIVE + metric.removeprefix(AVERAGE)
+    table = ranking(records, metric)
+    if table.empty:
+        return None
+    plain = table["coupling"] == 0
+    if baseline == "ema":
+        plain &= table["damping"] == PLAIN["damping"]
+    if not plain.any():
+        return None
+    setting = int(table.index[plain][0])
+    ours, theirs = values(records, records.metric).loc[best], values(records, metric).loc[setting]
+    return Comparison(baseline, setting, metric, float(theirs.mean()), paired(ours, theirs, records.mode))

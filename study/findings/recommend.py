@@ -1,0 +1,156 @@
+"""The recommendation: one setting with its evidence, as plain data and as a defaults file that `belay` loads."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import yaml
+
+from belay import Oscillator
+from belay.defaults import FORMAT
+from study.design.schema import PARAMETERS, Scalar, Tag, figures, oscillator_of
+from study.errors import FailedWork
+from study.findings.collect import Records
+from study.findings.compare import Comparison, against, ranking, rivals
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The best setting by its mean over seeds, and how sure that is.
+
+    Attributes:
+        records: The study's records.
+        setting: Its number.
+        parameters: Its values.
+        mean: Mean of the objective over seeds.
+        se: Standard error of the mean; nan with one seed.
+        rivals: Numbers of the settings that are statistically as good, best first.
+        tried: Complete settings it was chosen from.
+        diverged: Settings that diverged.
+        failed: Settings that failed.
+        versus: The comparisons with the best EMA and with no averaging that could be made.
+    """
+
+    records: Records
+    setting: int
+    parameters: dict[str, Scalar]
+    mean: float
+    se: float
+    rivals: list[int]
+    tried: int
+    diverged: int
+    failed: int
+    versus: list[Comparison]
+
+    @property
+    def oscillator(self) -> Oscillator:
+        """The recommended average."""
+        return oscillator_of(self.parameters)
+
+
+def recommend(records: Records) -> Recommendation:
+    """Chooses the complete setting with the best mean over seeds.
+
+    Raises:
+        FailedWork: No setting was completed by every seed.
+    """
+    table = ranking(records)
+    states = records.table.drop_duplicates("setting")["state"].value_counts()
+    if table.empty:
+        raise FailedWork(
+            f"a setting must have completed every seed to be recommended, got none of {records.name!r} "
+            f"({states.get('diverged', 0)} diverged, {states.get('failed', 0)} failed); lower the learning rate or mend the task."
+        )
+    best = int(table.index[0])
+    row = table.loc[best]
+    return Recommendation(
+        records=records,
+        setting=best,
+        parameters={name: _plain(row[name]) for name in records.parameters},
+        mean=float(row["mean"]),
+        se=float(row["se"]),
+        rivals=rivals(records, best),
+        tried=len(table),
+        diverged=int(states.get("diverged", 0)),
+        failed=int(states.get("failed", 0)),
+        versus=[found for baseline in ("ema", "none") if (found := against(records, best, baseline))],
+    )
+
+
+def as_data(recommendation: Recommendation) -> dict[str, Any]:
+    """The recommendation as plain data: what ``belay-study best --format json`` prints."""
+    found, records = recommendation, recommendation.records
+    return {
+        "study": records.name,
+        "setting": found.parameters,
+        "number": found.setting,
+        "metric": records.metric,
+        "mode": records.mode,
+        "mean": found.mean,
+        "standard_error": _finite(found.se),
+        "seeds": records.seeds,
+        "settings_tried": found.tried,
+        "settings_planned": records.planned,
+        "diverged": found.diverged,
+        "failed": found.failed,
+        "rivals": found.rivals,
+        "regime": found.oscillator.regime,
+        "oscillator": {name: _finite(value) for name, value in figures(found.oscillator, records.steps).items()},
+        "versus": {comparison.baseline: _compared(comparison) for comparison in found.versus},
+    }
+
+
+def defaults_file(recommendation: Recommendation) -> str:
+    """The text of the defaults file that `belay.load_defaults` reads."""
+    found, records, data = recommendation, recommendation.records, as_data(recommendation)
+    as_good = ranking(records).loc[[found.setting, *found.rivals]]
+    derived = figures(found.oscillator, records.steps)
+    transfer = {name: _finite(derived[name]) for name in ("memory_share", "damping_ratio", "effective_mass_ratio")}
+    evidence = ("metric", "mode", "mean", "standard_error", "seeds", "settings_tried", "settings_planned", "versus")
+    document = {
+        "format": FORMAT,
+        "setting": found.parameters,
+        "as_good": {
+            "settings": len(as_good),
+            **{name: [float(as_good[name].min()), float(as_good[name].max())] for name in PARAMETERS},
+        },
+        "oscillator": {"regime": data["regime"], **data["oscillator"]},
+        "transfer": {"steps": records.steps, "batch_size": found.parameters.get("batch_size"), **transfer},
+        "evidence": {name: data[name] for name in evidence},
+        "origin": {
+            "study": records.name,
+            "task": records.task,
+            "data": records.tags.get(Tag.DATA, ""),
+            "mlflow_run": records.run,
+            "commit": records.tags.get(Tag.COMMIT, ""),
+            "exported": datetime.now(UTC).isoformat(timespec="seconds"),
+        },
+    }
+    head = f"# Recommended by the study {records.name}; load it with belay.load_defaults(path, steps=...).\n"
+    return head + yaml.safe_dump(document, sort_keys=False)
+
+
+def _compared(comparison: Comparison) -> dict[str, Any]:
+    difference = {name: _finite(value) for name, value in asdict(comparison.difference).items()}
+    return {
+        "setting": comparison.setting,
+        "metric": comparison.metric,
+        "mean": comparison.mean,
+        "difference": difference,
+    }
+
+
+def _plain(value: Any) -> Scalar:
+    """A NumPy scalar as Python's own."""
+    plain: Scalar = value.item() if hasattr(value, "item") else value
+    return plain
+
+
+def _finite(value: float) -> float | int | str | None:
+    """A number as JSON and YAML both can hold it: inf as a word, nan as null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value
