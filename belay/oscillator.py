@@ -147,7 +147,7 @@ class Oscillator:
             return "alternating"
         if response.is_critical(self.stiffness, self.damping):
             return "critical"
-        return "underdamped" if self.stiffness > self.critical_stiffness else "overdamped"
+        return "underdamped" if response.is_underdamped(self.stiffness, self.damping) else "overdamped"
 
     @property
     def lag(self) -> float:

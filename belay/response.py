@@ -27,7 +27,15 @@ def critical_stiffness(c: float) -> float:
 
 def is_critical(k: float, c: float) -> bool:
     """Whether the poles coincide, as far as floating point can tell; never so for EMA (c = 1)."""
-    return c < 1 and abs(k - critical_stiffness(c)) <= CRITICAL_RELATIVE * k + CRITICAL_ABSOLUTE
+    if c >= 1:
+        return False
+    close = abs(k - critical_stiffness(c)) <= CRITICAL_RELATIVE * k + CRITICAL_ABSOLUTE
+    return close or _discriminant(k, c) == 0
+
+
+def is_underdamped(k: float, c: float) -> bool:
+    """Whether the poles are a complex pair."""
+    return _discriminant(k, c) < 0 and not is_critical(k, c)
 
 
 def poles(k: float, c: float) -> tuple[complex, complex]:
@@ -37,7 +45,7 @@ def poles(k: float, c: float) -> tuple[complex, complex]:
     if is_critical(k, c):
         return complex(math.sqrt(1 - c)), complex(math.sqrt(1 - c))
     middle, spread = 2 - c - k, _discriminant(k, c)
-    if spread < 0:
+    if is_underdamped(k, c):
         upper = complex(middle, math.sqrt(-spread)) / 2
         return upper, upper.conjugate()
     large = (middle + math.copysign(math.sqrt(spread), middle)) / 2
@@ -46,11 +54,11 @@ def poles(k: float, c: float) -> tuple[complex, complex]:
 
 def log_modulus(k: float, c: float) -> float:
     """Logarithm of |z| of the slowest pole, which must not be 0."""
-    if c < 1 and (is_critical(k, c) or _discriminant(k, c) < 0):
+    if c == 1:
+        return math.log1p(-k)
+    if is_critical(k, c) or is_underdamped(k, c):
         return math.log1p(-c) / 2
-    if 2 - c - k >= 0:
-        return math.log1p(-_slow_gap(k, c))
-    return math.log(abs(poles(k, c)[0]))
+    return -min(_rates(k, c))
 
 
 def frequency_and_ratio(k: float, c: float) -> tuple[float, float]:
@@ -61,7 +69,7 @@ def frequency_and_ratio(k: float, c: float) -> tuple[float, float]:
         return math.inf, math.inf
     if is_critical(k, c):
         return -math.log1p(-c) / 2, 1.0
-    if _discriminant(k, c) < 0:
+    if is_underdamped(k, c):
         rate, angle = _rate_and_angle(k, c)
         frequency = math.hypot(rate, angle)
         return frequency, rate / frequency
@@ -78,7 +86,7 @@ def power(k: float, c: float, n: float) -> tuple[float, float]:
     damping = -math.expm1(n * math.log1p(-c))
     if is_critical(k, c):
         return math.expm1(n * math.log1p(-c) / 2) ** 2, damping
-    if _discriminant(k, c) < 0:
+    if is_underdamped(k, c):
         rate, angle = _rate_and_angle(k, c)
         return math.expm1(-n * rate) ** 2 + 4 * math.exp(-n * rate) * math.sin(n * angle / 2) ** 2, damping
     slow, fast = _rates(k, c)
@@ -118,7 +126,7 @@ def overshoot(k: float, c: float) -> float:
     """Largest excess over 1 of the response to a unit step, at whole steps."""
     if c > 1:
         return _alternating_overshoot(k, c)
-    if c == 1 or is_critical(k, c) or _discriminant(k, c) >= 0:
+    if not is_underdamped(k, c):
         return 0.0
     rate, angle = _rate_and_angle(k, c)
     half_cycles = np.arange(1, 2 * CYCLES_SEARCHED, 2, dtype=float)
@@ -162,9 +170,9 @@ def _rate_and_angle(k: float, c: float) -> tuple[float, float]:
 
 
 def _rates(k: float, c: float) -> tuple[float, float]:
-    """``-log z`` of two positive poles, slow and fast."""
-    slow = -math.log1p(-_slow_gap(k, c))
-    return slow, -math.log1p(-c) - slow
+    """``-log |z|`` of two real poles, the larger one first; of both only the second can be negative, where c > 1."""
+    larger = -math.log1p(-_slow_gap(k, c))
+    return larger, -(math.log1p(-c) if c < 1 else math.log(c - 1)) - larger
 
 
 def _logarithms(damping_ratio: float, frequency: float) -> NDArray[np.complex128] | NDArray[np.float64]:
@@ -186,18 +194,19 @@ def _error(k: float, c: float, n: Steps) -> Steps:
     if is_critical(k, c):
         pole = math.sqrt(1 - c)
         return pole**n * (1 + n * (1 - pole))
-    if _discriminant(k, c) < 0:
+    if is_underdamped(k, c):
         rate, angle = _rate_and_angle(k, c)
-        scale = math.sqrt(k) / (math.exp(-rate) * math.sin(angle))
+        scale = 2 * math.sqrt(k / -_discriminant(k, c))
         return scale * np.exp(-rate * (n + 1)) * np.sin(angle * (n + 1) + _phase(k, c))
-    slow, fast = (np.float64(z.real) for z in _ordered(k, c))
-    return ((1 - fast) * slow ** (n + 1) - (1 - slow) * fast ** (n + 1)) / (slow - fast)
+    larger, smaller = _modes(k, c, n)
+    return larger - smaller if c < 1 else larger + smaller * np.where(n % 2 == 0, 1, -1)
 
 
-def _ordered(k: float, c: float) -> tuple[complex, complex]:
-    """Two real poles, the positive (or larger) one first."""
-    first, second = poles(k, c)
-    return (first, second) if first.real > second.real else (second, first)
+def _modes(k: float, c: float, n: Steps) -> tuple[Steps, Steps]:
+    """Parts of the error from two real poles z (w the other), larger one first: ``|(1 - w) z^(n+1) / (z - w)|``."""
+    gap, distance = _slow_gap(k, c), math.sqrt(_discriminant(k, c))
+    larger, smaller = _rates(k, c)
+    return k / gap / distance * np.exp(-larger * (n + 1)), gap / distance * np.exp(-smaller * (n + 1))
 
 
 def _phase(k: float, c: float) -> float:
@@ -213,12 +222,11 @@ def _extrema(k: float, c: float, rate: float, angle: float, half_cycles: Steps) 
 def _last_crossing(k: float, c: float, band: float) -> int:
     """A number of updates after which the error, at any real time, stays within `band`."""
     if c > 1:  # bounded by the sum of both modes, which falls
-        slow, fast = (abs(z.real) for z in _ordered(k, c))
-        return _first(lambda n: ((1 + fast) * slow ** (n + 1) + (1 - slow) * fast ** (n + 1)) / (slow + fast) <= band)
-    if c == 1 or is_critical(k, c) or _discriminant(k, c) >= 0:
+        return _first(lambda n: bool(np.sum(_modes(k, c, np.array([n], dtype=float))) <= band))
+    if not is_underdamped(k, c):
         return _first(lambda n: bool(_error(k, c, np.array([n], dtype=float))[0] <= band))
     rate, angle = _rate_and_angle(k, c)
-    scale = math.sqrt(k) / (math.exp(-rate) * math.sin(angle)) * math.sin(math.atan2(angle, rate))
+    scale = 2 * math.sqrt(k / -_discriminant(k, c)) * math.sin(math.atan2(angle, rate))
     first_peak = float(_extrema(k, c, rate, angle, np.zeros(1))[0])
     cycle = max(0, math.floor((math.log(scale / band) / rate - first_peak) * angle / math.pi))
     start = max(0.0, first_peak + cycle * math.pi / angle - 1)
@@ -228,11 +236,11 @@ def _last_crossing(k: float, c: float, band: float) -> int:
 
 def _alternating_overshoot(k: float, c: float) -> float:
     """Above damping 1 the response exceeds 1 at every second update, where the negative pole is the slower one."""
-    positive, negative = (abs(z.real) for z in _ordered(k, c))
-    if negative <= positive:
+    positive, negative = _rates(k, c)
+    if negative >= positive:
         return 0.0
-    slope_ratio = (1 + negative) * math.log(positive) / ((1 - positive) * math.log(negative))
-    peak = math.log(slope_ratio) / math.log(negative / positive)
+    gap = _slow_gap(k, c)
+    peak = math.log(k * positive / (gap * gap * negative)) / (positive - negative)
     even = 2 * max(1, math.floor(peak / 2))
     return max(0.0, float(-_error(k, c, np.array([even - 1.0, even + 1.0])).min()))
 

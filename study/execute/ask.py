@@ -259,6 +259,11 @@ def stored_config(name: str, url: str) -> StudyConfig:
     return config
 
 
+def knock(url: str) -> None:
+    """Raises BadInput unless the storage answers."""
+    _open(url)
+
+
 def _open(url: str) -> RDBStorage:
     make_room("storage.url", url)
     try:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, cast
 
 import pandas as pd
 from scipy import stats
 
-from study.design.schema import AVERAGE, LIVE, PLAIN, family, oscillator_of
+from belay import Oscillator
+from study.design.schema import AVERAGE, LIVE, PARAMETERS, family
+from study.errors import BadInput
 from study.findings.collect import Records
 
 CONFIDENCE = 0.95
-Baseline = Literal["ema", "none"]
+Baseline = Literal["ema", "damped", "belay", "none"]
+BASELINES: tuple[Baseline, ...] = ("ema", "damped", "belay", "none")
+DISTINCT = 12  # values of a parameter that are still shown one by one
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,8 @@ class Comparison:
     """The best setting against a baseline's best.
 
     Attributes:
-        baseline: "ema" (damping 1, coupling 0) or "none" (no averaging: the model's own weights, coupling 0).
+        baseline: "ema" (damping 1, coupling 0), "damped" (damping not 1, coupling 0), "belay" (coupling above 0) or
+            "none" (no averaging: the model's own weights, coupling 0).
         setting: Number of the baseline's best setting.
         metric: What was measured of it.
         mean: Its mean over seeds.
@@ -55,6 +60,11 @@ class Comparison:
     metric: str
     mean: float
     difference: Difference
+
+
+def row(table: pd.DataFrame, setting: int) -> pd.Series:
+    """A setting's row of a table whose index is the setting."""
+    return cast("pd.Series", table.loc[setting])
 
 
 def values(records: Records, metric: str) -> pd.DataFrame:
@@ -75,8 +85,14 @@ def ranking(records: Records, metric: str | None = None) -> pd.DataFrame:
     table = settings.loc[measured.index].copy()
     table.insert(0, "mean", measured.mean(axis=1))
     table.insert(1, "se", measured.sem(axis=1))
-    table["family"] = [family(oscillator_of(row)) for row in table[list(settings.columns)].to_dict("records")]
+    table["family"] = [family(oscillator) for oscillator in oscillators(table)]
     return table.sort_values("mean", ascending=records.mode == "min", kind="stable")
+
+
+def oscillators(table: pd.DataFrame) -> list[Oscillator]:
+    """The oscillator of each row's decay, damping and coupling."""
+    columns = (table[name] for name in PARAMETERS)
+    return [Oscillator(*map(float, row)) for row in zip(*columns, strict=True)]
 
 
 def paired(ours: pd.Series, theirs: pd.Series, mode: str) -> Difference:
@@ -104,11 +120,11 @@ def rivals(records: Records, best: int) -> list[int]:
     Each is held against the best alone, at 95 %: with many settings a few are kept out, or in, by chance.
     """
     measured = values(records, records.metric)
-    ours = measured.loc[best]
+    ours = row(measured, best)
     if len(ours) < 2:
         return []
     order = [int(number) for number in ranking(records).index if number != best]
-    return [number for number in order if not paired(ours, measured.loc[number], records.mode).low > 0]
+    return [number for number in order if not paired(ours, row(measured, number), records.mode).low > 0]
 
 
 def against(records: Records, best: int, baseline: Baseline) -> Comparison | None:
@@ -121,11 +137,58 @@ def against(records: Records, best: int, baseline: Baseline) -> Comparison | Non
     table = ranking(records, metric)
     if table.empty:
         return None
-    plain = table["coupling"] == 0
-    if baseline == "ema":
-        plain &= table["damping"] == PLAIN["damping"]
-    if not plain.any():
+    candidates = table.index[table["coupling"] == 0 if baseline == "none" else table["family"] == baseline]
+    if candidates.empty:
         return None
-    setting = int(table.index[plain][0])
-    ours, theirs = values(records, records.metric).loc[best], values(records, metric).loc[setting]
+    setting = int(candidates[0])
+    ours, theirs = row(values(records, records.metric), best), row(values(records, metric), setting)
     return Comparison(baseline, setting, metric, float(theirs.mean()), paired(ours, theirs, records.mode))
+
+
+def comparisons(records: Records, best: int, only: Baseline | None = None) -> pd.DataFrame:
+    """A row for each baseline: its best setting, metric, mean, and the paired difference of the best setting to it.
+
+    Raises:
+        BadInput: A baseline that was asked for has not been measured.
+    """
+    rows = []
+    for baseline in (only,) if only else BASELINES:
+        found = against(records, best, baseline)
+        if found is not None:
+            line: dict[str, Any] = {
+                "baseline": baseline,
+                "setting": found.setting,
+                "metric": found.metric,
+                "mean": found.mean,
+            }
+            rows.append(
+                line
+                | {"difference" if key == "mean" else key: value for key, value in asdict(found.difference).items()}
+            )
+        elif only:
+            raise BadInput(
+                f"`--baseline` must have been measured, got {baseline!r}: no setting of {records.name} belongs to it "
+                f"or reports its metric; add it to the space or to `search.baseline`."
+            )
+    return pd.DataFrame(rows)
+
+
+def best_by(records: Records, parameter: str) -> pd.DataFrame:
+    """The best setting for each value of a parameter; of a continuous one, for each quarter of its settings.
+
+    Raises:
+        BadInput: There is no such parameter.
+    """
+    table = ranking(records)
+    if parameter not in records.parameters:
+        raise BadInput(f"`--by` must be one of {', '.join(records.parameters)}, got {parameter!r}.")
+    column = table[parameter]
+    numeric = pd.api.types.is_numeric_dtype(column)
+    group = pd.qcut(column, 4, duplicates="drop") if numeric and column.nunique() > DISTINCT else column
+    rows = []
+    for value, members in table.groupby(group, observed=True, sort=True):
+        first = members.iloc[0]
+        shown = f"{value.left:.4g} to {value.right:.4g}" if isinstance(value, pd.Interval) else value
+        line = {parameter: shown, "settings": len(members), "best": first["mean"], "se": first["se"]}
+        rows.append(line | {"setting": int(members.index[0]), "median": members["mean"].median()})
+    return pd.DataFrame(rows)

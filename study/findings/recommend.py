@@ -14,7 +14,7 @@ from belay.defaults import FORMAT
 from study.design.schema import PARAMETERS, Scalar, Tag, figures, oscillator_of
 from study.errors import FailedWork
 from study.findings.collect import Records
-from study.findings.compare import Comparison, against, ranking, rivals
+from study.findings.compare import Baseline, Comparison, against, ranking, rivals
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,12 @@ def recommend(records: Records) -> Recommendation:
     if table.empty:
         raise FailedWork(
             f"a setting must have completed every seed to be recommended, got none of {records.name!r} "
-            f"({states.get('diverged', 0)} diverged, {states.get('failed', 0)} failed); lower the learning rate or mend the task."
+            f"({states.get('diverged', 0)} diverged, {states.get('failed', 0)} failed); lower the learning rate or "
+            "mend the task."
         )
     best = int(table.index[0])
-    row = table.loc[best]
+    row = table.iloc[0]
+    baselines: tuple[Baseline, ...] = ("ema", "belay", "none") if row["family"] == "ema" else ("ema", "none")
     return Recommendation(
         records=records,
         setting=best,
@@ -76,7 +78,7 @@ def recommend(records: Records) -> Recommendation:
         tried=len(table),
         diverged=int(states.get("diverged", 0)),
         failed=int(states.get("failed", 0)),
-        versus=[found for baseline in ("ema", "none") if (found := against(records, best, baseline))],
+        versus=[found for baseline in baselines if (found := against(records, best, baseline))],
     )
 
 

@@ -61,3 +61,21 @@ def make_task(name: str, options: Mapping[str, Any]) -> Task | TrainFunction:
         return found(**options)
     except ValidationError as error:
         raise BadInput(explain(error, found, where="task.")) from error
+
+
+def catalogue() -> list[dict[str, Any]]:
+    """The built-in tasks: name, summary, hyperparameters (name, default, description) and metrics (name, direction)."""
+    found = {name: find_task(name) for name in BUILT_IN}
+    return [
+        {
+            "name": name,
+            "summary": task.summary,
+            "hyperparameters": [
+                {"name": field, "default": info.default, "description": info.description}
+                for field, info in task.model_fields.items()
+            ],
+            "metrics": dict(task.metrics),
+        }
+        for name, task in found.items()
+        if inspect.isclass(task) and issubclass(task, Task)
+    ]

@@ -1,0 +1,282 @@
+"""The command line: parses, calls, prints. Everything heavy is imported by the command that needs it."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+
+import typer
+
+from study.errors import BadInput, StudyError
+
+if TYPE_CHECKING:
+    from study.design.study import Study
+    from study.findings.collect import Records
+
+app = typer.Typer(
+    help="Find a model's best weight averaging: sweep decay, damping and coupling, and say how sure the answer is.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich would take half of the time of --help
+)
+
+Name = Annotated[str, typer.Argument(metavar="STUDY", help="The study's name.")]
+Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="The study's YAML file.")]
+Tracking = Annotated[
+    str | None, typer.Option(help="MLflow tracking URI [default: MLFLOW_TRACKING_URI or .belay-study]")
+]
+Storage = Annotated[str | None, typer.Option(help="Optuna storage URL [default: .belay-study]")]
+Form = Annotated[Literal["table", "json", "yaml"], typer.Option("--format", help="How to print it.")]
+Override = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change the config: seeds=16, search.seed=1.")
+]
+
+
+@app.command()
+def run(
+    config: Config,
+    override: Override = [],  # noqa: B006 # typer never changes it
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the config and say what would be run.")] = False,
+) -> None:
+    """Run a study and print its answer; one that was begun before goes on where it was."""
+    from study.design.config import load_config
+    from study.design.study import Study
+
+    study = Study.of(load_config(config, override))
+    if dry_run:
+        _show_plan(study)
+    else:
+        _run(study)
+
+
+@app.command()
+def resume(study: Name, storage: Storage = None) -> None:
+    """Finish a study that was interrupted, and print its answer."""
+    from study.design.places import storage_url
+    from study.design.study import Study
+    from study.execute.ask import stored_config
+
+    _run(Study.of(stored_config(study, storage_url(storage))))
+
+
+@app.command(name="list")
+def list_studies(form: Form = "table", tracking: Tracking = None) -> None:
+    """List the studies on record."""
+    from study.design.places import tracking_uri
+    from study.findings.collect import studies
+    from study.show import show_rows
+
+    show_rows(studies(tracking_uri(tracking)), form)
+
+
+@app.command()
+def status(study: Name, form: Form = "table", storage: Storage = None) -> None:
+    """Say how far a study is."""
+    import pandas as pd
+
+    from study.design.places import storage_url
+    from study.design.study import Study
+    from study.execute.ask import counts, stored_config
+    from study.show import show_rows
+
+    url = storage_url(storage)
+    count = counts(Study.of(stored_config(study, url)), url)
+    row = {
+        "study": study,
+        "planned": count.planned,
+        "done": count.done,
+        "diverged": count.diverged,
+        "failed": count.failed,
+    }
+    show_rows(pd.DataFrame([row | {"left": count.planned - count.done}]), form)
+
+
+@app.command()
+def best(
+    study: Name,
+    top: Annotated[int | None, typer.Option(min=1, help="Print this many settings, best first.")] = None,
+    by: Annotated[
+        str | None, typer.Option(help="Print the best setting for each value, or quarter, of a parameter.")
+    ] = None,
+    form: Form = "table",
+    tracking: Tracking = None,
+) -> None:
+    """Print the best setting, its regime, how sure it is and how much better than EMA and than no averaging."""
+    from study.findings.answer import answer
+    from study.findings.compare import best_by, ranking
+    from study.findings.recommend import as_data, recommend
+    from study.show import show_data, show_rows
+
+    records = _records(study, tracking)
+    found = recommend(records)
+    if by is not None:
+        show_rows(best_by(records, by), form)
+    elif top is not None:
+        show_rows(ranking(records).head(top).reset_index(), form)
+    elif form == "table":
+        typer.echo(answer(found))
+    else:
+        show_data(as_data(found), form)
+
+
+@app.command()
+def regimes(
+    study: Name,
+    top: Annotated[int, typer.Option(min=1, help="How many settings, best first.")] = 5,
+    form: Form = "table",
+    tracking: Tracking = None,
+) -> None:
+    """Print the best settings as oscillators: regime, damping ratio, lag, noise gain, effective mass ratio."""
+    from study.findings.recommend import recommend
+    from study.findings.regimes import regimes as tabulate
+    from study.show import show_rows
+
+    records = _records(study, tracking)
+    recommend(records)
+    show_rows(tabulate(records, top).reset_index(), form)
+
+
+@app.command()
+def compare(
+    study: Name,
+    baseline: Annotated[
+        Literal["ema", "damped", "belay", "none"] | None,
+        typer.Option(help="Compare with the best of this family alone [default: with each that was measured]"),
+    ] = None,
+    form: Form = "table",
+    tracking: Tracking = None,
+) -> None:
+    """Compare the best setting with the best of other families, paired over seeds."""
+    from study.findings.compare import comparisons
+    from study.findings.recommend import recommend
+    from study.show import show_rows
+
+    records = _records(study, tracking)
+    show_rows(comparisons(records, recommend(records).setting, baseline), form)
+
+
+@app.command()
+def export(
+    study: Name,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write [default: stdout]")] = None,
+    tracking: Tracking = None,
+) -> None:
+    """Write the best setting and its evidence as a defaults file, for `belay.load_defaults`."""
+    from study.findings.recommend import defaults_file, recommend
+
+    text = defaults_file(recommend(_records(study, tracking)))
+    if output is None:
+        typer.echo(text, nl=False)
+        return
+    try:
+        output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise BadInput(
+            f"`--output` must be a writable file, got {output}: {error.strerror}; choose another."
+        ) from error
+    typer.echo(f'wrote {output}; load it with belay.load_defaults("{output}", steps=...)', err=True)
+
+
+@app.command()
+def tasks(form: Form = "table") -> None:
+    """List the built-in tasks, their hyperparameters and metrics."""
+    from study.design.tasks import catalogue
+    from study.show import show_catalogue, show_data
+
+    if form == "table":
+        show_catalogue(catalogue())
+    else:
+        show_data(catalogue(), form)
+
+
+@app.command()
+def init(path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("study.yaml")) -> None:
+    """Write a commented config to start from."""
+    from study.design.starter import STARTER
+
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(STARTER)
+    except FileExistsError as error:
+        raise BadInput(f"the file must be new, got {path}, which exists; name another.") from error
+    except OSError as error:
+        raise BadInput(f"the file must be writable, got {path}: {error.strerror}; name another.") from error
+    typer.echo(f"wrote {path}; belay-study run {path}", err=True)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of a study's config, for editors and checks."""
+    from study.design.config import StudyConfig
+    from study.show import show_data
+
+    show_data(StudyConfig.model_json_schema(), "json")
+
+
+@app.command()
+def doctor(tracking: Tracking = None, storage: Storage = None) -> None:
+    """Say what is installed, reachable and writable; exit with 1 if a study could not run."""
+    from study.doctor import examine
+
+    checks = examine(tracking, storage)
+    for check in checks:
+        typer.echo(f"{'ok  ' if check.good else 'BAD '} {check.name:<12}{check.text}")
+    if not all(check.good for check in checks):
+        raise typer.Exit(1)
+
+
+def _run(study: Study) -> None:
+    from study.design.places import tracking_uri
+    from study.execute.plan import plan
+    from study.live import LiveView
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    config, settings = study.config, plan(study).settings
+    text = f"{config.name}: {settings} settings x {config.seeds} seeds of {config.steps} steps; starting Ray and MLflow"
+    with LiveView(config.objective.metric, text) as view:
+        from study.execute.sweep import run as sweep
+
+        sweep(study, view.show)
+    from study.findings.answer import answer
+    from study.findings.recommend import recommend
+
+    typer.echo(answer(recommend(_records(config.name, tracking_uri(config.tracking.uri)))))
+
+
+def _show_plan(study: Study) -> None:
+    from study.execute.plan import plan
+    from study.show import show_plan
+
+    show_plan(study.config, plan(study))
+
+
+def _records(name: str, tracking: str | None) -> Records:
+    from study.design.places import tracking_uri
+    from study.findings.collect import load
+
+    return load(name, tracking_uri(tracking))
+
+
+def _interrupt(*_: Any) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def main() -> NoReturn:
+    """Runs the command line; an expected failure is one line on stderr and an exit code, never a traceback."""
+    try:
+        code = app(standalone_mode=False)
+    except StudyError as error:
+        _fail(str(error), error.exit_code)
+    except typer.TyperException as error:
+        _fail(" ".join(error.format_message().split()), getattr(error, "exit_code", 2))
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("interrupted before anything was begun.", 130)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    typer.echo(f"belay-study: {message}", err=True)
+    sys.exit(code)

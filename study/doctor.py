@@ -1,0 +1,92 @@
+"""What a study needs of the machine it is started on, looked at without changing anything."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from study.design.places import sqlite_file, storage_url, tracking_uri, without_password
+from study.errors import StudyError
+
+PACKAGES = ("belay", "torch", "ray", "optuna", "mlflow", "pandas")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at."""
+
+    name: str
+    good: bool
+    text: str
+
+
+def examine(tracking: str | None, storage: str | None) -> list[Check]:
+    """Looks at Python, the packages, the processors, Ray, the two databases and the working directory."""
+    checks = [Check("python", sys.version_info >= (3, 11), sys.version.split()[0])]
+    for package in PACKAGES:
+        try:
+            checks.append(Check(package, True, version(package)))
+        except PackageNotFoundError:
+            checks.append(Check(package, False, f"must be installed, found none; pip install {package}"))
+    checks += [_processors(), _ray(), _folder()]
+    checks.append(_database("tracking", tracking_uri(tracking), _ask_mlflow))
+    checks.append(_database("storage", storage_url(storage), _ask_optuna))
+    return checks
+
+
+def _processors() -> Check:
+    import torch
+
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return Check("processors", True, f"{os.cpu_count()} CPU cores, {', '.join(gpus) or 'no GPU'}")
+
+
+def _ray() -> Check:
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        return Check("ray cluster", True, "a local one for each run (RAY_ADDRESS names another)")
+    from ray.exceptions import RaySystemError
+    from ray.util.state import list_nodes
+
+    try:
+        return Check("ray cluster", True, f"{len(list_nodes(address=address))} nodes at {address}")
+    except (RaySystemError, ConnectionError, ValueError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        return Check("ray cluster", False, f"RAY_ADDRESS must answer, got {address}: {reason}; start it or unset it")
+
+
+def _folder() -> Check:
+    here = Path.cwd()
+    try:
+        with tempfile.TemporaryFile(dir=here):
+            return Check("folder", True, f"{here} is writable")
+    except OSError as error:
+        return Check("folder", False, f"the working directory must be writable, got {here}: {error.strerror}")
+
+
+def _database(name: str, url: str, ask: Callable[[str], None]) -> Check:
+    shown, file = without_password(url), sqlite_file(url)
+    if file is not None and not file.exists():
+        return Check(name, True, f"{shown} (made by the first run)")
+    try:
+        ask(url)
+    except StudyError as error:
+        return Check(name, False, str(error))
+    return Check(name, True, f"{shown} answers")
+
+
+def _ask_mlflow(uri: str) -> None:
+    from study.findings.collect import studies
+
+    studies(uri)
+
+
+def _ask_optuna(url: str) -> None:
+    from study.execute.ask import knock
+
+    knock(url)

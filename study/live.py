@@ -1,0 +1,77 @@
+"""Progress of a running study on stderr: a live view on a terminal, now and then a line elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+
+from study.show import number
+
+if TYPE_CHECKING:
+    from study.execute.sweep import Progress
+
+EVERY = 5.0  # seconds between lines
+
+
+class LiveView:
+    """Shows a study's progress while it is entered; call `show` whenever something has changed.
+
+    Args:
+        metric: The objective's name.
+        text: What is being waited for until the first progress.
+    """
+
+    def __init__(self, metric: str, text: str) -> None:
+        self._metric = metric
+        self._console = Console(file=sys.stderr)
+        self._live = self._console.is_terminal
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        self._bar = Bar(*columns, console=self._console, transient=True, redirect_stdout=False)
+        self._task = self._bar.add_task(text, total=None)
+        self._text, self._last = text, 0.0
+
+    def __enter__(self) -> LiveView:
+        if self._live:
+            self._bar.start()
+        else:
+            self._line(self._text)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._bar.stop()
+
+    def show(self, progress: Progress) -> None:
+        """Takes note of a progress; the last one is always shown."""
+        text = describe(progress, self._metric)
+        if self._live:
+            self._bar.update(self._task, completed=progress.done, total=progress.planned, description=text)
+        elif progress.done == progress.planned or time.monotonic() - self._last > EVERY:
+            self._line(f"{progress.done}/{progress.planned} settings, {text}")
+
+    def _line(self, text: str) -> None:
+        self._last = time.monotonic()
+        self._console.print(text, soft_wrap=True, highlight=False)
+
+
+def describe(progress: Progress, metric: str) -> str:
+    """Best so far and its regime, what went wrong, and the time left."""
+    parts = []
+    if progress.best is not None:
+        setting, value = progress.best
+        parts.append(f"best {metric} {number(value)} ({setting.oscillator.regime})")
+    parts += [
+        f"{count} {what}" for what, count in (("diverged", progress.diverged), ("failed", progress.failed)) if count
+    ]
+    left = progress.seconds_left
+    if left is not None and progress.done < progress.planned:
+        parts.append(f"about {left:.0f} s left")
+    return ", ".join(parts) or "training"

@@ -1,0 +1,94 @@
+"""Tables and plain data on stdout, for people or as JSON or YAML."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from study.design.config import StudyConfig
+    from study.execute.plan import Plan
+
+Format = Literal["table", "json", "yaml"]
+
+WIDE = 200  # columns where stdout is no terminal: a table is cut nowhere, and grep finds a row on one line
+BASELINES = {
+    "ema": "the best EMA",
+    "damped": "the best damped average",
+    "belay": "the best BELAY",
+    "none": "no averaging",
+}
+
+
+def number(value: Any) -> str:
+    """A number at four digits, decay at six, anything else as it is."""
+    if isinstance(value, float):
+        return "-" if math.isnan(value) else f"{value:.6g}" if 0.99 < value < 1 else f"{value:.4g}"
+    return str(value)
+
+
+def show_table(table: pd.DataFrame) -> None:
+    """Prints a table, a row a line."""
+    console = Console(width=None if sys.stdout.isatty() else WIDE)
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for column in table.columns:
+        drawn.add_column(str(column), justify="left" if table[column].dtype == object else "right", overflow="fold")
+    for row in table.itertuples(index=False):
+        drawn.add_row(*(number(value) for value in row))
+    console.print(drawn)
+
+
+def show_data(data: Any, form: Format) -> None:
+    """Prints plain data as JSON or YAML."""
+    if form == "json":
+        print(json.dumps(data, indent=2, allow_nan=False))  # noqa: T201 # data for pipes, not for rich to wrap
+    else:
+        print(yaml.safe_dump(data, sort_keys=False), end="")  # noqa: T201
+
+
+def show_rows(table: pd.DataFrame, form: Format) -> None:
+    """Prints a table in the form asked for."""
+    if form == "table":
+        show_table(table)
+    else:
+        show_data(json.loads(table.to_json(orient="records", double_precision=15)), form)
+
+
+def show_catalogue(tasks: list[dict[str, Any]]) -> None:
+    """Prints the built-in tasks for people."""
+    for task in tasks:
+        print(f"{task['name']}: {task['summary']}")  # noqa: T201
+        for field in task["hyperparameters"]:
+            print(f"    {field['name']:<14}{field['default']!s:<8}{field['description']}")  # noqa: T201
+        for metric, direction in task["metrics"].items():
+            print(f"    average/{metric}, live/{metric} ({direction})")  # noqa: T201
+
+
+def show_plan(config: StudyConfig, plan: Plan) -> None:
+    """Prints what a study would run."""
+    sizes = {name: len(plan.numbers(name)) for name in dict.fromkeys(plan.searches)}
+    searches = ", ".join(
+        f"{count} {'of plain EMA' if name == 'ema' else 'of the space'}" for name, count in sizes.items()
+    )
+    lines = [
+        ("study", f"{config.name}: {config.task.name}, {config.objective.metric}"),
+        ("settings", f"{plan.settings}: {searches}, by {config.search.sampler}"),
+        ("runs", f"{plan.settings * config.seeds}: {config.seeds} seeds of each, {config.steps} steps"),
+        (
+            "packs",
+            f"{plan.settings}: each setting with all its seeds, on {config.resources.cpus:g} CPU and "
+            f"{config.resources.gpus:g} GPU",
+        ),
+    ]
+    for name, dimension in config.space.items():
+        lines.append((name, ", ".join(f"{kind} {list(values)}" for kind, values in dimension.model_dump().items())))
+    print("\n".join(f"{head:<12}{text}" for head, text in lines))  # noqa: T201
