@@ -41,7 +41,10 @@ def run(
     override: Override = [],  # noqa: B006 # typer never changes it
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the config and say what would be run.")] = False,
 ) -> None:
-    """Run a study and print its answer; one that was begun before goes on where it was."""
+    """Run a study and print its answer.
+
+    One that was begun before goes on where it was; one that is finished only prints its answer.
+    """
     from study.design.config import load_config
     from study.design.study import Study
 
@@ -54,7 +57,7 @@ def run(
 
 @app.command()
 def resume(study: Name, storage: Storage = None) -> None:
-    """Finish a study that was interrupted, and print its answer."""
+    """Finish an interrupted study."""
     from study.design.places import storage_url
     from study.design.study import Study
     from study.execute.ask import stored_config
@@ -104,7 +107,10 @@ def best(
     form: Form = "table",
     tracking: Tracking = None,
 ) -> None:
-    """Print the best setting, its regime, how sure it is and how much better than EMA and than no averaging."""
+    """Print the best setting and how sure it is.
+
+    With its regime, its rivals, and how much better it is than the best EMA and than no averaging.
+    """
     from study.findings.answer import answer
     from study.findings.compare import best_by, ranking
     from study.findings.recommend import as_data, recommend
@@ -129,7 +135,10 @@ def regimes(
     form: Form = "table",
     tracking: Tracking = None,
 ) -> None:
-    """Print the best settings as oscillators: regime, damping ratio, lag, noise gain, effective mass ratio."""
+    """Print the best settings as oscillators.
+
+    Regime, damping ratio, lag, half-life, noise gain, overshoot, memory share, effective mass ratio, stability limit.
+    """
     from study.findings.recommend import recommend
     from study.findings.regimes import regimes as tabulate
     from study.show import show_rows
@@ -149,7 +158,10 @@ def compare(
     form: Form = "table",
     tracking: Tracking = None,
 ) -> None:
-    """Compare the best setting with the best of other families, paired over seeds."""
+    """Compare the best setting with other families.
+
+    With the best EMA, damped average, BELAY and with no averaging, paired over seeds.
+    """
     from study.findings.compare import comparisons
     from study.findings.recommend import recommend
     from study.show import show_rows
@@ -164,7 +176,10 @@ def export(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write [default: stdout]")] = None,
     tracking: Tracking = None,
 ) -> None:
-    """Write the best setting and its evidence as a defaults file, for `belay.load_defaults`."""
+    """Write the best setting as a defaults file.
+
+    With its evidence, for `belay.load_defaults`.
+    """
     from study.findings.recommend import defaults_file, recommend
 
     text = defaults_file(recommend(_records(study, tracking)))
@@ -182,7 +197,10 @@ def export(
 
 @app.command()
 def tasks(form: Form = "table") -> None:
-    """List the built-in tasks, their hyperparameters and metrics."""
+    """List the built-in tasks.
+
+    With their hyperparameters and metrics.
+    """
     from study.design.tasks import catalogue
     from study.show import show_catalogue, show_data
 
@@ -209,7 +227,10 @@ def init(path: Annotated[Path, typer.Argument(help="The file to write.")] = Path
 
 @app.command()
 def schema() -> None:
-    """Print the JSON schema of a study's config, for editors and checks."""
+    """Print the JSON schema of a config.
+
+    For editors and for checks elsewhere.
+    """
     from study.design.config import StudyConfig
     from study.show import show_data
 
@@ -218,7 +239,10 @@ def schema() -> None:
 
 @app.command()
 def doctor(tracking: Tracking = None, storage: Storage = None) -> None:
-    """Say what is installed, reachable and writable; exit with 1 if a study could not run."""
+    """Check what a study needs.
+
+    Says what is installed, reachable and writable; exits with 1 if a study could not run.
+    """
     from study.doctor import examine
 
     checks = examine(tracking, storage)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from study.design.places import sqlite_file, storage_url, tracking_uri, without_password
+from study.design.places import PATIENCE, sqlite_file, storage_url, tracking_uri, without_password
 from study.errors import StudyError
 
 PACKAGES = ("belay", "torch", "ray", "optuna", "mlflow", "pandas")
@@ -50,14 +52,21 @@ def _ray() -> Check:
     address = os.environ.get("RAY_ADDRESS")
     if not address:
         return Check("ray cluster", True, "a local one for each run (RAY_ADDRESS names another)")
-    from ray.exceptions import RaySystemError
     from ray.util.state import list_nodes
 
     try:
+        _knock(address)
         return Check("ray cluster", True, f"{len(list_nodes(address=address))} nodes at {address}")
-    except (RaySystemError, ConnectionError, ValueError, OSError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # of many kinds, and Ray has no common one for them
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:300].rstrip(".")
         return Check("ray cluster", False, f"RAY_ADDRESS must answer, got {address}: {reason}; start it or unset it")
+
+
+def _knock(address: str) -> None:
+    """Raises OSError unless a port that the address names is open; Ray itself would try for most of a minute."""
+    place = urlsplit(address if "://" in address else f"//{address}")
+    if place.hostname and place.port:
+        socket.create_connection((place.hostname, place.port), PATIENCE).close()
 
 
 def _folder() -> Check:
@@ -72,7 +81,10 @@ def _folder() -> Check:
 def _database(name: str, url: str, ask: Callable[[str], None]) -> Check:
     shown, file = without_password(url), sqlite_file(url)
     if file is not None and not file.exists():
-        return Check(name, True, f"{shown} (made by the first run)")
+        folder = next(parent for parent in file.absolute().parents if parent.exists())
+        if os.access(folder, os.W_OK) and folder.is_dir():
+            return Check(name, True, f"{shown} (made by the first run)")
+        return Check(name, False, f"{shown} must lie in a writable folder, got {folder}; name another")
     try:
         ask(url)
     except StudyError as error:
@@ -81,9 +93,9 @@ def _database(name: str, url: str, ask: Callable[[str], None]) -> Check:
 
 
 def _ask_mlflow(uri: str) -> None:
-    from study.findings.collect import studies
+    from study.findings.collect import knock_tracking
 
-    studies(uri)
+    knock_tracking(uri)
 
 
 def _ask_optuna(url: str) -> None:

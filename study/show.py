@@ -21,12 +21,6 @@ if TYPE_CHECKING:
 Format = Literal["table", "json", "yaml"]
 
 WIDE = 200  # columns where stdout is no terminal: a table is cut nowhere, and grep finds a row on one line
-BASELINES = {
-    "ema": "the best EMA",
-    "damped": "the best damped average",
-    "belay": "the best BELAY",
-    "none": "no averaging",
-}
 
 
 def number(value: Any) -> str:
@@ -36,12 +30,20 @@ def number(value: Any) -> str:
     return str(value)
 
 
+def plain(value: Any) -> Any:
+    """A value as JSON and YAML both can hold it: Python's own type, inf as a word, nan as null."""
+    value = value.item() if hasattr(value, "item") else value
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value
+
+
 def show_table(table: pd.DataFrame) -> None:
     """Prints a table, a row a line."""
     console = Console(width=None if sys.stdout.isatty() else WIDE)
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in table.columns:
-        drawn.add_column(str(column), justify="left" if table[column].dtype == object else "right", overflow="fold")
+        drawn.add_column(str(column), justify="right" if table[column].dtype.kind in "if" else "left", overflow="fold")
     for row in table.itertuples(index=False):
         drawn.add_row(*(number(value) for value in row))
     console.print(drawn)
@@ -60,7 +62,7 @@ def show_rows(table: pd.DataFrame, form: Format) -> None:
     if form == "table":
         show_table(table)
     else:
-        show_data(json.loads(table.to_json(orient="records", double_precision=15)), form)
+        show_data([{name: plain(value) for name, value in row.items()} for row in table.to_dict("records")], form)
 
 
 def show_catalogue(tasks: list[dict[str, Any]]) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -20,9 +19,10 @@ from pydantic import (
     model_validator,
 )
 
-from study.design.faults import explain
+from study.design.document import apply_override, read_document
+from study.design.faults import explain, shown
 from study.design.schema import Scalar
-from study.design.space import Choice, Dimension, only
+from study.design.space import Choice, Dimension
 from study.design.tasks.base import Direction
 from study.errors import BadInput
 
@@ -34,6 +34,13 @@ NOT_IN_QUESTION = {"resources", "tracking", "storage"}  # where and how it runs,
 class _Entry(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_value(cls, value: Any) -> Any:
+        if isinstance(value, bool):  # `yes` would be taken for 1
+            raise ValueError(f"must not be a truth value, got {value}; change it.")
+        return value
+
 
 class TaskEntry(_Entry):
     """What is trained: a built-in task or an import path, and values for its hyperparameters."""
@@ -41,6 +48,15 @@ class TaskEntry(_Entry):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     name: str = Field(description="a built-in task (`belay-study tasks`) or `package.module:TaskOrTrainFunction`")
+
+    @model_validator(mode="after")
+    def _plain_data(self) -> TaskEntry:
+        for name, value in self.options.items():
+            try:
+                json.dumps(value, allow_nan=False)
+            except (TypeError, ValueError) as error:  # a date, an infinite number
+                raise ValueError(f"must hold finite plain data, got {name}: {shown(value)}; change it.") from error
+        return self
 
     @property
     def options(self) -> dict[str, Any]:
@@ -80,10 +96,17 @@ class Search(_Entry):
     def _settings_fit_the_sampler(self) -> Search:
         if self.sampler == "grid" and self.settings is not None:
             raise ValueError(
-                f"`settings` must be left out for the grid, which tries every combination, got {self.settings}."
+                f"must not have `settings` for the grid, which tries every combination, got {self.settings}; remove it."
+            )
+        if self.sampler == "grid" and self.baseline:
+            raise ValueError(
+                "must not have a `baseline` for the grid but 0, as it tries every combination with plain EMA too, got "
+                f"{self.baseline}; remove it."
             )
         if self.sampler != "grid" and self.settings is None:
-            raise ValueError(f"`settings` must say how many settings the {self.sampler} sampler tries, got none.")
+            raise ValueError(
+                f"must say how many settings the {self.sampler} sampler tries, got no `settings`; add e.g. 64."
+            )
         return self
 
 
@@ -111,22 +134,34 @@ def _fixed_values(space: Any) -> Any:
     if not isinstance(space, Mapping):
         return space
     return {
-        name: only(value) if isinstance(value, bool | int | float | str) else value for name, value in space.items()
+        name: {"choice": [value]} if isinstance(value, bool | int | float | str) else value
+        for name, value in space.items()
     }
+
+
+def _name_alone(task: Any) -> Any:
+    """Lets ``task: digits`` stand for ``task: {name: digits}``."""
+    return {"name": task} if isinstance(task, str) else task
 
 
 class StudyConfig(_Entry):
     """One question asked of one task."""
 
     name: str = Field(pattern=NAME, description="the study's name: letters, digits, `.`, `_`, `-`; at most 100")
-    task: TaskEntry
+    task: Annotated[TaskEntry, BeforeValidator(_name_alone, json_schema_input_type=TaskEntry | str)]
     steps: int = Field(ge=1, description="optimizer steps of each run")
     seeds: int = Field(4, ge=1, description="seeds of each setting, the same for all")
     evaluations: int = Field(
-        5, ge=1, description="evaluations of each run, evenly spaced, the last after the last step"
+        5,
+        ge=1,
+        validate_default=True,
+        description="evaluations of each run, evenly spaced, the last after the last step; at most `steps`",
     )
     objective: Objective
-    space: Annotated[dict[str, Dimension], BeforeValidator(_fixed_values)] = Field(
+    space: Annotated[
+        dict[str, Dimension],
+        BeforeValidator(_fixed_values, json_schema_input_type=dict[str, Dimension | Scalar]),
+    ] = Field(
         description="decay, damping, coupling and the task's hyperparameters: {uniform: [a, b]}, {log: [a, b]}, "
         "{log_gap: [a, b]} (log-uniform in 1 - value), {integers: [a, b]}, {choice: [...]}, or one value"
     )
@@ -134,11 +169,6 @@ class StudyConfig(_Entry):
     resources: Resources = Resources()
     tracking: Tracking = Tracking()
     storage: Storage = Storage()
-
-    @field_validator("task", mode="before")
-    @classmethod
-    def _name_alone(cls, task: Any) -> Any:
-        return {"name": task} if isinstance(task, str) else task
 
     @field_validator("evaluations")
     @classmethod
@@ -166,18 +196,9 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
     Raises:
         BadInput: No such file, no YAML, or something in it is not as it must be.
     """
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadInput(
-            f"the config must be a readable file, got {path}: {error.strerror}; `belay-study init` writes one."
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadInput(f"the config must be YAML, got {path}: {error}.") from error
-    if not isinstance(document, dict):
-        raise BadInput(f"the config must be a YAML mapping, got {path} holding {type(document).__name__}.")
+    document = read_document(path)
     for override in overrides:
-        _apply(document, override)
+        apply_override(document, override)
     return parse_config(document)
 
 
@@ -191,22 +212,3 @@ def parse_config(document: Mapping[str, Any]) -> StudyConfig:
         return StudyConfig.model_validate(document)
     except ValidationError as error:
         raise BadInput(explain(error, StudyConfig)) from error
-
-
-def _apply(document: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not all(key.split(".")):
-        raise BadInput(
-            f"`--set` must be KEY=VALUE with a dotted key, as in seeds=16 or search.sampler=tpe, got {override!r}."
-        )
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise BadInput(f"`--set` must give a YAML value, got {override!r}.") from error
-    *parents, last = key.split(".")
-    place: Any = document
-    for parent in parents:
-        place = place.setdefault(parent, {}) if isinstance(place, dict) else None
-    if not isinstance(place, dict):
-        raise BadInput(f"`--set` must name a key inside a mapping, got {override!r}.")
-    place[last] = value

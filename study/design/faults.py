@@ -3,39 +3,113 @@
 from __future__ import annotations
 
 import difflib
+import itertools
+import reprlib
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+Location = tuple[int | str, ...]
+
+DIMENSION = (
+    "must be one value or one of {{uniform: [a, b]}}, {{log: [a, b]}}, {{log_gap: [a, b]}}, {{integers: [a, b]}}, "
+    "{{choice: [...]}}"
+)
+RULES = {
+    "greater_than": "must be above {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be below {lt}",
+    "less_than_equal": "must be at most {le}",
+    "finite_number": "must be finite",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "string_type": "must be text",
+    "string_pattern_mismatch": "must match {pattern}",
+    "literal_error": "must be {expected}",
+    "dict_type": "must be a mapping",
+    "model_type": "must be a mapping",
+    "invalid_key": "must have text as its name",
+    "union_tag_invalid": DIMENSION,
+    "union_tag_not_found": DIMENSION,
+}
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 80
+_short.maxlist = _short.maxtuple = _short.maxdict = 8
+_short.maxlevel = 3
+
+
+def shown(value: Any) -> str:
+    """A value as it stands in a message: on one line, long ones cut."""
+    return " ".join(_short.repr(value).split())
 
 
 def explain(error: ValidationError, model: type[BaseModel], where: str = "") -> str:
-    """The first fault of a validation as one line: the rule, the value and what to do."""
+    """The first fault of a validation as one line: the rule, the value and what to do.
+
+    Args:
+        error: The failed validation.
+        model: What was validated against.
+        where: What precedes the model's own keys, as in ``task.``.
+    """
     faults = error.errors()
-    fault = faults[0]
-    path = ".".join(str(part) for part in fault["loc"])
-    key = f"{where}{path}" or where.rstrip(".")
-    more = f" ({len(faults) - 1} more faults follow.)" if len(faults) > 1 else ""
-    given = fault["input"]
-    if fault["type"] == "value_error":
-        return f"`{key}`: {fault['ctx']['error']}{more}"
-    if fault["type"] == "extra_forbidden":
-        return f"`{key}` is not a key here{_closest(fault['loc'], model)}, got {given!r}; remove or rename it.{more}"
-    if fault["type"] == "missing":
-        return f"`{key}` must be given, got nothing; add it.{more}"
-    if fault["type"] in ("union_tag_invalid", "union_tag_not_found"):
-        return (
-            f"`{key}` must be one value or one of {{uniform: [a, b]}}, {{log: [a, b]}}, {{log_gap: [a, b]}}, "
-            f"{{integers: [a, b]}}, {{choice: [...]}}, got {given!r}.{more}"
-        )
-    return f"`{key}`: {fault['msg'][0].lower()}{fault['msg'][1:]}, got {given!r}.{more}"
+    more = f" ({len(faults) - 1} more to mend.)" if len(faults) > 1 else ""
+    location = _plain(faults[0]["loc"])
+    key = (where + ".".join(map(str, location))).rstrip(".")
+    return f"`{key}`{_sentence(faults[0], location, model)}{more}"
 
 
-def _closest(location: tuple[int | str, ...], model: type[BaseModel]) -> str:
-    """A hint at the key that was probably meant."""
+def _sentence(fault: ErrorDetails, location: Location, model: type[BaseModel]) -> str:
+    """What follows the key: the rule, the value and what to do."""
+    kind, given = fault["type"], shown(fault["input"])
+    context = {
+        name: f"{value:g}" if isinstance(value, float) else value for name, value in fault.get("ctx", {}).items()
+    }
+    if kind == "value_error":
+        text = str(context["error"])
+        return f" {text}" if text.startswith("must") else f": {text}"
+    if kind == "extra_forbidden":
+        return f" is not a key here{_closest(location, model)}, got {given}; remove or rename it."
+    field = _field(location, model)
+    help_text = f" ({field.description})" if field and field.description and kind != "literal_error" else ""
+    if kind == "missing":
+        return f" must be given, got nothing; add it{help_text}."
+    rule = f" {RULES[kind].format(**context)}" if kind in RULES else f": {fault['msg'][0].lower()}{fault['msg'][1:]}"
+    return f"{rule}, got {given}; change it{help_text}."
+
+
+def _plain(location: Location) -> Location:
+    """A location as the user wrote it: without pydantic's mark of a key, and a dimension's kind once."""
+    return tuple(part for part, _ in itertools.groupby(location) if part != "[key]")
+
+
+def _field(location: Location, model: type[BaseModel]) -> FieldInfo | None:
+    """The field at a location; None if what is there is no field of its own."""
+    field: FieldInfo | None = None
     fields: type[BaseModel] | None = model
-    for part in location[:-1]:
-        annotation = fields.model_fields[str(part)].annotation if fields and str(part) in fields.model_fields else None
-        fields = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+    for part in location:
+        field = fields.model_fields.get(str(part)) if fields else None
+        fields = _model(field) if field else None
+    return field
+
+
+def _closest(location: Location, model: type[BaseModel]) -> str:
+    """A hint at the key that was probably meant."""
+    parent = _field(location[:-1], model)
+    fields = model if len(location) == 1 else _model(parent) if parent else None
     if fields is None:
         return ""
     near = difflib.get_close_matches(str(location[-1]), fields.model_fields, n=1)
     return f" (did you mean `{near[0]}`?)" if near else f" (there are {', '.join(fields.model_fields)})"
+
+
+def _model(field: FieldInfo) -> type[BaseModel] | None:
+    annotation = field.annotation
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None

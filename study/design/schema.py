@@ -6,6 +6,7 @@ What `study.execute` writes to MLflow and `study.findings` reads from it is spel
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -21,6 +22,23 @@ PARAMETERS = {
     "damping": "share of the average's velocity lost to friction each step, in (0, 2); 1 is EMA",
     "coupling": "share of the stretch by which the model is pulled back each step, in [0, 1); 0 leaves training alone",
 }
+RESERVED = frozenset(  # columns of the tables that settings stand in: no hyperparameter may be called so
+    (
+        "steps",
+        "setting",
+        "seed",
+        "state",
+        "message",
+        "diverged_at",
+        "mean",
+        "se",
+        "family",
+        "settings",
+        "best",
+        "median",
+    )
+)
+METRIC = re.compile(r"(average|live)/[\w./ -]+")  # averaged weights or the model's own; MLflow takes no other letters
 PLAIN = {"damping": 1.0, "coupling": 0.0}  # what makes an average an EMA
 
 FIGURES = {

@@ -7,14 +7,43 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
+from study.design.faults import shown
 from study.design.schema import Scalar
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
 
-Interval = tuple[float, float]
+BETWEEN = (3 - math.sqrt(5)) / 2  # a share of a range at which no round number lies
+
+
+def _two_numbers(value: Any) -> Any:
+    if not (isinstance(value, list | tuple) and len(value) == 2 and all(_is_number(end) for end in value)):
+        raise ValueError(f"must be [low, high], two finite numbers, got {shown(value)}; change it.")
+    return value
+
+
+def _some_values(value: Any) -> Any:
+    if not (isinstance(value, list | tuple) and value and all(_is_scalar(one) for one in value)):
+        raise ValueError(
+            f"must be a list of one or more finite numbers, texts or truth values, got {shown(value)}; change it."
+        )
+    return value
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value)
+    except OverflowError:  # a whole number beyond the largest float
+        return False
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, bool | str) or _is_number(value)
+
+
+Interval = Annotated[tuple[float, float], BeforeValidator(_two_numbers)]
 
 
 class _Dimension(BaseModel):
@@ -28,17 +57,17 @@ class Uniform(_Dimension):
 
     @model_validator(mode="after")
     def _ordered(self) -> Uniform:
-        _check_order("uniform", self.uniform)
+        _check_order(self.uniform)
         return self
 
-    def extremes(self) -> Sequence[Scalar]:
-        """Least and largest value."""
-        return self.uniform
+    def probes(self) -> Sequence[Scalar]:
+        """Values to hold a rule against: least, largest and one between."""
+        return *self.uniform, self.at(BETWEEN)
 
     def at(self, share: float) -> Scalar:
         """The value below which this share of the range lies."""
         low, high = self.uniform
-        return low + share * (high - low)
+        return min(low + share * (high - low), high)
 
     def suggest(self, name: str, trial: Trial) -> Scalar:
         """The value that Optuna draws."""
@@ -52,17 +81,17 @@ class Log(_Dimension):
 
     @model_validator(mode="after")
     def _ordered(self) -> Log:
-        _check_order("log", self.log, least=0)
+        _check_order(self.log, least=0)
         return self
 
-    def extremes(self) -> Sequence[Scalar]:
-        """Least and largest value."""
-        return self.log
+    def probes(self) -> Sequence[Scalar]:
+        """Values to hold a rule against: least, largest and one between."""
+        return *self.log, self.at(BETWEEN)
 
     def at(self, share: float) -> Scalar:
         """The value below which this share of the range lies."""
         low, high = self.log
-        return float(low * (high / low) ** share)
+        return float(min(low * (high / low) ** share, high))
 
     def suggest(self, name: str, trial: Trial) -> Scalar:
         """The value that Optuna draws."""
@@ -76,17 +105,17 @@ class LogGap(_Dimension):
 
     @model_validator(mode="after")
     def _ordered(self) -> LogGap:
-        _check_order("log_gap", self.log_gap, most=1)
+        _check_order(self.log_gap, most=1)
         return self
 
-    def extremes(self) -> Sequence[Scalar]:
-        """Least and largest value."""
-        return self.log_gap
+    def probes(self) -> Sequence[Scalar]:
+        """Values to hold a rule against: least, largest and one between."""
+        return *self.log_gap, 1 - cast(float, self.at(BETWEEN))
 
     def at(self, share: float) -> Scalar:
-        """The gap to 1 above which this share of the range lies."""
+        """The gap to 1 above which this share of the range lies: what Optuna draws in place of the value."""
         wide, narrow = self._gaps()
-        return float(wide * (narrow / wide) ** share)
+        return float(max(wide * (narrow / wide) ** share, narrow))
 
     def suggest(self, name: str, trial: Trial) -> Scalar:
         """The value whose gap to 1 Optuna draws."""
@@ -100,15 +129,15 @@ class LogGap(_Dimension):
 class Integers(_Dimension):
     """Any whole number between two, both included."""
 
-    integers: tuple[int, int]
+    integers: Annotated[tuple[int, int], BeforeValidator(_two_numbers)]
 
     @model_validator(mode="after")
     def _ordered(self) -> Integers:
-        _check_order("integers", self.integers)
+        _check_order(self.integers)
         return self
 
-    def extremes(self) -> Sequence[Scalar]:
-        """Least and largest value."""
+    def probes(self) -> Sequence[Scalar]:
+        """Values to hold a rule against: least and largest."""
         return self.integers
 
     def at(self, share: float) -> Scalar:
@@ -124,16 +153,16 @@ class Integers(_Dimension):
 class Choice(_Dimension):
     """One of a list of values."""
 
-    choice: tuple[Scalar, ...] = Field(min_length=1)
+    choice: Annotated[tuple[Scalar, ...], BeforeValidator(_some_values)] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _distinct(self) -> Choice:
         if len(set(self.choice)) < len(self.choice):
-            raise ValueError(f"`choice` must name each value once, got {list(self.choice)}.")
+            raise ValueError(f"must name each value once, got {shown(list(self.choice))}; remove one.")
         return self
 
-    def extremes(self) -> Sequence[Scalar]:
-        """All of the values."""
+    def probes(self) -> Sequence[Scalar]:
+        """Values to hold a rule against: all."""
         return self.choice
 
     def at(self, share: float) -> Scalar:
@@ -175,11 +204,11 @@ def only(value: Scalar) -> Choice:
     return Choice(choice=(value,))
 
 
-def _check_order(kind: str, interval: tuple[float, float], least: float = -math.inf, most: float = math.inf) -> None:
+def _check_order(interval: tuple[float, float], least: float = -math.inf, most: float = math.inf) -> None:
     low, high = interval
     if not (least < low < high < most):
         bounds = f" in ({least:g}, {most:g})" if least > -math.inf or most < math.inf else ""
-        raise ValueError(f"`{kind}` must be [low, high] with low < high{bounds}, got [{low:g}, {high:g}].")
+        raise ValueError(f"must be [low, high] with low < high{bounds}, got [{low}, {high}]; change it.")
 
 
 def label(name: str, dimension: Dimension) -> str:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import inspect
-import itertools
+import contextlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ValidationError
+
 from belay import Oscillator
 from study.design.config import StudyConfig
-from study.design.schema import AVERAGE, LIVE, PARAMETERS, PLAIN, Scalar, Setting, oscillator_of
+from study.design.faults import explain, shown
+from study.design.schema import AVERAGE, LIVE, METRIC, PARAMETERS, PLAIN, RESERVED, Scalar, Setting, oscillator_of
 from study.design.space import Choice, Dimension, only
 from study.design.tasks import make_task
 from study.design.tasks.base import Direction, Task, TrainFunction
 from study.errors import BadInput
 
 Space = Mapping[str, Dimension]
+
+NAME = re.compile(r"[^\W\d]\w{0,99}")  # of a hyperparameter: Python's own rule
 
 
 @dataclass(frozen=True)
@@ -34,10 +39,12 @@ class Study:
         Raises:
             BadInput: The task, metric, a parameter or a range is not possible.
         """
-        task = make_task(config.task.name, config.task.options)
+        drawn = {name: dimension.probes()[0] for name, dimension in config.space.items()}
+        task = make_task(config.task.name, config.task.options, drawn)
         mode = _direction(config, task)
         study = cls(config, task, mode)
-        study._check_parameters()
+        study._check_names()
+        study._check_grid()
         study._check_averages()
         study._check_hyperparameters()
         return study
@@ -51,15 +58,17 @@ class Study:
         return {"main": main} if fixed or self.config.search.baseline == 0 else {"main": main, "ema": plain}
 
     def setting(self, number: int, drawn: Mapping[str, Scalar]) -> Setting:
-        """The whole setting of what a search drew: with ``steps`` and the values that do not vary."""
+        """The whole setting of what a search drew: with ``steps`` and the values that do not vary.
+
+        A `Task` gives it defaults and types; values that it refuses together stay as they are, for training to fail.
+        """
         values: dict[str, Scalar] = {**PLAIN, **self.config.task.options, **drawn}
-        for name in PARAMETERS:
-            values[name] = float(values[name])
-        if isinstance(self.task, Task):  # takes the defaults, and the type, that the task declares
-            options = {name: value for name, value in values.items() if name not in PARAMETERS}
-            values |= type(self.task)(**options).model_dump()
-        ordered = [*PARAMETERS, *(name for name in values if name not in PARAMETERS)]
-        return Setting(number, {**{name: values[name] for name in ordered}, "steps": self.config.steps})
+        averages = {name: float(values.pop(name)) for name in PARAMETERS}
+        if isinstance(self.task, Task):
+            values = self.task.model_dump(mode="json") | values
+            with contextlib.suppress(ValidationError):
+                values = type(self.task)(**values).model_dump(mode="json")
+        return Setting(number, {**averages, **values, "steps": self.config.steps})
 
     def task_of(self, setting: Mapping[str, Any]) -> Task | TrainFunction:
         """The task with the setting's hyperparameters."""
@@ -68,10 +77,22 @@ class Study:
         return type(self.task)(**{name: setting[name] for name in type(self.task).model_fields})
 
     def data_digest(self) -> str:
-        """Hash of the task's data; "" where it has none or does not say."""
-        return self.task.data_digest() if isinstance(self.task, Task) else ""
+        """Hash of the task's data; "" where it has none or does not say.
 
-    def _check_parameters(self) -> None:
+        Raises:
+            BadInput: The data cannot be read.
+        """
+        if not isinstance(self.task, Task):
+            return ""
+        try:
+            return self.task.data_digest()
+        except Exception as error:  # whatever a task may raise
+            raise BadInput(
+                f"the task's data must be readable, got {type(error).__name__}: {error} from "
+                f"{self.config.task.name}; mend it."
+            ) from error
+
+    def _check_names(self) -> None:
         space, options = self.config.space, self.config.task.options
         if "decay" not in space:
             raise BadInput("`space.decay` must be given, got nothing; add e.g. `decay: {log_gap: [0.9, 0.9999]}`.")
@@ -80,28 +101,41 @@ class Study:
                 raise BadInput(
                     f"`space.{name}` must not be fixed in `task` too, got {options[name]!r} there; remove one."
                 )
-        for name in ({"steps"} | PARAMETERS.keys()) & (options.keys() | (space.keys() - PARAMETERS.keys())):
-            raise BadInput(
-                f"`{name}` must not be a hyperparameter of the task; give it as its own entry of the config."
-            )
+        for name in options.keys() | (space.keys() - PARAMETERS.keys()):
+            if name in PARAMETERS:
+                raise BadInput(f"`{name}` must be given in `space`, got `task.{name}`; move it there.")
+            if name in RESERVED or not NAME.fullmatch(name):
+                raise BadInput(
+                    f"a hyperparameter's name must be letters, digits and `_` and none of the study's own "
+                    f"({', '.join(sorted(RESERVED))}), got {shown(name)}; rename it."
+                )
+
+    def _check_grid(self) -> None:
         if self.config.search.sampler == "grid":
-            for name, dimension in space.items():
+            for name, dimension in self.config.space.items():
                 if not isinstance(dimension, Choice):
                     raise BadInput(
-                        f"`space.{name}` must be a choice for the grid sampler, got {dimension!r}; list the values."
+                        f"`space.{name}` must be {{choice: [...]}} for the grid sampler, got "
+                        f"{shown(dimension.model_dump())}; list the values."
                     )
 
     def _check_averages(self) -> None:
-        """Holds every corner of decay, damping and coupling against what an `Oscillator` may be."""
-        probes = {"decay": 0.999, **PLAIN}
-        corners = {name: [value] for name, value in probes.items()}
-        for name in PARAMETERS.keys() & self.config.space.keys():
-            corners[name] = []
-            for value in self.config.space[name].extremes():
-                _probe(f"space.{name}", probes | {name: value})
-                corners[name].append(float(value))
-        for values in itertools.product(*corners.values()):
-            _probe("space", dict(zip(corners, values, strict=True)))
+        """Holds decay, damping and coupling, alone and at their worst together, against what an `Oscillator` may be."""
+        values = {name: self._numbers(name) for name in PARAMETERS if name in self.config.space}
+        for value in values["decay"]:
+            _probe("space.decay", {"decay": value})
+        for name in [name for name in PLAIN if name in values]:
+            for value in values[name]:
+                _probe(f"space.{name}", {"decay": max(values["decay"]), name: value})
+        _probe("space", {name: (min if name == "decay" else max)(values[name]) for name in values})
+
+    def _numbers(self, name: str) -> list[float]:
+        """Values of decay, damping or coupling to hold rules against."""
+        values = self.config.space[name].probes()
+        for value in values:
+            if isinstance(value, bool | str):
+                raise BadInput(f"`space.{name}` must be numbers, got {shown(value)}; change it.")
+        return [float(value) for value in values]
 
     def _check_hyperparameters(self) -> None:
         if not isinstance(self.task, Task):
@@ -113,30 +147,43 @@ class Study:
             if name not in fields:
                 raise BadInput(
                     f"`space.{name}` must be decay, damping, coupling or a hyperparameter of the task "
-                    f"({', '.join(fields)}), got {name!r}; see `belay-study tasks`."
+                    f"({', '.join(fields)}), got {shown(name)}; see `belay-study tasks`."
                 )
-            for value in dimension.extremes():
-                make_task(self.config.task.name, {**self.config.task.options, name: value})
+            for value in dimension.probes():
+                _check_value(self.task, name, value)
 
 
 def _probe(key: str, values: Mapping[str, Any]) -> Oscillator:
     try:
         return oscillator_of(values)
-    except (ValueError, TypeError) as error:
-        raise BadInput(f"`{key}`: {error}") from error
+    except ValueError as error:
+        raise BadInput(f"`{key}`: {error} Change its values.") from error
+
+
+def _check_value(task: Task, name: str, value: Scalar) -> None:
+    """Holds one value of a hyperparameter, the others as they are, against what the task allows."""
+    try:
+        type(task)(**{**task.model_dump(mode="json"), name: value})
+    except ValidationError as error:
+        if error.errors()[0]["type"] == "int_from_float":
+            raise BadInput(
+                f"`space.{name}` must draw whole numbers, got values like {value:.4g}; use {{integers: [a, b]}}."
+            ) from error
+        raise BadInput(explain(error, type(task), where="space.")) from error
 
 
 def _direction(config: StudyConfig, task: Task | TrainFunction) -> Direction:
     """Which direction of the objective is better, as far as the task or the config says."""
     metric, asked = config.objective.metric, config.objective.mode
-    if inspect.isfunction(task):
+    if not isinstance(task, Task):
+        if not METRIC.fullmatch(metric):
+            raise BadInput(f"`objective.metric` must be average/NAME or live/NAME, got {shown(metric)}; change it.")
         if asked is None:
             raise BadInput("`objective.mode` must be max or min where the task is a function, got nothing; add it.")
         return asked
-    assert isinstance(task, Task)
     known = {prefix + name: direction for name, direction in task.metrics.items() for prefix in (AVERAGE, LIVE)}
     if metric not in known:
-        raise BadInput(f"`objective.metric` must be one of {', '.join(known)}, got {metric!r}.")
+        raise BadInput(f"`objective.metric` must be one of {', '.join(known)}, got {shown(metric)}; change it.")
     if asked not in (None, known[metric]):
         raise BadInput(f"`objective.mode` must be {known[metric]} for {metric}, got {asked!r}; leave it out.")
     return known[metric]

@@ -170,7 +170,7 @@ class _Search:
         if (kept := trial.user_attrs.get(SETTING)) is not None:
             return Setting(self.numbers[number], kept)
         self.optuna.sampler = self._sampler(number)
-        trial = Trial(self.optuna, trial._trial_id)
+        self.trials[number] = trial = Trial(self.optuna, trial._trial_id)
         drawn = {name: dimension.suggest(name, trial) for name, dimension in self.space.items()}
         setting = self.study.setting(self.numbers[number], drawn)
         trial.set_user_attr(SETTING, dict(setting))

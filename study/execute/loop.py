@@ -56,7 +56,7 @@ def _train_seed(study: Study, setting: Setting, seed: int) -> SeedResult:
     except Diverged as divergence:
         return SeedResult(seed, history, "diverged", diverged_at=divergence.step)
     except Exception as error:  # whatever a task may raise is a result of this setting, not the end of the study
-        return SeedResult(seed, history, "failed", f"{type(error).__name__}: {error}")
+        return SeedResult(seed, history, "failed", " ".join(f"{type(error).__name__}: {error}".split()))
     metric, reported = study.config.objective.metric, {name for _, metrics in history for name in metrics}
     if metric not in reported:
         found = ", ".join(sorted(reported)) or "none"

@@ -31,7 +31,7 @@ from study.design.config import StudyConfig, parse_config
 from study.design.places import storage_url, tracking_uri
 from study.design.schema import Outcome, SeedResult, Setting
 from study.design.study import Study
-from study.errors import BadInput, FailedWork, Interrupted
+from study.errors import BadInput, FailedWork, Interrupted, StudyError
 from study.execute.ask import Asker, check_name
 from study.execute.loop import train_pack
 from study.execute.plan import Pack, pack
@@ -170,7 +170,7 @@ class _Packs(Searcher):
 def _fit(study: Study, packs: _Packs) -> None:
     """Has Ray Tune run packs until none is left."""
     config = study.config
-    trainable = tune.with_parameters(_train, document=config.model_dump(mode="json"), here=str(Path.cwd()))
+    trainable = tune.with_parameters(_train, document=config.model_dump(mode="json"), paths=[str(Path.cwd()), *sys.path])
     folder = tempfile.mkdtemp(prefix="belay-study-")  # Tune's own notes, of no use afterwards
     tuner = tune.Tuner(
         tune.with_resources(trainable, {"cpu": config.resources.cpus, "gpu": config.resources.gpus}),
@@ -196,13 +196,17 @@ def _fit(study: Study, packs: _Packs) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _train(tried: dict[str, Any], document: dict[str, Any], here: str) -> None:
+def _train(tried: dict[str, Any], document: dict[str, Any], paths: list[str]) -> None:
     """Trains a pack in a Ray worker."""
-    if here not in sys.path:
-        sys.path.insert(0, here)  # where the tasks of the study's user are looked for
-    study = Study.of(parse_config(document))
-    torch.set_num_threads(max(1, int(study.config.resources.cpus)))
-    tune.report({"outcomes": [outcome.to_json() for outcome in train_pack(study, Pack.from_json(tried["pack"]))]})
+    sys.path += [path for path in paths if path not in sys.path]  # where the driver finds the user's own tasks
+    trained = Pack.from_json(tried["pack"])
+    try:
+        study = Study.of(parse_config(document))
+        torch.set_num_threads(max(1, int(study.config.resources.cpus)))
+        outcomes = list(train_pack(study, trained))
+    except StudyError as error:  # the worker lacks what the driver has: the task's module, most likely
+        outcomes = [_lost(setting.number, trained.seeds, str(error)) for setting in trained.settings]
+    tune.report({"outcomes": [outcome.to_json() for outcome in outcomes]})
 
 
 def _recorder(study: Study, uri: str) -> Recorder:

@@ -3,51 +3,56 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from study.design.schema import PARAMETERS, figures
-from study.findings.compare import Comparison, ranking, row
+from study.findings.compare import Baseline, Comparison, Difference, row
 from study.findings.recommend import Recommendation
 from study.show import number
 
-BASELINES = {
+BASELINES: dict[Baseline, str] = {
     "ema": "the best EMA",
     "damped": "the best damped average",
     "belay": "the best BELAY",
     "none": "no averaging",
 }
+PARTS: dict[Baseline, Sequence[str]] = {  # of the average, what tells a family's members apart
+    "ema": ["decay"],
+    "damped": ["decay", "damping"],
+    "belay": list(PARAMETERS),
+    "none": [],
+}
 
 
-def setting_text(parameters: Mapping[str, Any] | pd.Series, names: list[str]) -> str:
+def setting_text(parameters: Mapping[str, Any] | pd.Series, names: Sequence[str]) -> str:
     """Chosen parameters of a setting on one line."""
     return ", ".join(f"{name} {number(parameters[name])}" for name in names)
 
 
-def difference_text(comparison: Comparison) -> str:
+def difference_text(difference: Difference) -> str:
     """A paired difference with its interval."""
-    found = comparison.difference
-    if math.isnan(found.low):
-        return f"{found.mean:+.4f} (one seed: no interval)"
-    return f"{found.mean:+.4f} (95 % {found.low:+.4f} to {found.high:+.4f})"
+    if math.isnan(difference.low):
+        return f"{difference.mean:+.4g} (one seed: no interval)"
+    return f"{difference.mean:+.4g} (95 % {difference.low:+.4g} to {difference.high:+.4g})"
 
 
 def answer(found: Recommendation) -> str:
     """The recommendation in a few lines: what, which regime, how sure, how much better, what next."""
-    records, table = found.records, ranking(found.records)
-    varied = [n for n in records.parameters if n in PARAMETERS or records.table[n].nunique() > 1]
+    records = found.records
+    varied = [name for name in records.parameters if name not in PARAMETERS and records.table[name].nunique() > 1]
     derived = figures(found.oscillator, records.steps)
     ended = "".join(
         f", {count} {what}" for what, count in (("diverged", found.diverged), ("failed", found.failed)) if count
     )
     done = found.tried + found.diverged + found.failed
-    error = "one seed: no error is known" if math.isnan(found.se) else f"standard error {found.se:.4f}"
+    error = "one seed: no error is known" if math.isnan(found.se) else f"standard error {found.se:.2g}"
     lines = [
         ("study", f"{records.name}: {done} of {records.planned} settings x {records.seeds} seeds done{ended}"),
-        ("best", setting_text(found.parameters, varied)),
-        ("measured", f"{records.metric} {found.mean:.4f} ({error})"),
+        ("best", setting_text(found.parameters, [*PARAMETERS, *varied])),
+        ("measured", f"{records.metric} {number(found.mean)} ({error})"),
         (
             "regime",
             f"{found.oscillator.regime}: damping ratio {number(derived['damping_ratio'])}, memory "
@@ -56,19 +61,21 @@ def answer(found: Recommendation) -> str:
         ),
         ("how sure", _sureness(found)),
     ]
-    for comparison in found.versus:
-        name = BASELINES[comparison.baseline]
-        where = setting_text(
-            row(table, comparison.setting), [n for n in varied if n in ("decay", "lr") or n not in PARAMETERS]
-        )
-        if comparison.setting == found.setting and comparison.baseline != "none":
-            lines.append((f"vs {comparison.baseline}", f"the best setting is itself {name}"))
-        else:
-            lines.append((f"vs {comparison.baseline}", f"{difference_text(comparison)} over {name} ({where})"))
-    if records.seeds > 1:
+    lines += [(f"vs {comparison.baseline}", _versus(found, comparison, varied)) for comparison in found.versus]
+    if found.versus:
         lines.append(("", "chosen and measured on the same seeds: the differences flatter the winner"))
     lines.append(("next", f"belay-study export {records.name} -o defaults.yaml"))
     return "\n".join(f"{head:<10}{text}" for head, text in lines)
+
+
+def _versus(found: Recommendation, comparison: Comparison, varied: Sequence[str]) -> str:
+    """The difference to a baseline, and what its best setting is."""
+    name = BASELINES[comparison.baseline]
+    if comparison.setting == found.setting and comparison.baseline != "none":
+        return f"the best setting is itself {name}"
+    settings = found.records.table.drop_duplicates("setting").set_index("setting")
+    where = setting_text(row(settings, comparison.setting), [*PARTS[comparison.baseline], *varied])
+    return f"{difference_text(comparison.difference)} over {name}" + (f" ({where})" if where else "")
 
 
 def _sureness(found: Recommendation) -> str:

@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from study.design.places import sqlite_file, without_password
+from study.design.places import knock, sqlite_file, without_password
 from study.design.schema import PARAMETERS, SETTING_RUN, STUDY_RUN, Scalar, Tag
 from study.design.tasks.base import Direction
 from study.errors import BadInput
@@ -60,19 +60,26 @@ class Records:
 
 
 def studies(uri: str) -> pd.DataFrame:
-    """All studies in the tracking store, newest first: name, status, done, planned, task, metric, started."""
+    """All studies in the tracking store, newest first: a row for each, with the time (UTC) it was started."""
     client = _connect(uri)
-    rows = []
+    found = []
     for experiment in _pages(client.search_experiments):
         for run in _runs(client, experiment.experiment_id, STUDY_RUN):
             tags = run.data.tags
-            done = sum(1 for _ in _runs(client, experiment.experiment_id, SETTING_RUN))
-            started = pd.Timestamp(run.info.start_time, unit="ms").strftime("%Y-%m-%d %H:%M")
+            done = len(_finished(client, experiment.experiment_id))
+            started = pd.Timestamp(run.info.start_time, unit="ms").strftime("%Y-%m-%dT%H:%MZ")
             row = {"study": experiment.name, "status": run.info.status.lower(), "done": done}
             row |= {"planned": int(tags[Tag.PLANNED]), "task": json.loads(tags[Tag.TASK])["name"]}
-            rows.append(row | {"metric": tags[Tag.METRIC], "mode": tags[Tag.MODE], "started": started})
+            row |= {"metric": tags[Tag.METRIC], "mode": tags[Tag.MODE], "started": started}
+            found.append((run.info.start_time, row))
     columns = ["study", "status", "done", "planned", "task", "metric", "mode", "started"]
-    return pd.DataFrame(rows, columns=columns).sort_values("started", ascending=False, ignore_index=True)
+    newest_first = sorted(found, key=lambda pair: pair[0], reverse=True)
+    return pd.DataFrame([row for _, row in newest_first], columns=columns)
+
+
+def knock_tracking(uri: str) -> None:
+    """Raises BadInput unless the tracking store answers."""
+    _connect(uri)
 
 
 def load(name: str, uri: str) -> Records:
@@ -88,10 +95,7 @@ def load(name: str, uri: str) -> Records:
         raise BadInput(
             f"the study must exist in {without_password(uri)}, got {name!r}; `belay-study list` shows what does."
         )
-    children = sorted(
-        _runs(client, experiment.experiment_id, SETTING_RUN), key=lambda run: int(run.data.tags[Tag.SETTING])
-    )
-    children = [run for run in children if run.info.status != "RUNNING"]  # still being written
+    children = sorted(_finished(client, experiment.experiment_id), key=lambda run: int(run.data.tags[Tag.SETTING]))
     tags = parents[0].data.tags
     seeds = int(tags[Tag.SEEDS])
     if not children:
@@ -127,7 +131,7 @@ def _rows(run: Run, seeds: int) -> Iterator[dict[str, Any]]:
         if found := SEED_METRIC.fullmatch(key):
             measured[int(found["seed"])][found["metric"]] = value
     for seed, metrics in measured.items():
-        yield shared | {"seed": seed} | setting | metrics
+        yield {**shared, "seed": seed, **setting, **metrics}
 
 
 def _typed(text: str) -> Scalar:
@@ -152,15 +156,21 @@ def _connect(uri: str) -> MlflowClient:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a person waits
     try:
+        knock(uri)
         client = MlflowClient(tracking_uri=uri)
         client.search_experiments(max_results=1)
     except (MlflowException, OSError, ImportError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:300].rstrip(".")
         raise BadInput(
             f"`--tracking` must be an MLflow server or database that answers, got {without_password(uri)}: {reason}; "
             "start it, or name another."
         ) from error
     return client
+
+
+def _finished(client: MlflowClient, experiment: str) -> list[Run]:
+    """The runs of an experiment's settings, without those that are still being written."""
+    return [run for run in _runs(client, experiment, SETTING_RUN) if run.info.status != "RUNNING"]
 
 
 def _runs(client: MlflowClient, experiment: str, kind: str) -> Iterator[Run]:

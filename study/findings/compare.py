@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import pandas as pd
@@ -13,6 +13,7 @@ from belay import Oscillator
 from study.design.schema import AVERAGE, LIVE, PARAMETERS, family
 from study.errors import BadInput
 from study.findings.collect import Records
+from study.show import number
 
 CONFIDENCE = 0.95
 Baseline = Literal["ema", "damped", "belay", "none"]
@@ -123,8 +124,8 @@ def rivals(records: Records, best: int) -> list[int]:
     ours = row(measured, best)
     if len(ours) < 2:
         return []
-    order = [int(number) for number in ranking(records).index if number != best]
-    return [number for number in order if not paired(ours, row(measured, number), records.mode).low > 0]
+    order = [int(setting) for setting in ranking(records).index if setting != best]
+    return [setting for setting in order if not paired(ours, row(measured, setting), records.mode).low > 0]
 
 
 def against(records: Records, best: int, baseline: Baseline) -> Comparison | None:
@@ -161,10 +162,9 @@ def comparisons(records: Records, best: int, only: Baseline | None = None) -> pd
                 "metric": found.metric,
                 "mean": found.mean,
             }
-            rows.append(
-                line
-                | {"difference" if key == "mean" else key: value for key, value in asdict(found.difference).items()}
-            )
+            between = found.difference
+            line |= {"difference": between.mean, "low": between.low, "high": between.high, "seeds": between.seeds}
+            rows.append(line)
         elif only:
             raise BadInput(
                 f"`--baseline` must have been measured, got {baseline!r}: no setting of {records.name} belongs to it "
@@ -184,11 +184,11 @@ def best_by(records: Records, parameter: str) -> pd.DataFrame:
         raise BadInput(f"`--by` must be one of {', '.join(records.parameters)}, got {parameter!r}.")
     column = table[parameter]
     numeric = pd.api.types.is_numeric_dtype(column)
-    group = pd.qcut(column, 4, duplicates="drop") if numeric and column.nunique() > DISTINCT else column
+    quarters = numeric and column.nunique() > DISTINCT
     rows = []
-    for value, members in table.groupby(group, observed=True, sort=True):
-        first = members.iloc[0]
-        shown = f"{value.left:.4g} to {value.right:.4g}" if isinstance(value, pd.Interval) else value
+    for value, members in table.groupby(pd.qcut(column, 4, labels=False, duplicates="drop") if quarters else column):
+        first, inside = members.iloc[0], members[parameter]
+        shown = f"{number(inside.min())} to {number(inside.max())}" if quarters else value
         line = {parameter: shown, "settings": len(members), "best": first["mean"], "se": first["se"]}
         rows.append(line | {"setting": int(members.index[0]), "median": members["mean"].median()})
     return pd.DataFrame(rows)

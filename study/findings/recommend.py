@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -15,6 +14,7 @@ from study.design.schema import PARAMETERS, Scalar, Tag, figures, oscillator_of
 from study.errors import FailedWork
 from study.findings.collect import Records
 from study.findings.compare import Baseline, Comparison, against, ranking, rivals
+from study.show import plain
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def recommend(records: Records) -> Recommendation:
     return Recommendation(
         records=records,
         setting=best,
-        parameters={name: _plain(row[name]) for name in records.parameters},
+        parameters={name: plain(row[name]) for name in records.parameters},
         mean=float(row["mean"]),
         se=float(row["se"]),
         rivals=rivals(records, best),
@@ -92,7 +92,7 @@ def as_data(recommendation: Recommendation) -> dict[str, Any]:
         "metric": records.metric,
         "mode": records.mode,
         "mean": found.mean,
-        "standard_error": _finite(found.se),
+        "standard_error": plain(found.se),
         "seeds": records.seeds,
         "settings_tried": found.tried,
         "settings_planned": records.planned,
@@ -100,7 +100,7 @@ def as_data(recommendation: Recommendation) -> dict[str, Any]:
         "failed": found.failed,
         "rivals": found.rivals,
         "regime": found.oscillator.regime,
-        "oscillator": {name: _finite(value) for name, value in figures(found.oscillator, records.steps).items()},
+        "oscillator": {name: plain(value) for name, value in figures(found.oscillator, records.steps).items()},
         "versus": {comparison.baseline: _compared(comparison) for comparison in found.versus},
     }
 
@@ -110,7 +110,7 @@ def defaults_file(recommendation: Recommendation) -> str:
     found, records, data = recommendation, recommendation.records, as_data(recommendation)
     as_good = ranking(records).loc[[found.setting, *found.rivals]]
     derived = figures(found.oscillator, records.steps)
-    transfer = {name: _finite(derived[name]) for name in ("memory_share", "damping_ratio", "effective_mass_ratio")}
+    transfer = {name: plain(derived[name]) for name in ("memory_share", "damping_ratio", "effective_mass_ratio")}
     evidence = ("metric", "mode", "mean", "standard_error", "seeds", "settings_tried", "settings_planned", "versus")
     document = {
         "format": FORMAT,
@@ -136,23 +136,10 @@ def defaults_file(recommendation: Recommendation) -> str:
 
 
 def _compared(comparison: Comparison) -> dict[str, Any]:
-    difference = {name: _finite(value) for name, value in asdict(comparison.difference).items()}
+    difference = {name: plain(value) for name, value in asdict(comparison.difference).items()}
     return {
         "setting": comparison.setting,
         "metric": comparison.metric,
         "mean": comparison.mean,
         "difference": difference,
     }
-
-
-def _plain(value: Any) -> Scalar:
-    """A NumPy scalar as Python's own."""
-    plain: Scalar = value.item() if hasattr(value, "item") else value
-    return plain
-
-
-def _finite(value: float) -> float | int | str | None:
-    """A number as JSON and YAML both can hold it: inf as a word, nan as null."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else str(value)
-    return value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from study.design.schema import figures
+from study.design.schema import PARAMETERS, figures
 from study.findings.collect import Records
 from study.findings.compare import oscillators, ranking
 
@@ -15,4 +15,4 @@ def regimes(records: Records, top: int) -> pd.DataFrame:
     averages = oscillators(table)
     derived = pd.DataFrame([figures(average, records.steps) for average in averages], index=table.index)
     derived.insert(0, "regime", [average.regime for average in averages])
-    return pd.concat([table[["mean", "se", "decay", "damping", "coupling"]], derived], axis=1)
+    return pd.concat([table[["mean", "se", *PARAMETERS]], derived], axis=1)

@@ -7,12 +7,13 @@ import inspect
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from pydantic import ValidationError
 
-from study.design.faults import explain
-from study.design.tasks.base import Task, TrainFunction
+from study.design.faults import explain, shown
+from study.design.schema import AVERAGE, METRIC, PARAMETERS, RESERVED
+from study.design.tasks.base import Direction, Task, TrainFunction
 from study.errors import BadInput
 
 BUILT_IN = {"digits": "study.design.tasks.digits:Digits", "quadratic": "study.design.tasks.quadratic:Quadratic"}
@@ -34,22 +35,33 @@ def find_task(name: str) -> type[Task] | TrainFunction:
         raise BadInput(
             f"`task.name` must be one of {known}, or `package.module:Task`, got {name!r}; see `belay-study tasks`."
         )
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
+    if name not in BUILT_IN:
+        _look_here_too()
     try:
         found = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, SyntaxError) as error:
-        raise BadInput(f"`task.name` must be importable from {here}, got {name!r}: {error}.") from error
-    if (inspect.isclass(found) and issubclass(found, Task)) or inspect.isfunction(found):
-        return cast("type[Task] | TrainFunction", found)
-    raise BadInput(
-        f"`task.name` must be a subclass of study.design.tasks.base.Task or a function, got {name!r}: {found!r}."
-    )
+    except (Exception, SystemExit) as error:  # whatever the user's module may raise
+        raise BadInput(
+            f"`task.name` must be importable from {Path.cwd()}, got {name!r}: {type(error).__name__}: {error}; mend it."
+        ) from error
+    if inspect.isclass(found) and issubclass(found, Task):
+        _check_class(name, found)
+    elif inspect.isfunction(found):
+        _check_function(name, found)
+    else:
+        raise BadInput(
+            f"`task.name` must be a subclass of study.design.tasks.base.Task or a function, got {name!r}: "
+            f"{shown(found)}; name another."
+        )
+    return cast("type[Task] | TrainFunction", found)
 
 
-def make_task(name: str, options: Mapping[str, Any]) -> Task | TrainFunction:
+def make_task(name: str, options: Mapping[str, Any], drawn: Mapping[str, Any]) -> Task | TrainFunction:
     """The task of a name with these hyperparameters; a train function takes them from its setting instead.
+
+    Args:
+        name: As `find_task` takes it.
+        options: Hyperparameters that the study fixes.
+        drawn: A value of each that it varies, for those that the task has no default of.
 
     Raises:
         BadInput: There is no such task or hyperparameter, or a value is out of range.
@@ -58,9 +70,45 @@ def make_task(name: str, options: Mapping[str, Any]) -> Task | TrainFunction:
     if not (inspect.isclass(found) and issubclass(found, Task)):
         return cast(TrainFunction, found)
     try:
-        return found(**options)
+        needed = {name for name, field in found.model_fields.items() if field.is_required()}
+        return found(**{**{name: drawn[name] for name in needed & drawn.keys()}, **options})
     except ValidationError as error:
         raise BadInput(explain(error, found, where="task.")) from error
+
+
+def _look_here_too() -> None:
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+
+
+def _check_class(name: str, task: type[Task]) -> None:
+    """Raises BadInput if a task class lacks a part, or has a field that the study cannot tell from its own."""
+    if missing := sorted(task.__abstractmethods__):
+        raise BadInput(f"`task.name` must be a whole Task, got {name!r} without {', '.join(missing)}; define them.")
+    metrics = getattr(task, "metrics", None)
+    if not isinstance(metrics, Mapping) or not metrics or not set(metrics.values()) <= set(get_args(Direction)):
+        raise BadInput(f"`metrics` of {name} must map each metric to max or min, got {shown(metrics)}; mend the class.")
+    for metric in metrics:
+        if not METRIC.fullmatch(AVERAGE + metric):
+            raise BadInput(
+                f"`metrics` of {name} must be named by letters, digits, `_`, `.`, `-`, `/` and spaces, got {metric!r}; "
+                "rename it."
+            )
+    for field in task.model_fields:
+        if field in RESERVED or field in PARAMETERS:
+            raise BadInput(
+                f"a hyperparameter must not have a name of the study's own, got {field!r} of {name}; rename it."
+            )
+
+
+def _check_function(name: str, function: TrainFunction) -> None:
+    try:
+        inspect.signature(function).bind(None, None, None)
+    except TypeError as error:
+        raise BadInput(
+            f"`task.name` must be a function of (setting, seed, report), got {name!r}: {error}; change its arguments."
+        ) from error
 
 
 def catalogue() -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ class Task(BaseModel, ABC):
     be compared seed by seed.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     summary: ClassVar[str]
     """One line for ``belay-study tasks``."""
@@ -58,4 +58,5 @@ TrainFunction = Callable[[Mapping[str, Any], int, Callable[[int, Mapping[str, fl
 
 It builds `Belay` itself from ``setting.oscillator``, trains ``setting["steps"]`` steps (its own affair how) and calls
 ``report(step, {"average/val_loss": ..., "live/val_loss": ...})`` as often as it likes; what it reported last counts.
+Every metric's name begins with ``average/`` or ``live/``.
 """

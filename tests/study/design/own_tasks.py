@@ -1,0 +1,98 @@
+"""Tasks as a study's user writes them, named by the tests by import path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from study.design.tasks.base import Task
+
+
+class Whole(Task):
+    """A task with a required hyperparameter, a default, and a rule that joins two."""
+
+    summary = "for tests"
+    metrics = {"val_loss": "min"}  # noqa: RUF012 # as a user would write it
+
+    lr: float = Field(gt=0)
+    width: int = Field(8, ge=1, le=64)
+    sizes: tuple[int, ...] = (4, 2)
+
+    @model_validator(mode="after")
+    def _together(self) -> Whole:
+        if self.lr * self.width > 64:
+            raise ValueError("lr times width must stay below 64")
+        return self
+
+    def build_model(self, seed: int) -> nn.Module:
+        return nn.Linear(self.width, 1)
+
+    def build_optimizer(self, parameters: Iterator[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.SGD(parameters, self.lr)
+
+    def batches(self, seed: int, steps: int) -> Iterator[tuple[Tensor, ...]]:
+        yield from ()
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+        raise NotImplementedError
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        return {"val_loss": 0.0}
+
+    def data_digest(self) -> str:
+        return "0123"
+
+
+class DataMissing(Whole):
+    """Its data is not where it should be."""
+
+    def data_digest(self) -> str:
+        raise FileNotFoundError("no images.npy")
+
+
+class HalfDone(Task):
+    """Lacks most of its methods."""
+
+    metrics: ClassVar[dict[str, str]] = {"val_loss": "min"}
+
+    def build_model(self, seed: int) -> nn.Module:
+        return nn.Linear(1, 1)
+
+
+class NoMetrics(Whole):
+    metrics: ClassVar[dict[str, str]] = {}
+
+
+class BadDirection(Whole):
+    metrics: ClassVar[dict[str, str]] = {"val_loss": "minimise"}
+
+
+class BadMetric(Whole):
+    metrics: ClassVar[dict[str, str]] = {"error %": "min"}
+
+
+class OwnDecay(Whole):
+    decay: float = 0.5
+
+
+class OwnSeed(Whole):
+    seed: int = 1
+
+
+def train(setting: Any, seed: int, report: Any) -> None:
+    """A plain train function."""
+
+
+def too_few(setting: Any) -> None:
+    """Not called as the study calls."""
+
+
+def more_with_defaults(setting: Any, seed: int, report: Any, verbose: bool = False) -> None:
+    """Called as the study calls."""
+
+
+number = 3

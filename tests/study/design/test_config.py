@@ -1,0 +1,625 @@
+"""YAML to `StudyConfig`: what is accepted, and that everything else is refused in one line that says what to do."""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from study.design.config import StudyConfig, load_config, parse_config
+from study.design.starter import STARTER
+from study.design.study import Study
+from study.errors import BadInput
+
+QUICKSTART = Path(__file__).parents[3] / "configs" / "quickstart.yaml"
+
+
+def document(**changes: Any) -> dict[str, Any]:
+    """A whole, valid config as plain data, with top-level entries changed; ``...`` leaves one out."""
+    config = {
+        "name": "digits-damping",
+        "task": {"name": "digits", "label_noise": 0.2},
+        "steps": 600,
+        "seeds": 8,
+        "objective": {"metric": "average/val_accuracy", "mode": "max"},
+        "space": {
+            "decay": {"log_gap": [0.9, 0.9999]},
+            "damping": {"uniform": [0.05, 1.0]},
+            "coupling": {"choice": [0.0, 0.01, 0.3]},
+            "lr": {"log": [0.05, 2.0]},
+        },
+        "search": {"sampler": "tpe", "settings": 96},
+    } | changes
+    return {key: value for key, value in config.items() if value is not ...}
+
+
+def with_space(**changes: Any) -> dict[str, Any]:
+    return document(space=document()["space"] | changes)
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "study.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refusal(call: Any, *arguments: Any) -> str:
+    """The one line with which a call refuses its input."""
+    with pytest.raises(BadInput) as caught:
+        call(*arguments)
+    message = str(caught.value)
+    assert caught.value.exit_code == 2
+    assert len(message.splitlines()) == 1
+    assert len(message) < 700
+    return message
+
+
+def study_of(config: dict[str, Any]) -> Study:
+    return Study.of(parse_config(config))
+
+
+# --- what is accepted -------------------------------------------------------------------------------------------------
+
+
+def test_a_whole_config_is_read_as_written(tmp_path):
+    config = load_config(written(tmp_path, yaml.safe_dump(document())))
+    assert (config.name, config.steps, config.seeds) == ("digits-damping", 600, 8)
+    assert (config.task.name, config.task.options) == ("digits", {"label_noise": 0.2})
+    assert (config.objective.metric, config.objective.mode) == ("average/val_accuracy", "max")
+    assert config.space["decay"].log_gap == (0.9, 0.9999)
+    assert config.space["coupling"].choice == (0.0, 0.01, 0.3)
+    assert (config.search.sampler, config.search.settings) == ("tpe", 96)
+
+
+def test_what_is_left_out_has_its_default():
+    config = parse_config(document(seeds=..., objective={"metric": "average/val_loss"}, search={"settings": 3}))
+    assert (config.seeds, config.evaluations, config.objective.mode) == (4, 5, None)
+    assert (config.search.sampler, config.search.baseline, config.search.in_flight) == ("tpe", None, 8)
+    assert (config.resources.cpus, config.resources.gpus) == (1, 0)
+    assert (config.tracking.uri, config.storage.url) == (None, None)
+
+
+def test_a_config_cannot_be_changed():
+    with pytest.raises(ValueError, match="frozen"):
+        parse_config(document()).seeds = 3
+
+
+def test_a_task_may_be_given_by_its_name_alone():
+    assert parse_config(document(task="digits")).task == parse_config(document(task={"name": "digits"})).task
+
+
+def test_one_value_stands_for_a_choice_of_one():
+    config = parse_config(with_space(lr=0.5, optimizer="adam"))
+    assert config.space["lr"].choice == (0.5,)
+    assert config.fixed() == {"lr": 0.5, "optimizer": "adam"}
+
+
+@pytest.mark.parametrize("evaluations", [{}, {"evaluations": 7}])
+def test_there_are_no_more_evaluations_than_steps(evaluations):
+    assert parse_config(document(steps=3, **evaluations)).evaluations == 3
+
+
+def test_a_number_in_bare_exponent_form_is_a_number(tmp_path):
+    config = load_config(
+        written(tmp_path, yaml.safe_dump(document()).replace("steps: 600", "steps: 6e2")), ["space.lr=1e-3"]
+    )
+    assert config.steps == 600
+    assert config.space["lr"].choice == (0.001,)
+
+
+@pytest.mark.parametrize("text", [STARTER, QUICKSTART.read_text()], ids=["starter", "quickstart"])
+def test_the_configs_that_the_project_offers_are_valid(tmp_path, text):
+    assert Study.of(load_config(written(tmp_path, text))).mode == "max"
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+REFUSED_BY_CONFIG = {
+    "unknown key": (
+        document(nmae="x"),
+        r"`nmae` is not a key here \(did you mean `name`\?\), got 'x'; remove or rename",
+    ),
+    "unknown key, nothing near": (
+        document(zzz=1),
+        r"`zzz` is not a key here \(there are name, task, .*storage\), got 1; remove",
+    ),
+    "unknown nested key": (
+        document(search={"settings": 4, "sampel": "tpe"}),
+        r"`search\.sampel` is not a key here \(did you mean `sampler`\?\), got 'tpe'; remove or rename it",
+    ),
+    "text for a number": (
+        document(seeds="many"),
+        r"`seeds` must be a whole number, got 'many'; change it \(seeds of each",
+    ),
+    "fraction for a whole number": (document(seeds=4.5), r"`seeds` must be a whole number, got 4\.5; change it"),
+    "truth value for a number": (document(seeds=True), r"`seeds` must not be a truth value, got True; change it"),
+    "number for a text": (document(name=2024), r"`name` must be text, got 2024; change it \(the study's name"),
+    "list for a mapping": (document(search=[1]), r"`search` must be a mapping, got \[1\]; change it"),
+    "nothing for a mapping": (document(search=None), r"`search` must be a mapping, got None; change it"),
+    "number for a task": (document(task=5), r"`task` must be a mapping, got 5; change it"),
+    "task without a name": (
+        document(task={"lr": 1}),
+        r"`task\.name` must be given, got nothing; add it \(a built-in task",
+    ),
+    "missing key": (document(steps=...), r"`steps` must be given, got nothing; add it \(optimizer steps of each run\)"),
+    "several faults": (document(steps=0, seeds=0), r"`steps` must be at least 1, got 0; .* \(1 more to mend\.\)$"),
+    "no steps": (document(steps=0), r"`steps` must be at least 1, got 0; change it \(optimizer steps"),
+    "no seeds": (document(seeds=0), r"`seeds` must be at least 1, got 0; change it"),
+    "no evaluations": (document(evaluations=0), r"`evaluations` must be at least 1, got 0; change it"),
+    "no CPU": (
+        document(resources={"cpus": 0}),
+        r"`resources\.cpus` must be above 0, got 0; change it \(CPU cores a pack",
+    ),
+    "infinite CPUs": (document(resources={"cpus": math.inf}), r"`resources\.cpus` must be finite, got inf; change it"),
+    "unknown sampler": (
+        document(search={"sampler": "bayes", "settings": 4}),
+        r"`search\.sampler` must be 'grid', 'random', 'qmc', 'tpe' or 'gp', got 'bayes'; change it",
+    ),
+    "unknown mode": (
+        document(objective={"metric": "average/val_loss", "mode": "least"}),
+        r"`objective\.mode` must be 'max' or 'min', got 'least'; change it",
+    ),
+    "settings missing": (
+        document(search={"sampler": "random"}),
+        r"`search` must say how many settings the random sampler tries, got no `settings`; add e\.g\. 64",
+    ),
+    "no settings": (document(search={"settings": 0}), r"`search\.settings` must be at least 1, got 0; change it"),
+    "settings with the grid": (
+        document(search={"sampler": "grid", "settings": 4}),
+        r"`search` must not have `settings` for the grid, which tries every combination, got 4; remove it",
+    ),
+    "baseline with the grid": (
+        document(search={"sampler": "grid", "baseline": 4}),
+        r"`search` must not have a `baseline` for the grid but 0, .*, got 4; remove it",
+    ),
+    "empty choice": (
+        with_space(lr={"choice": []}),
+        r"`space\.lr\.choice` must be a list of one or more .*, got \[\]; change",
+    ),
+    "nested choice": (
+        with_space(lr={"choice": [[1]]}),
+        r"`space\.lr\.choice` must be a list .*, got \[\[1\]\]; change it",
+    ),
+    "choice of one text": (
+        with_space(lr={"choice": "abc"}),
+        r"`space\.lr\.choice` must be a list .*, got 'abc'; change it",
+    ),
+    "nan in a choice": (
+        with_space(lr={"choice": [0.1, math.nan]}),
+        r"`space\.lr\.choice` must be .*, got \[0\.1, nan\]",
+    ),
+    "infinite value": (
+        with_space(lr=math.inf),
+        r"`space\.lr\.choice` must be .*finite numbers.*, got \[inf\]; change it",
+    ),
+    "duplicated choice": (
+        with_space(lr={"choice": [0.1, 1, 1.0]}),
+        r"`space\.lr\.choice` must name each value once, got \[0\.1, 1, 1\.0\]; remove one",
+    ),
+    "reversed range": (
+        with_space(lr={"uniform": [2, 1]}),
+        r"`space\.lr\.uniform` must be \[low, high\] with low < high, got \[2\.0, 1\.0\]; change it",
+    ),
+    "empty range": (
+        with_space(width={"integers": [3, 3]}),
+        r"`space\.width\.integers` must be .* low < high, got \[3, 3\]",
+    ),
+    "range of three": (
+        with_space(lr={"log": [1, 2, 3]}),
+        r"`space\.lr\.log` must be \[low, high\], two finite numbers, got \[1, 2, 3\]; change it",
+    ),
+    "range of one number": (
+        with_space(lr={"log": 1}),
+        r"`space\.lr\.log` must be \[low, high\], two .*, got 1; change it",
+    ),
+    "range of texts": (with_space(lr={"log": ["a", "b"]}), r"`space\.lr\.log` must be .*, got \['a', 'b'\]; change it"),
+    "range of truth values": (
+        with_space(lr={"log": [False, True]}),
+        r"must be .*two finite numbers, got \[False, True\]",
+    ),
+    "nan in a range": (
+        with_space(lr={"uniform": [math.nan, 1]}),
+        r"must be \[low, high\], two finite .*, got \[nan, 1\]",
+    ),
+    "infinite range": (
+        with_space(lr={"uniform": [0, math.inf]}),
+        r"must be .* two finite numbers, got \[0, inf\]; change",
+    ),
+    "number beyond floats": (
+        with_space(lr={"uniform": [0, 10**400]}),
+        r"must be .* two finite numbers, got \[0, 1000.*0\]",
+    ),
+    "fractional integers": (
+        with_space(width={"integers": [1.5, 3]}),
+        r"`space\.width\.integers\.0` must be a whole number",
+    ),
+    "log of a negative": (
+        with_space(lr={"log": [-1, 1]}),
+        r"`space\.lr\.log` must be .* low < high in \(0, inf\), got \[-1",
+    ),
+    "log_gap of 1": (
+        with_space(decay={"log_gap": [0.9, 1]}),
+        r"low < high in \(-inf, 1\), got \[0\.9, 1\.0\]; change it",
+    ),
+    "unknown kind of dimension": (
+        with_space(lr={"unifrom": [0, 1]}),
+        r"`space\.lr` must be one value or one of \{uniform: \[a, b\]\}, .*, got \{'unifrom': \[0, 1\]\}; change it",
+    ),
+    "two kinds of dimension": (
+        with_space(lr={"uniform": [0, 1], "log": [1, 2]}),
+        r"`space\.lr` must be one value or one of .*, got \{.*\}; change it",
+    ),
+    "nothing for a dimension": (
+        with_space(lr=None),
+        r"`space\.lr` must be one value or one of .*, got None; change it",
+    ),
+    "list for the space": (document(space=[1]), r"`space` must be a mapping, got \[1\]; change it"),
+    "number for a key": (with_space() | {"space": {1: 0.5}}, r"`space\.1` must be text, got 1; change it"),
+    "date among the task's options": (
+        document(task=yaml.safe_load("{name: digits, when: 2024-02-03}")),
+        r"`task` must hold finite plain data, got when: datetime\.date\(2024, 2, 3\); change it",
+    ),
+    "infinite task option": (
+        document(task={"name": "digits", "lr": math.inf}),
+        r"`task` must hold finite plain data, got lr: inf; change it",
+    ),
+}
+
+
+@pytest.mark.parametrize(("config", "pattern"), REFUSED_BY_CONFIG.values(), ids=REFUSED_BY_CONFIG)
+def test_a_config_is_refused_with_the_rule_the_value_and_the_next_step(config, pattern):
+    assert re.search(pattern, refusal(parse_config, config))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../x",
+        "a/b",
+        "",
+        ".hidden",
+        "-x",
+        'say "hi"',
+        "it's",
+        "two\nlines",
+        "line\n",
+        "a b",
+        "ä",
+        "a" * 101,
+        "a" * 10_000,
+    ],
+    ids=lambda name: repr(name)[:20],
+)
+def test_a_name_that_could_be_anything_but_a_name_is_refused(name):
+    message = refusal(parse_config, document(name=name))
+    assert message.startswith("`name` must match ^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$, got ")
+    assert message.endswith("; change it (the study's name: letters, digits, `.`, `_`, `-`; at most 100).")
+
+
+@pytest.mark.parametrize("name", ["a", "9", "Quick.start_2-b", "a" * 100])
+def test_a_plain_name_is_accepted(name):
+    assert parse_config(document(name=name)).name == name
+
+
+REFUSED_BY_STUDY = {
+    "unknown task": (
+        document(task="nope"),
+        r"`task\.name` must be one of digits, quadratic, or .*, got 'nope'; see `belay",
+    ),
+    "unknown metric": (
+        document(objective={"metric": "average/accuracy"}),
+        r"`objective\.metric` must be one of average/val_accuracy, live/val_accuracy, .*, got 'average/accuracy'; ",
+    ),
+    "wrong mode": (
+        document(objective={"metric": "live/val_loss", "mode": "max"}),
+        r"`objective\.mode` must be min for live/val_loss, got 'max'; leave it out",
+    ),
+    "no decay": (document(space={"lr": 1}), r"`space\.decay` must be given, got nothing; add e\.g\. `decay: \{log_gap"),
+    "decay 1": (
+        with_space(decay=1),
+        r"`space\.decay`: `decay` must be in \[0, 1\), got decay=1\.0\. Change its values",
+    ),
+    "negative decay": (with_space(decay={"uniform": [-0.1, 0.5]}), r"`space\.decay`: .*, got decay=-0\.1\. Change its"),
+    "damping 2.5": (
+        with_space(damping=2.5),
+        r"`space\.damping`: `damping` must be in \(0, 2\), got damping=2\.5\. Change its values\.",
+    ),
+    "damping 0": (
+        with_space(damping={"uniform": [0, 1]}),
+        r"`space\.damping`: .* in \(0, 2\), got damping=0\.0\. Change",
+    ),
+    "coupling 1": (
+        with_space(coupling={"choice": [0, 1]}),
+        r"`space\.coupling`: `coupling` must be in \[0, 1\), got coupling=1\.0\. Change its values\.",
+    ),
+    "text for decay": (with_space(decay="high"), r"`space\.decay` must be numbers, got 'high'; change it"),
+    "truth value for damping": (with_space(damping=True), r"`space\.damping` must be numbers, got True; change it"),
+    "inadmissible corner": (
+        with_space(decay={"uniform": [0.0, 0.9]}, damping={"uniform": [0.1, 1.5]}, coupling={"uniform": [0, 0.5]}),
+        r"`space`: the average must be stable by itself, .*, got decay=0\.0, damping=1\.5, coupling=0\.5: raise",
+    ),
+    "grid over a range": (
+        with_space() | {"search": {"sampler": "grid"}},
+        r"`space\.decay` must be \{choice: \[\.\.\.\]\} for the grid sampler, got \{'log_gap': .*\}; list the values",
+    ),
+    "no hyperparameter": (
+        with_space(lrr=0.1),
+        r"`space\.lrr` must be decay, damping, coupling or a hyperparameter of the task \(lr, .*\), got 'lrr'; see",
+    ),
+    "hyperparameter in task and space": (
+        document(task={"name": "digits", "lr": 0.3}),
+        r"`space\.lr` must not be fixed in `task` too, got 0\.3 there; remove one",
+    ),
+    "decay in the task": (document(task={"name": "digits", "decay": 0.9}), r"`task\.decay` is not a key here"),
+    "low end out of range": (with_space(lr={"uniform": [-1, 2]}), r"`space\.lr` must be above 0, got -1\.0; change it"),
+    "high end out of range": (
+        with_space(batch_size={"integers": [16, 601]}),
+        r"`space\.batch_size` must be at most 600, got 601; change it \(images a step\)",
+    ),
+    "one choice out of range": (
+        with_space(optimizer={"choice": ["sgd", "lion"]}),
+        r"`space\.optimizer` must be 'sgd', 'momentum', 'adam' or 'adamw', got 'lion'; change it",
+    ),
+    "real numbers for a whole one": (
+        with_space(width={"uniform": [16, 64]}),
+        r"`space\.width` must draw whole numbers, got values like 34\.33; use \{integers: \[a, b\]\}",
+    ),
+    "log scale for a whole number": (
+        with_space(width={"log": [16, 64]}),
+        r"`space\.width` must draw whole .* like 27\.17",
+    ),
+    "gap scale for a whole number": (with_space(depth={"log_gap": [-3, 0]}), r"`space\.depth` must"),
+    "unknown task option": (
+        document(task={"name": "digits", "label_nosie": 0.1}),
+        r"`task\.label_nosie` is not a key here \(did you mean `label_noise`\?\), got 0\.1; remove or rename it",
+    ),
+    "task option out of range": (
+        document(task={"name": "digits", "label_noise": 1}),
+        r"`task\.label_noise` must be below 1, got 1; change it \(share of training images",
+    ),
+    "task option of another type": (
+        document(task={"name": "digits", "width": [1]}),
+        r"`task\.width` must be a whole number",
+    ),
+}
+
+
+@pytest.mark.parametrize(("config", "pattern"), REFUSED_BY_STUDY.values(), ids=REFUSED_BY_STUDY)
+def test_a_study_that_cannot_be_run_is_refused_before_anything_is(config, pattern):
+    assert re.search(pattern, refusal(study_of, config))
+
+
+def test_a_misspelt_key_is_refused_with_the_nearest_name():
+    assert "(did you mean `objective`?)" in refusal(parse_config, document(objektive=1))
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    assert re.fullmatch(
+        r"the config must be a readable file, got .*/none\.yaml: No such file or directory; .* writes one\.",
+        refusal(load_config, tmp_path / "none.yaml"),
+    )
+
+
+def test_a_directory_is_no_config(tmp_path):
+    assert ": Is a directory; `belay-study init` writes one." in refusal(load_config, tmp_path)
+
+
+def test_a_binary_file_is_no_config(tmp_path):
+    (tmp_path / "weights.pt").write_bytes(bytes(range(256)))
+    message = refusal(load_config, tmp_path / "weights.pt")
+    assert re.search(
+        r"the config must be YAML, got .*weights\.pt: 'utf-8' codec can't decode byte 0x80 .*; mend it\.", message
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("name: [1", "expected ',' or ']', but got '<stream end>' in line 1"),
+        ("name: x\n\tsteps: 3", "found character '\\\\t' that cannot start any token in line 2"),
+        ("name: *unknown", "found undefined alias 'unknown' in line 1"),
+        ("name: x\x00", "special characters are not allowed"),
+        ("day: 2024-13-45", "month must be in 1..12"),
+        ("name: a\nsteps: 3\nname: b", "`name` is given twice, the second time in line 3"),
+        ("space: {lr: 1, lr: 2}", "`lr` is given twice, the second time in line 1"),
+        ("[" * 3000 + "]" * 3000, "it is nested too deeply"),
+        ("space: &a {decay: *a}", "it is nested too deeply"),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_what_is_not_yaml_is_refused_with_its_place(tmp_path, text, reason):
+    message = refusal(load_config, written(tmp_path, text))
+    assert message.startswith("the config must be YAML, got ")
+    assert reason.replace("\\\\", "\\") in message
+    assert message.endswith("; mend it.")
+
+
+def test_aliases_that_multiply_are_refused_before_they_fill_the_memory(tmp_path):
+    bomb = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 60))
+    assert "it holds more than 100000 values; mend it." in refusal(load_config, written(tmp_path, bomb))
+
+
+def test_an_alias_may_stand_for_a_value_in_several_places(tmp_path):
+    text = yaml.safe_dump(with_space(lr="LR", label_noise="NOISE") | {"task": "digits"})
+    config = load_config(written(tmp_path, text.replace("NOISE", "&few {choice: [0.1, 0.3]}").replace("LR", "*few")))
+    assert config.space["lr"].choice == config.space["label_noise"].choice == (0.1, 0.3)
+
+
+def test_python_objects_in_yaml_are_refused_and_never_made(tmp_path):
+    canary = tmp_path / "canary"
+    tag = f"!!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path ['{canary}']]"
+    message = refusal(load_config, written(tmp_path, f"name: {tag}\n"))
+    assert "could not determine a constructor for the tag 'tag:yaml.org,2002:python/object/apply" in message
+    assert "could not determine a constructor" in refusal(
+        load_config, written(tmp_path, yaml.safe_dump(document())), [f"name={tag}"]
+    )
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "held"),
+    [("", "nothing"), ("# nothing yet\n", "nothing"), ("- name: x\n", "[{'name': 'x'}]"), ("42", "42")],
+)
+def test_a_file_that_holds_no_mapping_is_refused(tmp_path, text, held):
+    message = refusal(load_config, written(tmp_path, text))
+    assert re.search(
+        rf"must be a YAML mapping, got .*study\.yaml holding {re.escape(held)}; `belay-study init`", message
+    )
+
+
+# --- --set ------------------------------------------------------------------------------------------------------------
+
+
+def test_overrides_are_applied_in_order(tmp_path):
+    path = written(tmp_path, yaml.safe_dump(document()))
+    config = load_config(
+        path, ["seeds=16", "seeds=2", "search.sampler=random", "space.lr={choice: [1, 2]}", "name='a=b'", "name=ab"]
+    )
+    assert (config.seeds, config.search.sampler, config.search.settings) == (2, "random", 96)
+    assert config.space["lr"].choice == (1, 2)
+    assert config.name == "ab"
+
+
+def test_an_override_makes_the_mappings_on_its_way(tmp_path):
+    path = written(tmp_path, yaml.safe_dump(document()))
+    assert load_config(path, ["resources.cpus=2", "tracking.uri=http://here"]).tracking.uri == "http://here"
+
+
+@pytest.mark.parametrize(
+    ("override", "pattern"),
+    [
+        ("seeds", r"`--set` must be KEY=VALUE with a dotted key, as in .*, got 'seeds'; change it"),
+        ("=3", r"`--set` must be KEY=VALUE .*, got '=3'; change it"),
+        ("search..seed=3", r"`--set` must be KEY=VALUE .*, got 'search\.\.seed=3'; change it"),
+        ("seeds=[1", r"`--set` must give a YAML value, got 'seeds=\[1': expected .*; mend it"),
+        ("seeds=2024-13-45", r"`--set` must give a YAML value, .*: month must be in 1\.\.12; mend it"),
+        ("name.first=x", r"`--set` must name a key inside a mapping, got 'name\.first=x'; set `name` as a whole"),
+        ("name.first.letter=x", r"`--set` must name a key inside a mapping, got .*; set `name\.first` as a whole"),
+        ("seeds=few", r"`seeds` must be a whole number, got 'few'; change it"),
+        ("seedz=3", r"`seedz` is not a key here \(did you mean `seeds`\?\), got 3; remove or rename it"),
+        ("search.sampler.kind=tpe", r"`--set` must name a key inside a mapping"),
+        ("space.lr.uniform=[1, 2]", r"`space\.lr` must be one value or one of"),
+        ("space.lr=", r"`space\.lr` must be one value or one of .*, got None; change it"),
+        ("x" * 10_000, r"`--set` must be KEY=VALUE .*, got 'x+\.\.\.x+'; change it"),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_a_bad_override_is_refused(tmp_path, override, pattern):
+    assert re.search(pattern, refusal(load_config, written(tmp_path, yaml.safe_dump(document())), [override]))
+
+
+# --- the question -----------------------------------------------------------------------------------------------------
+
+ELSEWHERE = {
+    "resources": {"cpus": 2, "gpus": 0.5},
+    "tracking": {"uri": "http://mlflow:5000"},
+    "storage": {"url": "postgresql://u:p@host/db"},
+}
+OTHERWISE = {
+    "name": "other",
+    "task": {"name": "digits", "label_noise": 0.3},
+    "steps": 601,
+    "seeds": 9,
+    "evaluations": 4,
+    "objective": {"metric": "average/val_loss", "mode": "min"},
+    "space": document()["space"] | {"lr": {"log": [0.05, 2.1]}},
+    "search": {"sampler": "tpe", "settings": 97},
+}
+
+
+def test_the_question_is_a_short_stable_hash():
+    asked = parse_config(document()).question
+    assert re.fullmatch(r"[0-9a-f]{16}", asked)
+    assert parse_config(copy.deepcopy(document())).question == asked
+
+
+@pytest.mark.parametrize("key", ELSEWHERE)
+def test_the_question_does_not_depend_on_where_and_how_it_runs(key):
+    assert parse_config(document(**{key: ELSEWHERE[key]})).question == parse_config(document()).question
+
+
+@pytest.mark.parametrize("key", OTHERWISE)
+def test_the_question_changes_with_everything_else(key):
+    assert parse_config(document(**{key: OTHERWISE[key]})).question != parse_config(document()).question
+
+
+@pytest.mark.parametrize("search", [{"seed": 1}, {"in_flight": 4}, {"baseline": 3}, {"sampler": "gp"}])
+def test_the_question_changes_with_every_part_of_the_search(search):
+    changed = document(search={"sampler": "tpe", "settings": 96} | search)
+    assert parse_config(changed).question != parse_config(document()).question
+
+
+def test_every_entry_of_the_config_is_either_where_it_runs_or_part_of_the_question():
+    assert ELSEWHERE.keys() | OTHERWISE.keys() == StudyConfig.model_fields.keys()
+
+
+def test_a_config_that_was_stored_asks_the_same_question():
+    config = parse_config(with_space(lr=0.1, optimizer={"choice": ["sgd", "adam"]}, width={"integers": [8, 64]}))
+    assert parse_config(config.model_dump(mode="json")) == config
+    assert parse_config(config.model_dump(mode="json")).question == config.question
+
+
+# --- the JSON schema --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def validator() -> jsonschema.Draft202012Validator:
+    schema = StudyConfig.model_json_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    return jsonschema.Draft202012Validator(schema)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        yaml.safe_load(QUICKSTART.read_text()),
+        yaml.safe_load(STARTER),
+        document(),
+        document(task="digits"),
+        with_space(lr=0.1, optimizer="adam", width={"integers": [8, 16]}),
+    ],
+    ids=["quickstart", "starter", "whole", "task by name", "single values"],
+)
+def test_the_json_schema_accepts_what_the_config_accepts(validator, config):
+    validator.validate(config)
+    parse_config(config)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        document(nmae=1),
+        document(steps=0),
+        document(steps=...),
+        document(name="a/b"),
+        document(search={"sampler": "bayes"}),
+        with_space(lr={"choice": []}),
+        with_space(lr={"unifrom": [0, 1]}),
+        with_space(lr={"log": [1, 2, 3]}),
+    ],
+)
+def test_the_json_schema_refuses_what_the_config_refuses(validator, config):
+    assert not validator.is_valid(config)
+    refusal(parse_config, config)
+
+
+def test_every_entry_of_the_json_schema_is_described(validator):
+    def undescribed(schema: dict[str, Any]) -> list[str]:
+        return [
+            name
+            for name, entry in schema.get("properties", {}).items()
+            if not {"description", "$ref", "anyOf"} & entry.keys()
+        ]
+
+    assert undescribed(validator.schema) == []
+    for name in ("TaskEntry", "Objective", "Search", "Resources", "Tracking", "Storage"):
+        assert undescribed(validator.schema["$defs"][name]) == []

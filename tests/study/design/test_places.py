@@ -1,0 +1,139 @@
+"""Where the records are: defaults, folders made when needed, passwords never shown, silence noticed at once."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from study.design.places import knock, make_room, sqlite_file, storage_url, tracking_uri, without_password
+from study.errors import BadInput
+
+
+def test_the_tracking_uri_is_as_given_then_the_environment_s_then_a_file(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://environment")
+    assert tracking_uri("http://given") == "http://given"
+    assert tracking_uri(None) == "http://environment"
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert tracking_uri(None) == "sqlite:///.belay-study/mlflow.db"
+
+
+def test_the_storage_is_as_given_or_a_file():
+    assert storage_url("postgresql://host/db") == "postgresql://host/db"
+    assert storage_url(None) == "sqlite:///.belay-study/optuna.db"
+
+
+@pytest.mark.parametrize(
+    ("url", "file"),
+    [
+        ("sqlite:///a/b.db", Path("a/b.db")),
+        ("sqlite:////a/b.db", Path("/a/b.db")),
+        ("sqlite:///b.db?timeout=5", Path("b.db")),
+        ("postgresql://host/db", None),
+        ("http://host:5000", None),
+    ],
+)
+def test_the_file_of_an_sqlite_url_is_found(url, file):
+    assert sqlite_file(url) == file
+
+
+def test_room_is_made_for_a_file(tmp_path):
+    make_room("storage.url", f"sqlite:///{tmp_path}/new/folder/study.db")
+    assert (tmp_path / "new" / "folder").is_dir()
+    assert list((tmp_path / "new" / "folder").iterdir()) == []
+
+
+def test_a_server_needs_no_room(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_room("tracking.uri", "http://host:5000")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///", "sqlite:///:memory:"])
+def test_a_database_in_memory_is_refused(url):
+    with pytest.raises(
+        BadInput, match=rf"`storage\.url` must name a file, got {url}; give e\.g\. sqlite:///study\.db\."
+    ):
+        make_room("storage.url", url)
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        BadInput, match=r"`tracking\.uri` must lie in a writable folder, got sqlite:.*; choose another\.$"
+    ):
+        make_room("tracking.uri", f"sqlite:///{tmp_path}/file/mlflow.db")
+
+
+def test_a_folder_in_place_of_the_file_is_refused(tmp_path):
+    with pytest.raises(BadInput, match=r"must lie in a writable folder, got sqlite:.*: Is a directory; choose another"):
+        make_room("tracking.uri", f"sqlite:///{tmp_path}")
+
+
+def test_a_folder_that_may_not_be_written_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # the superuser may write everywhere
+    with pytest.raises(BadInput, match=r"must lie in a writable folder, got .*: not writable; choose another"):
+        make_room("tracking.uri", f"sqlite:///{tmp_path}/mlflow.db")
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://user:secret@host/db", "postgresql://user:***@host/db"),
+        ("postgresql://user:p@ss:w/rd@host/db", "postgresql://user:***@host/db"),
+        ("postgresql://user@host/db", "postgresql://user@host/db"),
+        ("postgresql://host/db?user=u&password=secret&x=1", "postgresql://host/db?user=u&password=***&x=1"),
+        ("http://host:5000", "http://host:5000"),
+        ("sqlite:///a@b.db", "sqlite:///a@b.db"),
+    ],
+)
+def test_a_password_is_never_shown(url, shown):
+    assert without_password(url) == shown
+
+
+class _Answers404(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_error(404)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_any_answer_of_a_server_will_do():
+    server = HTTPServer(("127.0.0.1", 0), _Answers404)
+    thread = threading.Thread(target=server.handle_request)
+    thread.start()
+    knock(f"http://127.0.0.1:{server.server_port}")
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize(("url", "reason"), [("http://127.0.0.1:1", "refused"), ("http://a b", "control characters")])
+def test_a_server_that_does_not_answer_is_noticed(url, reason):
+    with pytest.raises(OSError, match=reason):
+        knock(url)
+
+
+def test_an_sqlite_file_answers(tmp_path):
+    with sqlite3.connect(tmp_path / "some.db") as connection:
+        connection.execute("create table some (thing)")
+    connection.close()
+    knock(f"sqlite:///{tmp_path}/some.db")
+
+
+def test_a_file_that_is_no_database_is_noticed(tmp_path):
+    (tmp_path / "notes.txt").write_text("not a database, though longer than one's header: " + "x" * 200)
+    with pytest.raises(OSError, match="file is not a database"):
+        knock(f"sqlite:///{tmp_path}/notes.txt")
+
+
+def test_a_folder_is_no_database(tmp_path):
+    with pytest.raises(OSError, match="unable to open database file"):
+        knock(f"sqlite:///{tmp_path}")
+
+
+def test_what_is_neither_server_nor_database_is_taken_on_trust():
+    knock("databricks")

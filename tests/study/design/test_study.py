@@ -1,0 +1,246 @@
+"""A config held against its task: settings completed, searches laid out, what cannot work refused."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from study.design.config import parse_config
+from study.design.schema import RESERVED
+from study.design.study import Study
+from study.errors import BadInput
+
+
+@pytest.fixture(autouse=True)
+def _own_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+
+
+def study(**changes: Any) -> Study:
+    """A digits study, with top-level entries of its config changed."""
+    return Study.of(
+        parse_config(
+            {
+                "name": "digits-damping",
+                "task": {"name": "digits", "label_noise": 0.2},
+                "steps": 600,
+                "objective": {"metric": "average/val_accuracy"},
+                "space": {
+                    "decay": {"log_gap": [0.9, 0.9999]},
+                    "damping": {"uniform": [0.1, 1]},
+                    "lr": {"log": [0.1, 1]},
+                },
+                "search": {"settings": 8},
+            }
+            | changes
+        )
+    )
+
+
+def own(name: str, **changes: Any) -> Study:
+    """A study of one of the tests' own tasks."""
+    defaults = {
+        "task": f"own_tasks:{name}",
+        "objective": {"metric": "average/val_loss"},
+        "space": {"decay": 0.9, "lr": {"log": [0.1, 1]}},
+    }
+    return study(**defaults | changes)
+
+
+def refusal(call: Any, *arguments: Any, **changes: Any) -> str:
+    with pytest.raises(BadInput) as caught:
+        call(*arguments, **changes)
+    assert len(str(caught.value).splitlines()) == 1
+    return str(caught.value)
+
+
+# --- settings ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_setting_is_completed_with_what_is_fixed_and_with_defaults():
+    setting = study().setting(5, {"decay": 0.99, "lr": 0.5})
+    assert setting.number == 5
+    assert dict(setting) == {
+        "decay": 0.99,
+        "damping": 1.0,
+        "coupling": 0.0,
+        "lr": 0.5,
+        "label_noise": 0.2,
+        "width": 64,
+        "depth": 1,
+        "optimizer": "sgd",
+        "batch_size": 32,
+        "steps": 600,
+    }
+    assert list(setting)[:3] == ["decay", "damping", "coupling"]
+
+
+def test_values_of_a_setting_have_the_types_that_are_declared():
+    setting = study().setting(0, {"decay": 0, "damping": 1, "lr": 1, "width": 32.0, "label_noise": 0})
+    assert {name: type(setting[name]) for name in ("decay", "damping", "lr", "width", "label_noise", "steps")} == {
+        "decay": float,
+        "damping": float,
+        "lr": float,
+        "width": int,
+        "label_noise": float,
+        "steps": int,
+    }
+
+
+def test_two_ways_to_write_a_setting_are_the_same_setting():
+    assert study().setting(1, {"decay": 0.9, "lr": 1}) == study().setting(1, {"decay": 0.9, "lr": 1.0, "damping": 1})
+
+
+def test_a_setting_of_a_train_function_has_what_was_drawn_and_fixed():
+    found = own(
+        "train", task={"name": "own_tasks:train", "data": "here"}, objective={"metric": "live/x", "mode": "min"}
+    )
+    assert dict(found.setting(0, {"decay": 0.9, "lr": 0.5})) == {
+        "decay": 0.9,
+        "damping": 1.0,
+        "coupling": 0.0,
+        "data": "here",
+        "lr": 0.5,
+        "steps": 600,
+    }
+    assert found.task_of(found.setting(0, {"decay": 0.9, "lr": 0.5})) is found.task
+
+
+def test_the_task_of_a_setting_has_its_hyperparameters():
+    task = study().task_of(study().setting(0, {"decay": 0.9, "lr": 0.7}))
+    assert (task.lr, task.label_noise, task.width) == (0.7, 0.2, 64)
+
+
+def test_a_hyperparameter_without_a_default_may_be_varied():
+    found = own("Whole")
+    setting = found.setting(0, {"decay": 0.9, "lr": 0.3})
+    assert (setting["lr"], setting["width"]) == (0.3, 8)
+    assert found.task_of(setting).lr == 0.3
+
+
+def test_a_hyperparameter_without_a_default_must_be_given():
+    assert refusal(own, "Whole", space={"decay": 0.9}) == "`task.lr` must be given, got nothing; add it."
+
+
+def test_a_setting_is_plain_data_whatever_the_task_s_types():
+    setting = own("Whole").setting(0, {"decay": 0.9, "lr": 0.3})
+    assert json.loads(json.dumps(dict(setting))) == dict(setting)
+    assert own("Whole").task_of(setting).sizes == (4, 2)
+
+
+def test_values_that_the_task_refuses_together_stay_for_training_to_fail():
+    found = own("Whole", space={"decay": 0.9, "lr": {"uniform": [1, 8]}, "width": {"integers": [1, 8]}})
+    setting = found.setting(0, {"decay": 0.9, "lr": 8.0, "width": 9})
+    assert (setting["lr"], setting["width"], setting["sizes"]) == (8.0, 9, [4, 2])
+    with pytest.raises(ValueError, match="lr times width must stay below 64"):
+        found.task_of(setting)
+
+
+# --- searches ---------------------------------------------------------------------------------------------------------
+
+
+def test_plain_ema_is_searched_beside_the_space():
+    spaces = study().spaces
+    assert list(spaces) == ["main", "ema"]
+    assert spaces["main"] == study().config.space
+    assert spaces["ema"]["decay"] == spaces["main"]["decay"]
+    assert spaces["ema"]["lr"] == spaces["main"]["lr"]
+    assert (spaces["ema"]["damping"].choice, spaces["ema"]["coupling"].choice) == ((1.0,), (0.0,))
+
+
+@pytest.mark.parametrize("averages", [{}, {"damping": 1}, {"damping": 1.0, "coupling": 0}])
+def test_a_study_of_plain_ema_alone_has_no_second_search(averages):
+    assert list(study(space={"decay": {"log_gap": [0.9, 0.99]}} | averages).spaces) == ["main"]
+
+
+def test_the_search_of_plain_ema_can_be_left_out():
+    assert list(study(search={"settings": 8, "baseline": 0}).spaces) == ["main"]
+
+
+# --- direction --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("metric", "mode"),
+    [
+        ("average/val_accuracy", "max"),
+        ("average/val_loss", "min"),
+        ("live/val_accuracy", "max"),
+        ("live/val_loss", "min"),
+    ],
+)
+def test_the_task_says_which_direction_is_better(metric, mode):
+    assert study(objective={"metric": metric}).mode == mode
+    assert study(objective={"metric": metric, "mode": mode}).mode == mode
+
+
+def test_the_config_says_which_direction_is_better_for_a_train_function():
+    assert own("train", objective={"metric": "average/score", "mode": "max"}).mode == "max"
+    message = refusal(own, "train", objective={"metric": "average/score"})
+    assert message == "`objective.mode` must be max or min where the task is a function, got nothing; add it."
+
+
+def test_the_metric_of_a_train_function_must_say_which_weights_it_measures():
+    message = refusal(own, "train", objective={"metric": "score", "mode": "max"})
+    assert message == "`objective.metric` must be average/NAME or live/NAME, got 'score'; change it."
+
+
+# --- what is refused (the rest is in test_config.py) ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(RESERVED) + ["a b", "2nd", "x" * 200, "lr%"])
+def test_a_hyperparameter_that_the_records_cannot_hold_is_refused(name):
+    objective = {"metric": "average/x", "mode": "max"}
+    message = refusal(own, "train", objective=objective, space={"decay": 0.9, name: 1})
+    assert re.search(
+        r"a hyperparameter's name must be letters, digits and `_` and none of the study's own .*; rename", message
+    )
+    assert refusal(own, "train", objective=objective, task={"name": "own_tasks:train", name: 1}) == message
+
+
+def test_decay_is_no_option_of_the_task():
+    message = refusal(
+        own, "train", task={"name": "own_tasks:train", "damping": 0.5}, objective={"metric": "average/x", "mode": "max"}
+    )
+    assert message == "`damping` must be given in `space`, got `task.damping`; move it there."
+
+
+def test_hyperparameters_of_a_train_function_are_its_own_affair():
+    found = own(
+        "train", space={"decay": 0.9, "whatever": {"choice": ["a", 1]}}, objective={"metric": "live/x", "mode": "max"}
+    )
+    assert found.setting(0, {"decay": 0.9, "whatever": 1})["whatever"] == 1
+
+
+def test_a_damping_that_only_the_study_s_own_decay_allows_is_accepted():
+    assert study(space={"decay": {"log_gap": [0.99995, 0.99999]}, "damping": 1.9999}).mode == "max"
+
+
+def test_the_worst_corner_counts_and_no_other():
+    corner = {"damping": {"uniform": [0.1, 1.9]}, "coupling": {"uniform": [0.0, 0.5]}}  # needs 1 - decay < 0.15
+    assert study(space={"decay": {"log_gap": [0.8501, 0.99]}} | corner).mode == "max"
+    message = refusal(study, space={"decay": {"log_gap": [0.8499, 0.99]}} | corner)
+    assert "got decay=0.8499, damping=1.9, coupling=0.5: raise `decay` or lower `damping`." in message
+
+
+# --- data -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_data_s_digest_is_the_task_s():
+    assert own("Whole").data_digest() == "0123"
+    assert re.fullmatch(r"[0-9a-f]{16}", study().data_digest())
+
+
+def test_a_train_function_has_no_data_s_digest():
+    assert own("train", objective={"metric": "live/x", "mode": "max"}).data_digest() == ""
+
+
+def test_data_that_cannot_be_read_is_refused():
+    message = refusal(own("DataMissing").data_digest)
+    assert message == (
+        "the task's data must be readable, got FileNotFoundError: no images.npy from own_tasks:DataMissing; mend it."
+    )

@@ -1,0 +1,139 @@
+"""Optuna's asking and telling, on real storages."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from study.design.config import parse_config
+from study.design.schema import Outcome, SeedResult, Setting
+from study.design.study import Study
+from study.errors import BadInput
+from study.execute.ask import Asker, counts, stored_config
+from studies import small
+
+
+def study_of(**changes: object) -> Study:
+    return Study.of(parse_config(small(**changes)))
+
+
+def outcome_of(setting: Setting, state: str = "complete") -> Outcome:
+    """A made-up measurement: the better, the closer lr is to 0.5."""
+    value = abs(math.log(float(setting["lr"]) / 0.5))
+    seeds = [SeedResult(seed, [(60, {"average/excess_loss": value})], state) for seed in range(2)]
+    return Outcome(setting.number, seeds)
+
+
+def run(asker: Asker, workers: int, newest_first: bool = False, stop_after: int | None = None) -> list[Setting]:
+    """Plays Ray Tune: keeps so many settings running and ends the oldest or the newest of them first."""
+    running: list[Setting] = []
+    asked: list[Setting] = []
+    while True:
+        while len(running) < workers and (setting := asker.ask()) is not None:
+            running.append(setting)
+            asked.append(setting)
+        if not running or len(asked) == stop_after:
+            return asked
+        asker.tell(outcome_of(running.pop(-1 if newest_first else 0)))
+
+
+def by_number(settings: list[Setting]) -> list[Setting]:
+    return sorted(settings, key=lambda setting: setting.number)
+
+
+@pytest.mark.parametrize("sampler", ["random", "qmc", "tpe", "gp"])
+def test_the_settings_asked_do_not_depend_on_timing(tmp_path: Path, sampler: str) -> None:
+    study = study_of(search={"sampler": sampler, "settings": 16, "baseline": 4, "in_flight": 4, "seed": 3})
+    one = run(Asker(study, f"sqlite:///{tmp_path}/one.db"), workers=1)
+    many = run(Asker(study, f"sqlite:///{tmp_path}/many.db"), workers=3, newest_first=True)
+    assert len(one) == 20
+    assert by_number(one) == by_number(many)
+
+
+def test_a_sampler_that_learns_asks_no_more_than_in_flight_at_once(tmp_path: Path) -> None:
+    asker = Asker(study_of(), f"sqlite:///{tmp_path}/optuna.db")
+    asked = []
+    while (setting := asker.ask()) is not None:
+        asked.append(setting)
+    assert len(asked) == 4 + 4  # in_flight of the space, and all four of plain EMA
+    assert not asker.asked_all
+
+
+@pytest.mark.parametrize("stop_after", [1, 7, 13])
+def test_a_study_that_was_cut_off_asks_what_an_uninterrupted_one_asks(tmp_path: Path, stop_after: int) -> None:
+    study = study_of()
+    whole = run(Asker(study, f"sqlite:///{tmp_path}/whole.db"), workers=3)
+    url = f"sqlite:///{tmp_path}/cut.db"
+    run(Asker(study, url), workers=3, stop_after=stop_after)  # what was running then is lost
+    later = Asker(study, url)
+    kept = [setting for setting, _ in later.outcomes()]
+    again = run(later, workers=3)
+    assert by_number(kept + again) == by_number(whole)
+    assert counts(study, url).finished
+
+
+def test_the_search_learns_from_what_it_is_told(tmp_path: Path) -> None:
+    study = study_of(search={"sampler": "tpe", "settings": 40, "baseline": 0, "in_flight": 4})
+    asked = by_number(run(Asker(study, f"sqlite:///{tmp_path}/optuna.db"), workers=1))
+    distance = [abs(math.log(float(setting["lr"]) / 0.5)) for setting in asked]
+    assert sum(distance[-10:]) < 0.5 * sum(distance[:10])
+
+
+def test_every_baseline_setting_is_a_plain_ema(tmp_path: Path) -> None:
+    asked = run(Asker(study_of(), f"sqlite:///{tmp_path}/optuna.db"), workers=1)
+    plain = [setting for setting in asked if setting["damping"] == 1 and setting["coupling"] == 0]
+    assert len(plain) == 4
+    assert len({setting["lr"] for setting in plain}) == 4
+
+
+def test_divergence_is_told_as_pruned_and_failure_as_failed_with_no_trial_left_running(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/optuna.db"
+    study = study_of(search={"sampler": "tpe", "settings": 4, "baseline": 0})
+    asker = Asker(study, url)
+    for state in ("complete", "diverged", "failed", "complete"):
+        setting = asker.ask()
+        assert setting is not None
+        asker.tell(outcome_of(setting, state))
+    trials = optuna.load_study(study_name="small", storage=url).get_trials()
+    assert [trial.state for trial in trials] == [
+        TrialState.COMPLETE,
+        TrialState.PRUNED,
+        TrialState.FAIL,
+        TrialState.COMPLETE,
+    ]
+    assert counts(study, url).diverged == counts(study, url).failed == 1
+
+
+def test_a_grid_tries_every_combination_once_and_the_emas_it_lacks(tmp_path: Path) -> None:
+    study = study_of(
+        space={"decay": {"choice": [0.9, 0.99]}, "damping": {"choice": [0.3, 1.0]}, "coupling": {"choice": [0.1]}, "lr": 0.5},
+        search={"sampler": "grid"},
+    )
+    asked = run(Asker(study, f"sqlite:///{tmp_path}/optuna.db"), workers=2)
+    tried = [(setting["decay"], setting["damping"], setting["coupling"]) for setting in asked]
+    assert sorted(tried) == sorted(
+        [(decay, damping, 0.1) for decay in (0.9, 0.99) for damping in (0.3, 1.0)] + [(0.9, 1.0, 0.0), (0.99, 1.0, 0.0)]
+    )
+
+
+def test_a_name_that_is_taken_by_another_question_is_refused_and_nothing_is_changed(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/optuna.db"
+    Asker(study_of(), url)
+    with pytest.raises(BadInput, match=r"name must be new or its config the same, got 'small' with another config"):
+        Asker(study_of(steps=61), url)
+    assert stored_config("small", url).steps == 60
+
+
+def test_an_unknown_study_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"the study must exist in sqlite:///.*, got 'nobody'"):
+        stored_config("nobody", f"sqlite:///{tmp_path}/optuna.db")
+
+
+def test_a_storage_that_does_not_answer_is_refused_without_its_password() -> None:
+    with pytest.raises(BadInput, match=r"`storage.url` must be a database that answers, got \S+:\*\*\*@") as refused:
+        stored_config("small", "postgresql+psycopg://me:secret@127.0.0.1:1/none")
+    assert "secret" not in str(refused.value)

@@ -1,0 +1,107 @@
+"""Training a pack, without Ray."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from belay import Oscillator
+from study.design.config import parse_config
+from study.design.schema import Outcome
+from study.design.study import Study
+from study.execute.loop import train_pack
+from study.execute.plan import Pack, pack, plan
+from studies import small
+
+
+def outcome_of(lr: float, seeds: tuple[int, ...] = (0, 1), **changes: object) -> Outcome:
+    study = Study.of(parse_config(small(**changes)))
+    setting = study.setting(3, {"decay": 0.9, "damping": 0.5, "coupling": 0.1, "lr": lr})
+    (outcome,) = train_pack(study, Pack((setting,), seeds))
+    return outcome
+
+
+def own(function: str) -> dict[str, object]:
+    return {"task": {"name": f"tasks_of_tests:{function}"}, "objective": {"metric": "average/score", "mode": "max"}}
+
+
+def test_a_pack_measures_live_and_averaged_weights_at_even_steps() -> None:
+    outcome = outcome_of(0.1)
+    assert outcome.state == "complete"
+    assert [step for step, _ in outcome.seeds[0].history] == [30, 60]
+    names = {prefix + name for prefix in ("live/", "average/") for name in ("excess_loss", "distance")}
+    assert set(outcome.seeds[1].history[-1][1]) == names
+
+
+def test_the_same_seed_gives_the_same_result_and_another_seed_another() -> None:
+    assert outcome_of(0.1).seeds == outcome_of(0.1).seeds
+    first, second = outcome_of(0.1).seeds
+    assert first.history != second.history
+
+
+def test_a_seed_gives_the_same_noise_to_every_setting() -> None:
+    """Without coupling the average cannot touch training: the model's own weights must come out the same."""
+    study = Study.of(parse_config(small()))
+    settings = [
+        study.setting(0, {"decay": decay, "damping": 0.5, "coupling": 0.0, "lr": 0.1}) for decay in (0.8, 0.99)
+    ]
+    one, other = train_pack(study, Pack(tuple(settings), (0,)))
+    assert one.seeds[0].last("live/distance") == other.seeds[0].last("live/distance")
+    assert one.seeds[0].last("average/distance") != other.seeds[0].last("average/distance")
+
+
+def test_divergence_is_a_result_with_its_step_and_without_a_value() -> None:
+    outcome = outcome_of(40.0)
+    assert outcome.state == "diverged"
+    growth = Oscillator(0.9, 0.5, 0.1).spectral_radius(40.0)  # of the steepest of curvatures at most 1
+    assert 1 < (outcome.seeds[0].diverged_at or 0) <= 2 + math.log(1e6) / (2 * math.log(growth)) + 3
+    assert math.isnan(outcome.value("average/excess_loss"))
+
+
+def test_a_plain_train_function_makes_its_own_loop() -> None:
+    outcome = outcome_of(0.5, **own("parabola"))
+    assert outcome.state == "complete"
+    assert -0.1 < outcome.value("average/score") < 0
+
+
+def test_a_task_that_raises_fails_its_setting_with_the_message() -> None:
+    outcome = outcome_of(1.5, **own("breaks_above_one"))
+    assert outcome.state == "failed"
+    assert outcome.message == "RuntimeError: no batch fits here"
+
+
+def test_a_metric_that_turns_nan_is_divergence_at_that_step() -> None:
+    outcome = outcome_of(1.5, **own("turns_nan"))
+    assert (outcome.state, outcome.seeds[0].diverged_at) == ("diverged", 7)
+
+
+def test_an_objective_that_is_never_reported_fails_the_setting_and_names_what_was() -> None:
+    outcome = outcome_of(0.5, **own("says_something_else"))
+    assert outcome.message == "objective.metric must be reported, got average/loss: no 'average/score'."
+
+
+def test_a_pack_is_a_setting_with_all_of_its_seeds_and_travels_as_plain_data() -> None:
+    study = Study.of(parse_config(small()))
+    settings = [study.setting(number, {"decay": 0.9, "damping": 0.5, "coupling": 0.1, "lr": 0.1}) for number in (0, 1)]
+    packs = pack(settings, seeds=3)
+    assert [(p.settings[0].number, p.seeds) for p in packs] == [(0, (0, 1, 2)), (1, (0, 1, 2))]
+    assert Pack.from_json(packs[1].to_json()) == packs[1]
+
+
+@pytest.mark.parametrize(("search", "sizes"), [
+    ({"sampler": "tpe", "settings": 16, "baseline": 4}, {"main": 16, "ema": 4}),
+    ({"sampler": "tpe", "settings": 16}, {"main": 16, "ema": 4}),
+    ({"sampler": "random", "settings": 3}, {"main": 3, "ema": 1}),
+    ({"sampler": "random", "settings": 3, "baseline": 0}, {"main": 3}),
+])  # fmt: skip
+def test_the_searches_share_the_study_as_the_config_says(search: dict[str, object], sizes: dict[str, int]) -> None:
+    laid_out = plan(Study.of(parse_config(small(search=search))))
+    assert {name: len(laid_out.numbers(name)) for name in set(laid_out.searches)} == sizes
+
+
+def test_plain_ema_is_spread_over_the_study() -> None:
+    laid_out = plan(Study.of(parse_config(small(search={"sampler": "tpe", "settings": 16, "baseline": 4}))))
+    places = laid_out.numbers("ema")
+    assert places[0] < 5
+    assert max(b - a for a, b in zip(places, places[1:], strict=False)) <= 6

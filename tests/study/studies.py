@@ -1,0 +1,34 @@
+"""Small studies that the tests run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+def small(**changes: Any) -> dict[str, Any]:
+    """A quadratic study of 12 + 4 settings x 2 seeds in which some settings diverge; a second of training."""
+    config: dict[str, Any] = {
+        "name": "small",
+        "task": {"name": "quadratic", "dimensions": 4},
+        "steps": 60,
+        "seeds": 2,
+        "evaluations": 2,
+        "objective": {"metric": "average/excess_loss"},
+        "space": {
+            "decay": {"log_gap": [0.8, 0.99]},
+            "damping": {"uniform": [0.1, 1.0]},
+            "coupling": {"uniform": [0.0, 0.4]},
+            "lr": {"log": [0.05, 4.0]},
+        },
+        "search": {"sampler": "tpe", "settings": 16, "baseline": 4, "in_flight": 4},
+    }
+    return config | changes
+
+
+def write(path: Path, **changes: Any) -> Path:
+    """Writes `small` with changes as a config file."""
+    path.write_text(yaml.safe_dump(small(**changes), sort_keys=False))
+    return path

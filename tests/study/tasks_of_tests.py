@@ -1,0 +1,56 @@
+"""Tasks that the tests' studies name by import path."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from belay import Belay
+
+Report = Callable[[int, Mapping[str, float]], None]
+
+
+def parabola(setting: Mapping[str, Any], seed: int, report: Report) -> None:
+    """A whole training loop of one's own: one weight on a parabola of curvature 1, with noise."""
+    model = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.ones_(model.weight)
+    optimizer = torch.optim.SGD(model.parameters(), lr=setting["lr"])
+    average = Belay(model, setting.oscillator)  # type: ignore[attr-defined] # a Setting
+    generator = torch.Generator().manual_seed(seed)
+    for step in range(1, setting["steps"] + 1):
+        optimizer.zero_grad()
+        noise = torch.randn(1, generator=generator)
+        (model.weight.square() / 2 + 0.1 * noise * model.weight).sum().backward()
+        optimizer.step()
+        average.update()
+    with torch.no_grad(), average.average_parameters():
+        report(step, {"average/score": -float(model.weight.square().sum())})
+
+
+def breaks_above_one(setting: Mapping[str, Any], seed: int, report: Report) -> None:
+    """Raises where lr is above 1."""
+    if setting["lr"] > 1:
+        raise RuntimeError("no batch fits\nhere")
+    parabola(setting, seed, report)
+
+
+def says_something_else(setting: Mapping[str, Any], seed: int, report: Report) -> None:
+    """Never reports the objective."""
+    report(1, {"average/loss": 1.0})
+
+
+def turns_nan(setting: Mapping[str, Any], seed: int, report: Report) -> None:
+    """Reports a number, then nan where lr is above 1."""
+    report(1, {"average/score": 0.5})
+    report(7, {"average/score": float("nan") if setting["lr"] > 1 else 0.25})
+
+
+def dies_above_one(setting: Mapping[str, Any], seed: int, report: Report) -> None:
+    """Takes its worker down where lr is above 1."""
+    if setting["lr"] > 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    parabola(setting, seed, report)

@@ -1,0 +1,284 @@
+"""The command line on real Ray, Optuna and MLflow: one small study, and everything that can be asked of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from mlflow import MlflowClient
+
+from belay import load_defaults
+from conftest import Answer, CommandLine
+from studies import small, write
+
+COMMANDS = "run resume list status best regimes compare export tasks init schema doctor".split()
+
+
+@pytest.fixture
+def own_tasks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Lets the Ray workers find the tests' tasks."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    yield
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The working directory in which the small study is run once."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture
+def finished(home: Path, ray_cluster: str, belay_study: CommandLine, monkeypatch: pytest.MonkeyPatch) -> CommandLine:
+    """The command line in a working directory where the small study is finished."""
+    monkeypatch.chdir(home)
+    if not (home / "small.yaml").exists():
+        answer = belay_study("run", write(home / "small.yaml"))
+        assert answer.code == 0, answer.err
+        (home / "answer.txt").write_text(answer.out)
+        (home / "progress.txt").write_text(answer.err)
+    return belay_study
+
+
+def test_run_prints_the_answer_on_stdout_and_progress_on_stderr(finished: CommandLine, home: Path) -> None:
+    answer, progress = (home / "answer.txt").read_text(), (home / "progress.txt").read_text()
+    assert [line.split("  ")[0] for line in answer.splitlines()] == [
+        "study", "best", "measured", "regime", "how sure", "vs ema", "vs none", "", "next",
+    ]  # fmt: skip
+    assert "small: 20 of 20 settings x 2 seeds done" in answer
+    assert "20/20 settings" in progress.splitlines()[-1]
+    assert "Configuration for experiment" not in answer + progress  # what Tune prints of itself
+
+
+def test_running_a_finished_study_again_prints_the_same_answer_at_once(finished: CommandLine, home: Path) -> None:
+    again = finished("run", home / "small.yaml")
+    assert (again.code, again.out) == (0, (home / "answer.txt").read_text())
+
+
+def test_the_same_seed_tries_the_same_settings_and_the_same_one_wins(
+    finished: CommandLine, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = json.loads(finished("best", "small", "--top", 20, "--format", "json").out)
+    monkeypatch.chdir(tmp_path)
+    assert finished("run", home / "small.yaml").out == (home / "answer.txt").read_text()
+    assert json.loads(finished("best", "small", "--top", 20, "--format", "json").out) == first
+
+
+def test_every_setting_is_one_finished_child_of_the_study_s_run(finished: CommandLine, home: Path) -> None:
+    client = MlflowClient(f"sqlite:///{home}/.belay-study/mlflow.db")
+    experiment = client.get_experiment_by_name("small")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    (parent,) = (run for run in runs if run.data.tags["belay.kind"] == "study")
+    children = [run for run in runs if run is not parent]
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert sorted(int(run.data.tags["belay.setting"]) for run in children) == list(range(20))
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
+    complete = next(run for run in children if run.data.tags["belay.outcome"] == "complete")
+    for name in ("average/excess_loss", "average/excess_loss.se", "average/excess_loss.seed0", "oscillator/lag"):
+        assert name in complete.data.metrics
+    history = client.get_metric_history(complete.info.run_id, "average/excess_loss")
+    assert sorted(point.step for point in history) == [30, 60]
+    assert "config.json" in [file.path for file in client.list_artifacts(parent.info.run_id)]
+    assert json.loads(parent.data.tags["belay.versions"])["ray"]
+
+
+def test_a_diverged_setting_has_no_mean_that_could_win(finished: CommandLine, home: Path) -> None:
+    client = MlflowClient(f"sqlite:///{home}/.belay-study/mlflow.db")
+    experiment = client.get_experiment_by_name("small")
+    assert experiment is not None
+    diverged = client.search_runs([experiment.experiment_id], "tags.`belay.outcome` = 'diverged'")
+    assert diverged
+    for run in diverged:
+        assert "average/excess_loss" not in run.data.metrics
+        assert int(run.data.tags["belay.diverged_at"]) > 0
+
+
+def test_best_says_the_same_as_table_json_and_yaml(finished: CommandLine, home: Path) -> None:
+    data = json.loads(finished("best", "small", "--format", "json").out)
+    assert yaml.safe_load(finished("best", "small", "--format", "yaml").out) == data
+    assert finished("best", "small").out == (home / "answer.txt").read_text()
+    assert f"average/excess_loss {data['mean']:.4g}" in finished("best", "small").out
+    assert data["mode"] == "min"
+    assert set(data["versus"]) >= {"ema", "none"}
+
+
+def test_best_lists_settings_best_first_and_by_parameter(finished: CommandLine) -> None:
+    top = json.loads(finished("best", "small", "--top", 3, "--format", "json").out)
+    assert [row["mean"] for row in top] == sorted(row["mean"] for row in top)
+    by = json.loads(finished("best", "small", "--by", "damping", "--format", "json").out)
+    assert min(row["best"] for row in by) == top[0]["mean"]
+    refused = finished("best", "small", "--by", "dampin")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "`--by` must be one of decay, damping, coupling" in refused.err
+
+
+def test_regimes_and_compare_agree_with_best(finished: CommandLine) -> None:
+    best = json.loads(finished("best", "small", "--format", "json").out)
+    first = json.loads(finished("regimes", "small", "--format", "json").out)[0]
+    assert first["regime"] == best["regime"]
+    assert first["lag"] == pytest.approx(best["oscillator"]["lag"])
+    (row,) = json.loads(finished("compare", "small", "--baseline", "none", "--format", "json").out)
+    assert row["difference"] == pytest.approx(best["versus"]["none"]["difference"]["mean"])
+    refused = finished("compare", "small", "--baseline", "damped")
+    assert refused.code == 2
+    assert "`--baseline` must have been measured, got 'damped'" in refused.err
+
+
+def test_export_writes_defaults_that_belay_loads(finished: CommandLine, home: Path) -> None:
+    answer = finished("export", "small", "-o", home / "defaults.yaml")
+    assert (answer.code, answer.out) == (0, "")
+    best = json.loads(finished("best", "small", "--format", "json").out)["setting"]
+    oscillator = load_defaults(home / "defaults.yaml")
+    assert (oscillator.decay, oscillator.damping, oscillator.coupling) == (best["decay"], best["damping"], best["coupling"])
+    longer = load_defaults(home / "defaults.yaml", steps=600)
+    assert longer.half_life == pytest.approx(10 * oscillator.half_life)
+    assert finished("export", "small").out.startswith("# Recommended by the study small")
+    assert "`--output` must be a writable file" in finished("export", "small", "-o", home / "no" / "x.yaml").err
+
+
+def test_list_and_status_say_how_far_each_study_is(finished: CommandLine) -> None:
+    (row,) = json.loads(finished("list", "--format", "json").out)
+    assert (row["study"], row["done"], row["planned"], row["status"]) == ("small", 20, 20, "finished")
+    (row,) = yaml.safe_load(finished("status", "small", "--format", "yaml").out)
+    assert (row["planned"], row["done"], row["left"]) == (20, 20, 0)
+    assert "small" in finished("list").out
+
+
+def test_dry_run_says_what_would_be_run_and_leaves_nothing(belay_study: CommandLine, tmp_path: Path) -> None:
+    answer = belay_study("run", write(tmp_path / "small.yaml"), "--dry-run", "--set", "seeds=3")
+    assert answer.code == 0
+    assert "20: 16 of the space, 4 of plain EMA, by tpe" in answer.out
+    assert "60: 3 seeds of each, 60 steps" in answer.out
+    assert [path.name for path in tmp_path.iterdir()] == ["small.yaml"]
+
+
+def test_init_writes_a_config_that_runs_and_overwrites_nothing(belay_study: CommandLine, tmp_path: Path) -> None:
+    assert belay_study("init").code == 0
+    assert belay_study("run", "study.yaml", "--dry-run").code == 0
+    again = belay_study("init")
+    assert (again.code, "must be new" in again.err) == (2, True)
+
+
+def test_tasks_and_schema_print_data(belay_study: CommandLine) -> None:
+    assert {task["name"] for task in json.loads(belay_study("tasks", "--format", "json").out)} == {"digits", "quadratic"}
+    assert "label_noise" in belay_study("tasks").out
+    assert json.loads(belay_study("schema").out)["additionalProperties"] is False
+
+
+def test_every_command_has_help(belay_study: CommandLine) -> None:
+    shown = belay_study("--help").out
+    for command in COMMANDS:
+        assert f"  {command} " in shown
+        assert "Usage" in belay_study(command, "--help").out
+
+
+def assert_refused(answer: Answer, code: int, *parts: str) -> None:
+    """One line on stderr, nothing on stdout, no traceback."""
+    lines = [line for line in answer.err.splitlines() if "starting Ray" not in line and " settings" not in line[:20]]
+    assert (answer.code, answer.out, len(lines)) == (code, "", 1), answer
+    for part in parts:
+        assert part in lines[0]
+
+
+@pytest.mark.parametrize(("changes", "parts"), [
+    ({"sampler": "tpe"}, ("`sampler`", "not a key")),
+    ({"steps": "many"}, ("`steps`", "'many'")),
+    ({"task": "digitz"}, ("`task.name` must be", "'digitz'", "belay-study tasks")),
+    ({"objective": {"metric": "average/acc"}}, ("`objective.metric` must be one of", "'average/acc'")),
+    ({"search": {"sampler": "best", "settings": 4}}, ("`search.sampler`", "'best'")),
+    ({"space": {"decay": 1.0, "lr": 0.1}}, ("`space.decay`", "[0, 1)", "1.0")),
+    ({"space": {"decay": 0.9, "damping": 2.5, "lr": 0.1}}, ("`space.damping`", "(0, 2)", "2.5")),
+    ({"space": {"decay": 0.9, "coupling": 1, "lr": 0.1}}, ("`space.coupling`", "[0, 1)", "1.0")),
+    ({"space": {"decay": {"choice": []}, "lr": 0.1}}, ("`space.decay", "choice")),
+    ({"resources": {"cpus": 4096}}, ("`resources.cpus` must fit", "4096")),
+    ({"tracking": {"uri": "http://127.0.0.1:9"}}, ("`tracking.uri` must be", "http://127.0.0.1:9", "refused")),
+])  # fmt: skip
+def test_bad_input_is_one_line_before_any_training(
+    belay_study: CommandLine, tmp_path: Path, ray_cluster: str, changes: dict[str, object], parts: tuple[str, ...]
+) -> None:
+    assert_refused(belay_study("run", write(tmp_path / "bad.yaml", **changes)), 2, *parts)
+    made = tmp_path / ".belay-study" / "optuna.db"
+    assert not made.exists()
+
+
+def test_an_unwritable_folder_is_refused(belay_study: CommandLine, tmp_path: Path, ray_cluster: str) -> None:
+    (tmp_path / ".belay-study").write_text("in the way")
+    assert_refused(belay_study("run", write(tmp_path / "small.yaml")), 2, "must lie in a writable folder", ".belay-study")
+
+
+def test_what_does_not_exist_is_refused_by_name(finished: CommandLine) -> None:
+    assert_refused(finished("best", "smal"), 2, "the study must exist", "'smal'", "belay-study list")
+    assert_refused(finished("resume", "smal"), 2, "the study must exist", "'smal'")
+    assert_refused(finished("status", "smal"), 2, "the study must exist", "'smal'")
+    assert_refused(finished("run", "nowhere.yaml"), 2, "nowhere.yaml", "belay-study init")
+    assert_refused(finished("sing"), 2, "sing")
+    assert_refused(finished("best", "small", "--format", "xml"), 2, "xml")
+
+
+def test_a_name_taken_by_another_config_is_refused(finished: CommandLine, home: Path) -> None:
+    refused = finished("run", home / "small.yaml", "--set", "steps=61")
+    assert_refused(refused, 2, "name must be new or its config the same", "'small'", "name=small-2")
+
+
+def test_before_any_study_list_and_best_say_so(belay_study: CommandLine) -> None:
+    assert_refused(belay_study("list"), 2, "the records must exist")
+    assert_refused(belay_study("best", "small"), 2, "the records must exist")
+
+
+def test_a_train_function_of_one_s_own_is_searched_and_a_setting_that_raises_fails_alone(
+    belay_study: CommandLine, tmp_path: Path, ray_cluster: str, own_tasks: None
+) -> None:
+    config = write(
+        tmp_path / "own.yaml",
+        name="own",
+        task={"name": "tasks_of_tests:breaks_above_one"},
+        objective={"metric": "average/score", "mode": "max"},
+        search={"sampler": "qmc", "settings": 12, "baseline": 0},
+    )
+    answer = belay_study("run", config)
+    assert answer.code == 0, answer.err
+    (row,) = json.loads(belay_study("status", "own", "--format", "json").out)
+    assert row["done"] == 12
+    assert 0 < row["failed"] < 12
+    client = MlflowClient(f"sqlite:///{tmp_path}/.belay-study/mlflow.db")
+    experiment = client.get_experiment_by_name("own")
+    assert experiment is not None
+    failed = client.search_runs([experiment.experiment_id], "tags.`belay.outcome` = 'failed'")
+    assert {run.info.status for run in failed} == {"FAILED"}
+    assert {run.data.tags["belay.message"] for run in failed} == {"RuntimeError: no batch fits here"}
+
+
+def test_a_metric_that_is_never_reported_ends_the_study_with_its_name(
+    belay_study: CommandLine, tmp_path: Path, ray_cluster: str, own_tasks: None
+) -> None:
+    config = write(
+        tmp_path / "mute.yaml",
+        name="mute",
+        task={"name": "tasks_of_tests:says_something_else"},
+        objective={"metric": "average/score", "mode": "max"},
+        search={"sampler": "random", "settings": 100, "baseline": 0},
+    )
+    answer = belay_study("run", config)
+    assert_refused(answer, 1, "every setting failed", "objective.metric must be reported, got average/loss: no 'average/score'")
+    (row,) = json.loads(belay_study("status", "mute", "--format", "json").out)
+    assert 8 <= row["done"] < 100  # given up early
+
+
+def test_a_worker_that_dies_fails_its_setting_and_not_the_study(
+    belay_study: CommandLine, tmp_path: Path, ray_cluster: str, own_tasks: None
+) -> None:
+    space = small()["space"] | {"lr": {"choice": [0.2, 0.5, 1.5]}, "decay": 0.9, "damping": 0.5, "coupling": 0.1}
+    config = write(
+        tmp_path / "dying.yaml",
+        name="dying",
+        task={"name": "tasks_of_tests:dies_above_one"},
+        objective={"metric": "average/score", "mode": "max"},
+        space={name: {"choice": [value]} if isinstance(value, float) else value for name, value in space.items()},
+        search={"sampler": "grid", "baseline": 0},
+    )
+    answer = belay_study("run", config)
+    assert answer.code == 0, answer.err
+    assert "3 of 3 settings x 2 seeds done, 1 failed" in answer.out
