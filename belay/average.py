@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import cmath
 import dataclasses
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
@@ -243,7 +242,7 @@ class Belay:
             return full
         faster = self._warmup / self.steps
         if angle := cmath.phase(full.poles[0]):
-            faster = min(faster, max(1.0, math.pi / 3 / angle))  # a faster swing would need a stiffness above 1
+            faster = min(faster, max(1.0, 1 / angle))  # beyond a radian an update stiffness would come to exceed 1
         return dataclasses.replace(dataclasses.replace(full, coupling=0.0).rescale(faster), coupling=full.coupling)
 
     def _live_buffers(self) -> dict[str, Tensor]:

@@ -32,22 +32,21 @@ def stationary_covariance(k: float, c: float, kappa: float, step: float) -> Matr
 
 
 def max_stable_step(k: float, c: float, kappa: float) -> float:
-    """Smallest step at which a root leaves the unit circle; inf if none does.
+    """Smallest step at which a root leaves the unit circle; one does, as the product of all three grows with the step.
 
-    With r = 1 - step, m = 1 - kappa, q = 1 - c: a real root leaves through -1 where ``4 - 2c - k + (m (4 - 2c) - k) r``
-    vanishes, a complex pair where ``m^2 q c r^2 - (m - k + m q (k - q)) r + c`` does (the product of 1 - z_i z_j).
+    With m = 1 - kappa, q = 1 - c and s the step: a real root leaves through -1 where ``(m (4 - 2c) - k) (s - 1) =
+    4 - 2c - k``; a complex pair where the product of all 1 - z_i z_j vanishes, which is ``m^2 q c s^2 +
+    (m c (c + 2 kappa q) - k (c + kappa q)) s + c kappa (kappa + m c) + k (c + kappa q)``.
     """
     m, q = 1 - kappa, 1 - c
-    limits = [math.inf]
-    slope = m * (4 - 2 * c) - k
-    if slope > 0:
-        limits.append(1 + (4 - 2 * c - k) / slope)
-    limits += [1 - r for r in _real_roots(m * m * q * c, -(m - k + m * q * (k - q)), c) if r < 1]
-    return min(limits)
+    slope, drag = m * (4 - 2 * c) - k, k * (c + kappa * q)
+    real = [1 + (4 - 2 * c - k) / slope] if slope > 0 else []
+    pair = _real_roots(m * m * q * c, m * c * (c + 2 * kappa * q) - drag, c * kappa * (kappa + m * c) + drag)
+    return min(s for s in real + pair if s > 0)
 
 
 def _real_roots(a: float, b: float, d: float) -> list[float]:
-    """Real roots of ``a r^2 + b r + d``, without cancellation; a may be 0."""
+    """Real roots of ``a s^2 + b s + d``, without cancellation; a may be 0."""
     discriminant = b * b - 4 * a * d
     if discriminant < 0:
         return []

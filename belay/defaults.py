@@ -35,7 +35,10 @@ def load_defaults(path: str | Path, *, steps: int | None = None, batch_size: int
     """
     document = read_defaults(path)
     setting, measured = document["setting"], document["transfer"]
-    oscillator = Oscillator(setting["decay"], setting["damping"], setting["coupling"])
+    try:
+        oscillator = Oscillator(setting["decay"], setting["damping"], setting["coupling"])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`path` must hold a valid setting, got {path}: {error}") from error
     if steps is not None:
         return oscillator.rescale(_known(path, measured, "steps") / whole("steps", steps, 1))
     if batch_size is not None:

@@ -100,10 +100,10 @@ class Oscillator:
             lag: Mean age of the averaged weights in steps, > 0.
 
         Returns:
-            The uncoupled oscillator with these two figures.
+            The uncoupled oscillator with these two figures; the EMA where the fast mode vanishes in rounding.
 
         Raises:
-            ValueError: An argument is out of range, or so short a lag needs a stiffness above 1.
+            ValueError: An argument is out of range.
 
         >>> round(Oscillator.from_damping_ratio(0.5, lag=20).damping_ratio, 12)
         0.5
@@ -112,10 +112,6 @@ class Oscillator:
         if damping_ratio == math.inf:
             return cls(lag / (lag + 1))
         stiffness, damping = response.solve_lag(positive("damping_ratio", damping_ratio), lag)
-        if stiffness > 1:
-            raise ValueError(
-                f"`lag` must be longer for this damping ratio (stiffness <= 1), got {lag=}, {damping_ratio=}."
-            )
         return cls(1 - stiffness, damping=damping)
 
     # --- the average as a filter of the model's weights ---------------------------------------------------------------
@@ -223,10 +219,10 @@ class Oscillator:
 
     @property
     def max_stable_step(self) -> float:
-        """Largest stable step of plain SGD on a quadratic, learning rate times curvature: 2 uncoupled, more with BELAY.
+        """Largest stable step of plain SGD on a quadratic, learning rate times curvature; 2 if uncoupled.
 
-        Every step below it is stable; inf if every step is. The limit is reached where a real pole meets -1, or earlier
-        where a complex pair meets the unit circle; both are solved exactly.
+        Every step below it is stable, and it is always finite. The limit is reached where a real pole meets -1, or
+        earlier where a complex pair meets the unit circle; both are solved exactly.
         """
         return coupled.max_stable_step(self.stiffness, self.damping, self.coupling)
 

@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 
 Steps = NDArray[np.float64]
 
-# How far stiffness may lie from the critical one and count as critical: the rounding of its formula and of decay.
-CRITICAL_RELATIVE, CRITICAL_ABSOLUTE = 1e-12, 2 * float(np.finfo(float).eps)
+EPS = float(np.finfo(float).eps)
 CYCLES_SEARCHED = 1024  # of a slowly damped swing; sampling phases past these gain less than 1e-6 of the overshoot
-STEPS_SEARCHED = [1 << bits for bits in range(12, 24, 2)]  # back from where a swing last leaves the band
+STEPS_SEARCHED = [1 << bits for bits in range(12, 22, 2)]  # back from where a swing last leaves the band
 
 
 def critical_stiffness(c: float) -> float:
@@ -29,8 +28,8 @@ def is_critical(k: float, c: float) -> bool:
     """Whether the poles coincide, as far as floating point can tell; never so for EMA (c = 1)."""
     if c >= 1:
         return False
-    close = abs(k - critical_stiffness(c)) <= CRITICAL_RELATIVE * k + CRITICAL_ABSOLUTE
-    return close or _discriminant(k, c) == 0
+    rounding = 2 * EPS * (1 + k / math.sqrt(1 - c))  # of decay, and of the critical stiffness through that of damping
+    return abs(k - critical_stiffness(c)) <= rounding or _discriminant(k, c) == 0
 
 
 def is_underdamped(k: float, c: float) -> bool:
@@ -81,8 +80,10 @@ def frequency_and_ratio(k: float, c: float) -> tuple[float, float]:
 def power(k: float, c: float, n: float) -> tuple[float, float]:
     """Stiffness and damping whose poles are the n-th powers of these; c is not 1, and n is whole where c > 1."""
     if c > 1:
-        first, second = (z.real**n for z in poles(k, c))
-        return (1 - first) * (1 - second), 1 - (1 - c) ** n
+        larger, smaller = (n * rate for rate in _rates(k, c))
+        if n % 2 == 0:
+            return math.expm1(-larger) * math.expm1(-smaller), -math.expm1(-larger - smaller)
+        return -math.expm1(-larger) * (1 + math.exp(-smaller)), 1 + math.exp(-larger - smaller)
     damping = -math.expm1(n * math.log1p(-c))
     if is_critical(k, c):
         return math.expm1(n * math.log1p(-c) / 2) ** 2, damping
@@ -94,7 +95,7 @@ def power(k: float, c: float, n: float) -> tuple[float, float]:
 
 
 def solve_lag(damping_ratio: float, lag: float) -> tuple[float, float]:
-    """Stiffness and damping of the given damping ratio and lag; the stiffness may come out above 1.
+    """Stiffness and damping of the given damping ratio and lag.
 
     The lag, the sum of ``z / (1 - z)`` over both poles, falls as the natural frequency rises: bisection finds it.
     """
@@ -138,7 +139,7 @@ def overshoot(k: float, c: float) -> float:
 def settling_time(k: float, c: float, band: float) -> int:
     """First step from which the response to a unit step at step 0 stays within `band` of 1.
 
-    Below a damping of 1e-7 it may be up to 4 % late: that of the swing at any real time, not at whole steps alone.
+    Below a damping of 1e-6 it may be up to 4 % late: that of the swing at any real time, not at whole steps alone.
     """
     latest = crossing = _last_crossing(k, c, band)
     for width in STEPS_SEARCHED:  # at whole steps the last excess can lie well before the crossing
@@ -154,7 +155,9 @@ def settling_time(k: float, c: float, band: float) -> int:
 
 
 def _discriminant(k: float, c: float) -> float:
-    """``(2 - c - k)^2 - 4 (1 - c)``, factored so that it keeps its sign close to critical damping."""
+    """``(2 - c - k)^2 - 4 (1 - c)``, factored below c = 1 so that it keeps its sign close to critical damping."""
+    if c >= 1:
+        return (2 - c - k) ** 2 + 4 * (c - 1)
     root = 2 * math.sqrt(k)
     return (k - root + c) * (k + root + c)
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
@@ -257,7 +256,6 @@ def _run(study: Study) -> None:
     from study.execute.plan import plan
     from study.live import LiveView
 
-    signal.signal(signal.SIGTERM, _interrupt)
     config, settings = study.config, plan(study).settings
     text = f"{config.name}: {settings} settings x {config.seeds} seeds of {config.steps} steps; starting Ray and MLflow"
     with LiveView(config.objective.metric, text) as view:
@@ -282,10 +280,6 @@ def _records(name: str, tracking: str | None) -> Records:
     from study.findings.collect import load
 
     return load(name, tracking_uri(tracking))
-
-
-def _interrupt(*_: Any) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 def main() -> NoReturn:

@@ -40,7 +40,7 @@ def plain(value: Any) -> Any:
 
 def show_table(table: pd.DataFrame) -> None:
     """Prints a table, a row a line."""
-    console = Console(width=None if sys.stdout.isatty() else WIDE)
+    console = Console(width=None if sys.stdout.isatty() else WIDE, markup=False, emoji=False, highlight=False)
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in table.columns:
         drawn.add_column(str(column), justify="right" if table[column].dtype.kind in "if" else "left", overflow="fold")

@@ -28,8 +28,9 @@ CommandLine = Callable[..., Answer]
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[str]:
     """The session's Ray, two CPUs; its address."""
-    import study.execute.sweep  # noqa: F401 # sets Ray's environment before it starts
     import ray
+
+    import study.execute.sweep  # noqa: F401 # sets Ray's environment before it starts
 
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="CRITICAL")
     yield ray.get_runtime_context().gcs_address

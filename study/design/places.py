@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import http.client
 import os
@@ -10,6 +9,7 @@ import re
 import urllib.error
 import urllib.request
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from study.errors import BadInput
 
@@ -74,11 +74,14 @@ def knock(url: str) -> None:
         OSError: Nothing does within a few seconds; MLflow itself would try for minutes.
     """
     if url.startswith(("http://", "https://")):
+        place = urlsplit(url)
+        plain = place._replace(netloc=place.netloc.rpartition("@")[2]).geturl()  # urllib takes no login there
         try:
-            with contextlib.suppress(urllib.error.HTTPError):  # an answer all the same; later requests tell its meaning
-                urllib.request.urlopen(url, timeout=PATIENCE).close()
-        except http.client.HTTPException as error:
-            raise OSError(str(error)) from error
+            urllib.request.urlopen(plain, timeout=PATIENCE).close()
+        except urllib.error.HTTPError as answer:  # all the same; later requests tell its meaning
+            answer.close()
+        except (urllib.error.URLError, http.client.HTTPException) as error:
+            raise OSError(str(getattr(error, "reason", error))) from error
     elif url.startswith(DATABASES):
         _ask_database(url)
 

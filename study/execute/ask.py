@@ -171,10 +171,20 @@ class _Search:
             return Setting(self.numbers[number], kept)
         self.optuna.sampler = self._sampler(number)
         self.trials[number] = trial = Trial(self.optuna, trial._trial_id)
+        self._pass_over(trial)
         drawn = {name: dimension.suggest(name, trial) for name, dimension in self.space.items()}
         setting = self.study.setting(self.numbers[number], drawn)
         trial.set_user_attr(SETTING, dict(setting))
         return setting
+
+    def _pass_over(self, trial: Trial) -> None:
+        """Has the sampler draw again, for nothing, what a killed driver drew: the next draws come out as they would."""
+        labels = [label(name, dimension) for name, dimension in self.space.items()]
+        drawn = trial.distributions
+        for name in labels:
+            if name in drawn and not drawn[name].single():
+                frozen = self.optuna.get_trials(deepcopy=False)[trial.number]
+                self.optuna.sampler.sample_independent(self.optuna, frozen, name, drawn[name])
 
     def _sampler(self, number: int) -> BaseSampler:
         if self.points is not None:

@@ -7,14 +7,16 @@ import io
 import logging
 import os
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # tasks may read files beside the config
@@ -86,6 +88,8 @@ def run(study: Study, watch: Watch) -> Progress:
     with ThreadPoolExecutor(1) as beside:
         opening = beside.submit(_recorder, study, uri)  # importing MLflow and making its tables takes as long as Ray
         with _ray():
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, _interrupt)  # only now: Ray has just put a handler of its own there
             recorder = opening.result()
             _check_resources(config)
             asker = Asker(study, url)
@@ -170,7 +174,9 @@ class _Packs(Searcher):
 def _fit(study: Study, packs: _Packs) -> None:
     """Has Ray Tune run packs until none is left."""
     config = study.config
-    trainable = tune.with_parameters(_train, document=config.model_dump(mode="json"), paths=[str(Path.cwd()), *sys.path])
+    trainable = tune.with_parameters(
+        _train, document=config.model_dump(mode="json"), paths=[str(Path.cwd()), *sys.path]
+    )
     folder = tempfile.mkdtemp(prefix="belay-study-")  # Tune's own notes, of no use afterwards
     tuner = tune.Tuner(
         tune.with_resources(trainable, {"cpu": config.resources.cpus, "gpu": config.resources.gpus}),
@@ -207,6 +213,10 @@ def _train(tried: dict[str, Any], document: dict[str, Any], paths: list[str]) ->
     except StudyError as error:  # the worker lacks what the driver has: the task's module, most likely
         outcomes = [_lost(setting.number, trained.seeds, str(error)) for setting in trained.settings]
     tune.report({"outcomes": [outcome.to_json() for outcome in outcomes]})
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def _recorder(study: Study, uri: str) -> Recorder:

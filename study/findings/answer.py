@@ -35,8 +35,8 @@ def setting_text(parameters: Mapping[str, Any] | pd.Series, names: Sequence[str]
 def difference_text(difference: Difference) -> str:
     """A paired difference with its interval."""
     if math.isnan(difference.low):
-        return f"{difference.mean:+.4g} (one seed: no interval)"
-    return f"{difference.mean:+.4g} (95 % {difference.low:+.4g} to {difference.high:+.4g})"
+        return f"{difference.mean:+.3g} (one seed: no interval)"
+    return f"{difference.mean:+.3g} (95 % {difference.low:+.3g} to {difference.high:+.3g})"
 
 
 def answer(found: Recommendation) -> str:
@@ -62,6 +62,8 @@ def answer(found: Recommendation) -> str:
         ("how sure", _sureness(found)),
     ]
     lines += [(f"vs {comparison.baseline}", _versus(found, comparison, varied)) for comparison in found.versus]
+    if not any(comparison.baseline == "ema" for comparison in found.versus):
+        lines.append(("vs ema", "no plain EMA was measured; leave `search.baseline` out to have some tried"))
     if found.versus:
         lines.append(("", "chosen and measured on the same seeds: the differences flatter the winner"))
     lines.append(("next", f"belay-study export {records.name} -o defaults.yaml"))

@@ -21,14 +21,14 @@ def parabola(setting: Mapping[str, Any], seed: int, report: Report) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=setting["lr"])
     average = Belay(model, setting.oscillator)  # type: ignore[attr-defined] # a Setting
     generator = torch.Generator().manual_seed(seed)
-    for step in range(1, setting["steps"] + 1):
+    for _ in range(setting["steps"]):
         optimizer.zero_grad()
         noise = torch.randn(1, generator=generator)
         (model.weight.square() / 2 + 0.1 * noise * model.weight).sum().backward()
         optimizer.step()
         average.update()
     with torch.no_grad(), average.average_parameters():
-        report(step, {"average/score": -float(model.weight.square().sum())})
+        report(setting["steps"], {"average/score": -float(model.weight.square().sum())})
 
 
 def breaks_above_one(setting: Mapping[str, Any], seed: int, report: Report) -> None:

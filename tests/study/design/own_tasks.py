@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from study.design.tasks.base import Task
@@ -45,6 +45,19 @@ class Whole(Task):
 
     def data_digest(self) -> str:
         return "0123"
+
+
+class Layer(BaseModel):
+    """A part of a hyperparameter."""
+
+    model_config = ConfigDict(extra="forbid")
+    units: int = 1
+
+
+class Layered(Whole):
+    """A hyperparameter that is a list of models."""
+
+    layers: list[Layer] = []  # noqa: RUF012 # pydantic copies it
 
 
 class DataMissing(Whole):

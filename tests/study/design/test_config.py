@@ -431,7 +431,7 @@ def test_a_binary_file_is_no_config(tmp_path):
         ("day: 2024-13-45", "month must be in 1..12"),
         ("name: a\nsteps: 3\nname: b", "`name` is given twice, the second time in line 3"),
         ("space: {lr: 1, lr: 2}", "`lr` is given twice, the second time in line 1"),
-        ("[" * 3000 + "]" * 3000, "it is nested too deeply"),
+        ("[" * 1200 + "]" * 1200, "it is nested too deeply"),
         ("space: &a {decay: *a}", "it is nested too deeply"),
     ],
     ids=lambda value: value[:20],

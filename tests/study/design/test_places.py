@@ -13,17 +13,28 @@ from study.design.places import knock, make_room, sqlite_file, storage_url, trac
 from study.errors import BadInput
 
 
-def test_the_tracking_uri_is_as_given_then_the_environment_s_then_a_file(monkeypatch):
+@pytest.fixture(autouse=True)
+def _working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_tracking_uri_is_as_given_then_the_environment_s_then_a_file(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://environment")
     assert tracking_uri("http://given") == "http://given"
     assert tracking_uri(None) == "http://environment"
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    assert tracking_uri(None) == "sqlite:///.belay-study/mlflow.db"
+    assert tracking_uri(None) == f"sqlite:///{tmp_path}/.belay-study/mlflow.db"
 
 
-def test_the_storage_is_as_given_or_a_file():
+def test_the_storage_is_as_given_or_a_file(tmp_path):
     assert storage_url("postgresql://host/db") == "postgresql://host/db"
-    assert storage_url(None) == "sqlite:///.belay-study/optuna.db"
+    assert storage_url(None) == f"sqlite:///{tmp_path}/.belay-study/optuna.db"
+
+
+def test_a_relative_path_is_taken_from_the_working_directory_once_and_for_all(tmp_path):
+    assert tracking_uri("sqlite:///here/mlflow.db") == f"sqlite:///{tmp_path}/here/mlflow.db"
+    assert storage_url("sqlite:////there/optuna.db") == "sqlite:////there/optuna.db"
+    assert storage_url("sqlite:///:memory:") == "sqlite:///:memory:"
 
 
 @pytest.mark.parametrize(
@@ -46,8 +57,7 @@ def test_room_is_made_for_a_file(tmp_path):
     assert list((tmp_path / "new" / "folder").iterdir()) == []
 
 
-def test_a_server_needs_no_room(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_a_server_needs_no_room(tmp_path):
     make_room("tracking.uri", "http://host:5000")
     assert list(tmp_path.iterdir()) == []
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.trial import TrialState
+from studies import small
 
 from study.design.config import parse_config
 from study.design.schema import Outcome, SeedResult, Setting
 from study.design.study import Study
 from study.errors import BadInput
 from study.execute.ask import Asker, counts, stored_config
-from studies import small
 
 
 def study_of(**changes: object) -> Study:
@@ -110,7 +110,7 @@ def test_divergence_is_told_as_pruned_and_failure_as_failed_with_no_trial_left_r
 
 def test_a_grid_tries_every_combination_once_and_the_emas_it_lacks(tmp_path: Path) -> None:
     study = study_of(
-        space={"decay": {"choice": [0.9, 0.99]}, "damping": {"choice": [0.3, 1.0]}, "coupling": {"choice": [0.1]}, "lr": 0.5},
+        space={"decay": {"choice": [0.9, 0.99]}, "damping": {"choice": [0.3, 1.0]}, "coupling": 0.1, "lr": 0.5},
         search={"sampler": "grid"},
     )
     asked = run(Asker(study, f"sqlite:///{tmp_path}/optuna.db"), workers=2)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
+from studies import small
 
 from belay import Oscillator
 from study.design.config import parse_config
@@ -12,7 +14,6 @@ from study.design.schema import Outcome
 from study.design.study import Study
 from study.execute.loop import train_pack
 from study.execute.plan import Pack, pack, plan
-from studies import small
 
 
 def outcome_of(lr: float, seeds: tuple[int, ...] = (0, 1), **changes: object) -> Outcome:
@@ -43,9 +44,7 @@ def test_the_same_seed_gives_the_same_result_and_another_seed_another() -> None:
 def test_a_seed_gives_the_same_noise_to_every_setting() -> None:
     """Without coupling the average cannot touch training: the model's own weights must come out the same."""
     study = Study.of(parse_config(small()))
-    settings = [
-        study.setting(0, {"decay": decay, "damping": 0.5, "coupling": 0.0, "lr": 0.1}) for decay in (0.8, 0.99)
-    ]
+    settings = [study.setting(0, {"decay": decay, "damping": 0.5, "coupling": 0.0, "lr": 0.1}) for decay in (0.8, 0.99)]
     one, other = train_pack(study, Pack(tuple(settings), (0,)))
     assert one.seeds[0].last("live/distance") == other.seeds[0].last("live/distance")
     assert one.seeds[0].last("average/distance") != other.seeds[0].last("average/distance")
@@ -104,4 +103,4 @@ def test_plain_ema_is_spread_over_the_study() -> None:
     laid_out = plan(Study.of(parse_config(small(search={"sampler": "tpe", "settings": 16, "baseline": 4}))))
     places = laid_out.numbers("ema")
     assert places[0] < 5
-    assert max(b - a for a, b in zip(places, places[1:], strict=False)) <= 6
+    assert max(later - earlier for earlier, later in itertools.pairwise(places)) <= 6

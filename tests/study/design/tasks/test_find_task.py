@@ -99,7 +99,7 @@ def test_what_the_search_draws_stands_in_for_hyperparameters_without_a_default_a
         ("own_tasks:Task", r"must be a whole Task, got 'own_tasks:Task' without batches, build_model, .*; define them"),
         (
             "own_tasks:HalfDone",
-            r"must be a whole Task, got 'own_tasks:HalfDone' without batches, build_optimizer, data_digest, evaluate, loss;",
+            r"must be a whole Task, got 'own_tasks:HalfDone' without batches, build_optimizer, data_digest, .*loss;",
         ),
         (
             "own_tasks:NoMetrics",
@@ -163,6 +163,11 @@ def test_a_module_that_cannot_be_imported_is_refused_with_its_own_words(tmp_path
 def test_hyperparameters_that_a_task_refuses_are_refused_with_their_names(options, pattern):
     with pytest.raises(BadInput, match=pattern):
         make_task("own_tasks:Whole", options, {})
+
+
+def test_a_key_of_a_part_of_a_hyperparameter_is_refused_with_its_place():
+    with pytest.raises(BadInput, match=r"^`task\.layers\.0\.unit` is not a key here, got 3; remove or rename it\.$"):
+        make_task("own_tasks:Layered", {"lr": 0.5, "layers": [{"unit": 3}]}, {})
 
 
 def test_the_catalogue_describes_every_built_in_task():

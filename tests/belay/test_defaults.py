@@ -1,0 +1,133 @@
+"""`load_defaults`: a recommended oscillator read from a file and fitted to a run."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from belay import Oscillator, load_defaults
+
+SETTING = {"decay": 0.99, "damping": 0.5, "coupling": 0.02}
+MEASURED = {"steps": 600, "batch_size": 32}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(**sections: Any) -> Path:
+        document = {"format": "belay-defaults/1", "setting": SETTING, "transfer": MEASURED, **sections}
+        path = tmp_path / "defaults.yaml"
+        path.write_text(yaml.safe_dump(document), encoding="utf-8")
+        return path
+
+    return write
+
+
+def test_without_a_run_to_fit_to_the_oscillator_is_the_one_measured(write):
+    assert load_defaults(write()) == Oscillator(0.99, 0.5, 0.02)
+    assert load_defaults(str(write())) == Oscillator(0.99, 0.5, 0.02)
+
+
+def test_a_run_twice_as_long_remembers_twice_as_many_steps(write):
+    oscillator = load_defaults(write(), steps=1200)
+    assert oscillator == Oscillator(0.99, 0.5, 0.02).rescale(0.5)
+    assert oscillator.half_life == pytest.approx(2 * Oscillator(0.99, 0.5).half_life, rel=1e-9)
+
+
+def test_a_batch_twice_as_large_remembers_half_as_many_steps(write):
+    assert load_defaults(write(), batch_size=64) == Oscillator(0.99, 0.5, 0.02).rescale(2)
+
+
+def test_steps_decide_alone_where_both_are_given(write):
+    assert load_defaults(write(), steps=1200, batch_size=64) == Oscillator(0.99, 0.5, 0.02).rescale(0.5)
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, True, "600"])
+@pytest.mark.parametrize("name", ["steps", "batch_size"])
+def test_a_run_that_is_no_count_is_refused(write, name, value):
+    with pytest.raises(ValueError, match=rf"^`{name}` must be a whole number of at least 1, got {value!r}\.$"):
+        load_defaults(write(), **{name: value})
+
+
+@pytest.mark.parametrize("measured", [{}, {"batch_size": None}, {"batch_size": True}, {"batch_size": 0}])
+def test_a_file_that_does_not_say_what_it_was_measured_at_cannot_be_fitted(write, measured):
+    path = write(transfer=measured)
+    value = measured.get("batch_size")
+    message = rf"^`batch_size` cannot be fitted: .*defaults\.yaml was measured at batch_size {value}; leave it out\.$"
+    with pytest.raises(ValueError, match=message):
+        load_defaults(path, batch_size=64)
+    assert load_defaults(path) == Oscillator(**SETTING)
+
+
+def test_a_run_too_short_for_the_oscillator_is_refused(write):
+    path = write(setting={"decay": 0.999, "damping": 0.1, "coupling": 0.5})
+    with pytest.raises(ValueError, match=r"^`n` must lead to an oscillator, got n=600\.0 for .*$"):
+        load_defaults(path, steps=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1, 2", r"`path` must be a YAML defaults file, got .*defaults\.yaml: while parsing .*\."),
+        ("", r"`path` must be a defaults file of format belay-defaults/1, got .*defaults\.yaml of format None\."),
+        ("[1, 2]", r"`path` must be a defaults file of format belay-defaults/1, got .*defaults\.yaml of format None\."),
+        (
+            "format: belay-defaults/2",
+            r"`path` must be a defaults file of format belay-defaults/1, got .* of format belay-defaults/2\.",
+        ),
+        ("format: belay-defaults/1", r"`path` must hold setting in `setting`, got .* without; export it again\."),
+        (
+            "format: belay-defaults/1\nsetting: {decay: 0.9}",
+            r"`path` must hold damping, coupling in `setting`, got .* without; export it again\.",
+        ),
+        (
+            "format: belay-defaults/1\nsetting: {decay: 0.9, damping: 1, coupling: 0}",
+            r"`path` must hold transfer in `transfer`, got .* without; export it again\.",
+        ),
+        (
+            "format: belay-defaults/1\nsetting: {decay: 2, damping: 1, coupling: 0}\ntransfer: {}",
+            r"`path` must hold a valid setting, got .*defaults\.yaml: `decay` must be in \[0, 1\), got decay=2\.0\.",
+        ),
+        (
+            "format: belay-defaults/1\nsetting: {decay: high, damping: 1, coupling: 0}\ntransfer: {}",
+            r"`path` must hold a valid setting, got .*defaults\.yaml: `decay` must be a real number, got 'high'\.",
+        ),
+    ],
+)
+def test_a_file_of_another_kind_is_refused_in_one_line(tmp_path, text, message):
+    path = tmp_path / "defaults.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=f"^{message}$") as caught:
+        load_defaults(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path):
+    path = tmp_path / "defaults.yaml"
+    path.write_bytes(b"\xff\xfe\xff")
+    with pytest.raises(ValueError, match=r"^`path` must be a YAML defaults file, got .*: 'utf-8' codec .*\.$"):
+        load_defaults(path)
+
+
+def test_a_missing_file_is_reported_as_missing(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        load_defaults(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    "tag",
+    [
+        "!!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path ['{mark}']]",
+        "!!python/object/apply:os.system ['touch {mark}']",
+        "!!python/name:os.system",
+    ],
+)
+def test_a_malicious_file_executes_nothing(tmp_path, tag):
+    mark = tmp_path / "executed"
+    path = tmp_path / "defaults.yaml"
+    path.write_text(f"format: belay-defaults/1\nsetting: {tag.format(mark=mark)}\n", encoding="utf-8")
+    with pytest.raises(
+        ValueError, match=r"^`path` must be a YAML defaults file, got .*could not determine a constructor"
+    ):
+        load_defaults(path)
+    assert not mark.exists()

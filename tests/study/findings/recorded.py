@@ -1,0 +1,194 @@
+"""Studies made up of chosen numbers, written to MLflow once by the recorder itself, for all tests of the findings."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from study.design.config import parse_config
+from study.design.schema import Outcome, Scalar, SeedResult
+from study.design.study import Study
+from study.findings.collect import Records, load
+
+WARNINGS = ["ignore:.*noload.*loader strategy:DeprecationWarning"]  # MLflow's own tables, on SQLAlchemy 2.1
+
+STEPS = 600
+AVERAGE, LIVE = "average/val_accuracy", "live/val_accuracy"
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A setting and what it came to: values by metric and seed, or how it ended without them."""
+
+    drawn: Mapping[str, Scalar]
+    values: Mapping[str, Sequence[float]]
+    state: str = "complete"
+    message: str = ""
+    diverged_at: int | None = None
+
+    def outcome(self, number: int, seeds: int) -> Outcome:
+        """What the recorder is told: the first half of the run measured a worse value."""
+        results = []
+        for seed in range(seeds):
+            last = {metric: float(values[seed]) for metric, values in self.values.items()}
+            history = (
+                [(STEPS // 2, {metric: value - 1 for metric, value in last.items()}), (STEPS, last)] if last else []
+            )
+            bad = self.state != "complete" and seed == seeds - 1  # one seed is enough
+            ending = (self.state, self.message, self.diverged_at) if bad else ("complete", "", None)
+            results.append(SeedResult(seed, history, *ending))
+        return Outcome(number, results, seconds=2.5, finished=1_700_000_000.0 + number)
+
+
+def average(decay: float, damping: float = 1.0, coupling: float = 0.0, **other: Scalar) -> dict[str, Scalar]:
+    return {"decay": decay, "damping": damping, "coupling": coupling, **other}
+
+
+def numbers(seed: int, mean: float, spread: float = 0.02, seeds: int = 5) -> list[float]:
+    """Values of some seeds around a mean: what a seed adds to every setting, and noise."""
+    shared = np.random.default_rng(0).normal(0, 0.05, seeds)
+    return list(mean + shared + np.random.default_rng(seed + 1).normal(0, spread, seeds))
+
+
+def measured(seed: int, mean: float, live: float, **options: Any) -> dict[str, list[float]]:
+    return {AVERAGE: numbers(seed, mean, **options), LIVE: numbers(seed + 1000, live, **options)}
+
+
+def accuracy(
+    name: str, tried: Sequence[Tried], seeds: int = 5, metric: str = AVERAGE, planned: int | None = None
+) -> None:
+    """Records a digits study of these settings."""
+    task = {"name": "digits", "label_noise": 0.2}
+    space = {"decay": {"log_gap": [0.5, 0.9999]}, "damping": {"uniform": [0.1, 1]}, "coupling": {"uniform": [0, 0.4]}}
+    space |= {"lr": {"log": [0.01, 4]}, "optimizer": {"choice": ["sgd", "adam"]}}
+    record(name, task, metric, space, tried, seeds, planned)
+
+
+def record(
+    name: str,
+    task: Any,
+    metric: str,
+    space: Mapping[str, Any],
+    tried: Sequence[Tried],
+    seeds: int,
+    planned: int | None = None,
+) -> None:
+    from study.execute.record import Recorder
+
+    config = {"name": name, "task": task, "steps": STEPS, "seeds": seeds, "objective": {"metric": metric}}
+    study = Study.of(parse_config(config | {"space": space, "search": {"settings": len(tried)}}))
+    recorder = Recorder(study, uri())
+    recorder.open(planned or len(tried))
+    for number, one in enumerate(tried):
+        recorder.record(study.setting(number, one.drawn), one.outcome(number, seeds))
+    recorder.close("FINISHED")
+
+
+@functools.cache
+def uri() -> str:
+    """The tracking store of this test session."""
+    folder = tempfile.mkdtemp(prefix="belay-findings-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return f"sqlite:///{folder}/mlflow.db"
+
+
+@functools.cache
+def records(name: str) -> Records:
+    """The records of one of the studies in `STUDIES`, which is written when it is first asked for."""
+    STUDIES[name]()
+    return load(name, uri())
+
+
+# --- the studies ------------------------------------------------------------------------------------------------------
+
+MIXED = [
+    Tried(average(0.9, lr=0.5, optimizer="sgd"), measured(0, 0.70, 0.66)),
+    Tried(average(0.99, lr=1.0, optimizer="sgd"), measured(1, 0.80, 0.70)),
+    Tried(average(0.99, 0.3, lr=1.0, optimizer="adam"), measured(2, 0.78, 0.72)),
+    Tried(average(0.95, 0.4, 0.1, lr=1.0, optimizer="sgd"), measured(3, 0.90, 0.75)),
+    Tried(average(0.96, 0.5, 0.1, lr=2.0, optimizer="sgd"), measured(4, 0.89, 0.95)),
+    Tried(average(0.9, 0.2, 0.3, lr=4.0, optimizer="adam"), measured(5, 0.99, 0.99), "diverged", diverged_at=17),
+    Tried(average(0.98, lr=3.0, optimizer="adam"), {}, "failed", "RuntimeError: no batch fits\nhere"),
+]
+
+
+def mixed() -> None:
+    """Five settings of every family that are complete, one that diverged and one that failed; BELAY wins."""
+    accuracy("mixed", MIXED, planned=9)
+
+
+def tiny() -> None:
+    """A loss of a millionth, smaller is better, which plain EMA wins; BELAY was tried too."""
+    space = {"decay": {"uniform": [0.5, 0.99]}, "coupling": {"choice": [0.0, 0.2]}, "lr": {"log": [0.01, 1]}}
+    tried = [
+        Tried(average(0.9, lr=0.1), loss(3e-6, 1)),
+        Tried(average(0.95, lr=0.1), loss(1e-6, 2)),
+        Tried(average(0.95, coupling=0.2, lr=0.1), loss(2e-6, 3)),
+    ]
+    record("tiny", "quadratic", "average/excess_loss", space, tried, seeds=4)
+
+
+def loss(mean: float, seed: int) -> dict[str, list[float]]:
+    draws = np.random.default_rng(seed).normal(mean, 1e-7, (2, 4))
+    return {"average/excess_loss": list(draws[0]), "live/excess_loss": list(10 * draws[1])}
+
+
+def one_seed() -> None:
+    accuracy(
+        "one-seed", [Tried(one.drawn, measured(i, 0.7 + i / 20, 0.6, seeds=1)) for i, one in enumerate(MIXED[:4])], 1
+    )
+
+
+def constant() -> None:
+    """Every setting measured the same on every seed."""
+    accuracy("constant", [Tried(one.drawn, {AVERAGE: [0.5] * 3, LIVE: [0.5] * 3}) for one in MIXED[:4]], 3)
+
+
+def all_diverged() -> None:
+    accuracy("all-diverged", [Tried(one.drawn, {}, "diverged", diverged_at=5) for one in MIXED[:3]], 2)
+
+
+def all_failed() -> None:
+    accuracy("all-failed", [Tried(one.drawn, {}, "failed", "OSError: gone") for one in MIXED[:2]], 2)
+
+
+def live() -> None:
+    """The model's own weights decide."""
+    accuracy("live", [Tried(one.drawn, one.values) for one in MIXED[:5]], metric=LIVE)
+
+
+def coupled() -> None:
+    """BELAY alone: no EMA and no training without a pull were measured."""
+    accuracy("coupled", [Tried(one.drawn, one.values) for one in MIXED[3:5]])
+
+
+def many() -> None:
+    """Enough settings for quarters of a continuous parameter."""
+    rng = np.random.default_rng(7)
+    tried = []
+    for number in range(16):
+        drawn = average(
+            1 - 10 ** -(1 + number / 5), float(rng.uniform(0.1, 1)), lr=float(number + 1) / 4, optimizer="sgd"
+        )
+        tried.append(Tried(drawn, {AVERAGE: list(rng.normal(0.8, 0.05, 2))}))
+    accuracy("many", tried, 2)
+
+
+STUDIES = {
+    "mixed": mixed,
+    "tiny": tiny,
+    "one-seed": one_seed,
+    "constant": constant,
+    "all-diverged": all_diverged,
+    "all-failed": all_failed,
+    "live": live,
+    "coupled": coupled,
+    "many": many,
+}

@@ -1,0 +1,89 @@
+"""The answer in words: what, which regime, how sure, how much better, and what next."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import recorded
+
+from study.findings.answer import answer, difference_text
+from study.findings.compare import Difference
+from study.findings.recommend import recommend
+
+pytestmark = [pytest.mark.filterwarnings(warning) for warning in recorded.WARNINGS]
+
+
+def said(name: str) -> dict[str, str]:
+    """The lines of a study's answer by their heads."""
+    lines = answer(recommend(recorded.records(name))).splitlines()
+    return {line[:10].strip(): line[10:] for line in lines}
+
+
+def test_the_whole_answer_of_a_study_that_belay_wins():
+    chosen = recommend(recorded.records("mixed"))
+    ema, none = (difference_text(comparison.difference) for comparison in chosen.versus)
+    assert said("mixed") == {
+        "study": "mixed: 7 of 9 settings x 5 seeds done, 1 diverged, 1 failed",
+        "best": "decay 0.95, damping 0.4, coupling 0.1, lr 1, optimizer sgd",
+        "measured": f"average/val_accuracy {chosen.mean:.4g} (standard error {chosen.se:.2g})",
+        "regime": "overdamped: damping ratio 1.008, memory 1.33 % of the run (lag 7 of 600), effective mass ratio 0.8",
+        "how sure": "1 of the other 4 settings are statistically as good (paired over 5 seeds, each at 95 %)",
+        "vs ema": f"{ema} over the best EMA (decay 0.99, lr 1, optimizer sgd)",
+        "vs none": f"{none} over no averaging (lr 1, optimizer adam)",
+        "": "chosen and measured on the same seeds: the differences flatter the winner",
+        "next": "belay-study export mixed -o defaults.yaml",
+    }
+
+
+def test_where_ema_wins_the_answer_says_so_and_what_belay_came_to():
+    lines = said("tiny")
+    assert lines["vs ema"] == "the best setting is itself the best EMA"
+    assert re.fullmatch(
+        r"\+1\.\d+e-06 \(95 % \+\S+e-07 to \+\S+e-06\) over the best BELAY \(decay 0\.95, damping 1, coupling 0\.2\)",
+        lines["vs belay"],
+    )
+    assert lines["vs none"].endswith(" over no averaging")
+    assert lines["regime"].startswith("overdamped: damping ratio inf, ")
+
+
+def test_small_numbers_keep_their_digits():
+    assert re.fullmatch(r"average/excess_loss 9\.\d{3}e-07 \(standard error \d\.\de-08\)", said("tiny")["measured"])
+
+
+def test_one_seed_gives_an_answer_without_any_certainty():
+    lines = said("one-seed")
+    assert lines["study"] == "one-seed: 4 of 4 settings x 1 seeds done"
+    assert lines["measured"].endswith(" (one seed: no error is known)")
+    assert lines["how sure"] == "unknown with one seed; give `seeds` at least 2"
+    assert re.fullmatch(r"\+0\.\d+ \(one seed: no interval\) over the best EMA \(decay 0\.99, .*\)", lines["vs ema"])
+
+
+def test_an_answer_without_a_baseline_says_that_none_was_measured():
+    lines = said("coupled")
+    assert lines["vs ema"] == "no plain EMA was measured; leave `search.baseline` out to have some tried"
+    assert "vs none" not in lines
+    assert "" not in lines  # nothing that could flatter
+
+
+def test_an_answer_about_the_model_s_own_weights_has_no_comparison_with_no_averaging():
+    lines = said("live")
+    assert lines["measured"].startswith("live/val_accuracy ")
+    assert "vs none" not in lines
+    assert "over the best EMA" in lines["vs ema"]
+
+
+def test_only_hyperparameters_that_were_varied_are_named():
+    assert said("many")["best"] == "decay 0.999842, damping 0.8624, coupling 0, lr 3.75"
+
+
+@pytest.mark.parametrize(
+    ("difference", "text"),
+    [
+        (Difference(0.105, 0.04131, 0.1686, 5), "+0.105 (95 % +0.0413 to +0.169)"),
+        (Difference(-0.5, -1.0, 0.0, 5), "-0.5 (95 % -1 to +0)"),
+        (Difference(2e-7, float("nan"), float("nan"), 1), "+2e-07 (one seed: no interval)"),
+    ],
+)
+def test_a_difference_is_told_with_its_sign_and_interval(difference, text):
+    assert difference_text(difference) == text

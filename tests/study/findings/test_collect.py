@@ -1,0 +1,224 @@
+"""MLflow's records as tidy tables: what the recorder wrote is what is read, and what cannot be read says why."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+
+import pandas as pd
+import pytest
+import recorded
+from mlflow import MlflowClient
+
+from study.design.schema import SETTING_RUN, STUDY_RUN, Tag
+from study.errors import BadInput
+from study.findings import collect
+from study.findings.collect import load, studies
+
+pytestmark = [pytest.mark.filterwarnings(warning) for warning in recorded.WARNINGS]
+
+MIXED = recorded.MIXED
+
+
+def refusal(call, *arguments):
+    with pytest.raises(BadInput) as caught:
+        call(*arguments)
+    assert len(str(caught.value).splitlines()) == 1
+    return str(caught.value)
+
+
+# --- one study --------------------------------------------------------------------------------------------------------
+
+
+def test_the_study_s_own_figures_are_those_of_its_config():
+    records = recorded.records("mixed")
+    assert (records.name, records.metric, records.mode) == ("mixed", "average/val_accuracy", "max")
+    assert (records.steps, records.seeds, records.planned) == (600, 5, 9)
+    assert records.task == {"name": "digits", "label_noise": 0.2}
+    assert re.fullmatch("[0-9a-f]{32}", records.run)
+    assert re.fullmatch("[0-9a-f]{16}", records.tags[Tag.DATA])
+    assert (recorded.records("tiny").mode, recorded.records("live").metric) == ("min", "live/val_accuracy")
+
+
+def test_there_is_a_row_for_each_setting_and_seed():
+    table = recorded.records("mixed").table
+    assert list(zip(table["setting"], table["seed"], strict=True)) == [(n, seed) for n in range(7) for seed in range(5)]
+
+
+def test_the_columns_are_the_setting_its_state_its_parameters_and_the_metrics():
+    records = recorded.records("mixed")
+    assert records.parameters == [
+        *("decay", "damping", "coupling"),
+        *("batch_size", "depth", "label_noise", "lr", "optimizer", "width"),
+    ]
+    assert set(records.table.columns) == {
+        *("setting", "seed", "state", "message", "diverged_at"),
+        *records.parameters,
+        *("average/val_accuracy", "live/val_accuracy"),
+    }
+
+
+def test_every_column_has_the_type_of_what_it_holds():
+    table = recorded.records("mixed").table
+    kinds = {name: table[name].dtype.kind for name in table.columns if pd.api.types.is_numeric_dtype(table[name])}
+    assert kinds == {
+        **dict.fromkeys(("setting", "seed", "batch_size", "depth", "width"), "i"),
+        **dict.fromkeys(("diverged_at", "decay", "damping", "coupling", "lr", "label_noise"), "f"),
+        **dict.fromkeys(("average/val_accuracy", "live/val_accuracy"), "f"),
+    }
+
+
+@pytest.mark.parametrize("metric", ["average/val_accuracy", "live/val_accuracy"])
+def test_the_last_value_of_every_seed_is_read_as_it_was_measured(metric):
+    table = recorded.records("mixed").table
+    for number in range(5):
+        assert list(table.loc[table["setting"] == number, metric]) == MIXED[number].values[metric]
+
+
+def test_parameters_are_those_that_were_tried():
+    table = recorded.records("mixed").table.drop_duplicates("setting").set_index("setting")
+    for number, tried in enumerate(MIXED):
+        assert {name: table.loc[number, name] for name in tried.drawn} == dict(tried.drawn)
+
+
+def test_a_setting_that_diverged_has_the_step_and_only_the_seeds_that_did_not_have_values():
+    rows = recorded.records("mixed").table.query("setting == 5")
+    assert set(rows["state"]) == {"diverged"}
+    assert set(rows["diverged_at"]) == {17.0}
+    assert list(rows["average/val_accuracy"])[:4] == MIXED[5].values["average/val_accuracy"][:4]
+    assert math.isnan(list(rows["average/val_accuracy"])[4])
+
+
+def test_a_setting_that_failed_has_its_message_and_no_values():
+    rows = recorded.records("mixed").table.query("setting == 6")
+    assert set(rows["state"]) == {"failed"}
+    assert set(rows["message"]) == {"RuntimeError: no batch fits\nhere"}
+    assert rows[["average/val_accuracy", "live/val_accuracy", "diverged_at"]].isna().all(axis=None)
+
+
+def test_a_complete_setting_has_neither_message_nor_step_of_divergence():
+    rows = recorded.records("mixed").table.query("setting < 5")
+    assert set(rows["state"]) == {"complete"}
+    assert set(rows["message"]) == {""}
+    assert rows["diverged_at"].isna().all()
+
+
+def test_records_are_read_page_by_page(monkeypatch):
+    whole = recorded.records("mixed").table
+    monkeypatch.setattr(collect, "PAGE", 2)
+    assert load("mixed", recorded.uri()).table.equals(whole)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("True", True), ("False", False), ("3", 3), ("3.0", 3.0), ("1e-05", 1e-05), ("sgd", "sgd"), ("", "")],
+)
+def test_a_parameter_gets_back_the_type_it_had(text, value):
+    assert str(value) == text
+    typed = collect._typed(text)
+    assert (typed, type(typed)) == (value, type(value))
+
+
+# --- settings that are still being written ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def begun() -> str:
+    """A study with one setting that is still being written, another that is done, and a run of somebody else's."""
+    recorded.records("mixed")
+    client = MlflowClient(tracking_uri=recorded.uri())
+    experiment = client.create_experiment("begun")
+    tags = {Tag.KIND: STUDY_RUN, Tag.SEEDS: "1", Tag.STEPS: "10", Tag.PLANNED: "2", Tag.TASK: '{"name": "digits"}'}
+    client.create_run(experiment, tags=tags | {Tag.METRIC: "average/val_loss", Tag.MODE: "min"})
+    client.create_run(experiment, tags={Tag.KIND: SETTING_RUN, Tag.SETTING: "1"})
+    client.create_run(experiment, run_name="somebody else's")
+    return "begun"
+
+
+def test_a_study_none_of_whose_settings_is_done_is_refused(begun):
+    assert refusal(load, begun, recorded.uri()) == (
+        "the study must have a setting that is done, got none of 'begun'; wait, or `belay-study resume begun`."
+    )
+
+
+def test_the_list_of_studies_counts_settings_that_are_done(begun):
+    listed = studies(recorded.uri()).set_index("study")
+    assert (listed.loc["begun", "done"], listed.loc["begun", "planned"]) == (0, 2)
+    assert (listed.loc["mixed", "done"], listed.loc["mixed", "planned"]) == (7, 9)
+
+
+# --- all studies ------------------------------------------------------------------------------------------------------
+
+
+def test_the_list_of_studies_says_what_each_asked_and_how_far_it_is():
+    for name in ("mixed", "tiny", "live"):
+        recorded.records(name)
+    listed = studies(recorded.uri())
+    assert list(listed.columns) == ["study", "status", "done", "planned", "task", "metric", "mode", "started"]
+    row = listed.set_index("study").loc["tiny"]
+    assert list(row)[:-1] == ["finished", 3, 3, "quadratic", "average/excess_loss", "min"]
+    assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\dZ", row["started"])
+
+
+def test_the_newest_study_is_listed_first(monkeypatch):
+    for name in ("mixed", "tiny", "live"):
+        recorded.records(name)
+    monkeypatch.setattr(collect, "PAGE", 1)  # also page by page
+    client = MlflowClient(tracking_uri=recorded.uri())
+    began = {name: client.get_run(recorded.records(name).run).info.start_time for name in ("mixed", "tiny", "live")}
+    listed = [name for name in studies(recorded.uri())["study"] if name in began]
+    assert listed == sorted(began, key=began.__getitem__, reverse=True)
+
+
+def test_a_store_without_studies_has_an_empty_list(monkeypatch):
+    monkeypatch.setattr(collect, "_runs", lambda *_: iter(()))
+    recorded.records("mixed")
+    listed = studies(recorded.uri())
+    assert listed.empty
+    assert "started" in listed.columns
+    assert json.loads(listed.to_json(orient="records")) == []
+
+
+# --- what cannot be read ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["nope", "Default", "", "../mixed", "mixed' or '1'='1"])
+def test_an_unknown_study_is_refused(name):
+    recorded.records("mixed")
+    assert re.fullmatch(
+        rf"the study must exist in sqlite:///.*/mlflow\.db, got {re.escape(repr(name))}; `belay-study list` shows .*",
+        refusal(load, name, recorded.uri()),
+    )
+
+
+def test_records_that_do_not_exist_are_refused_and_not_made(tmp_path):
+    message = refusal(studies, f"sqlite:///{tmp_path}/none.db")
+    assert message == (
+        f"the records must exist, got no {tmp_path}/none.db; run a study here first, or name another with `--tracking`."
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_that_does_not_answer_is_refused_at_once():
+    assert re.fullmatch(
+        r"`--tracking` must be an MLflow server or database that answers, got http://u:\*\*\*@127\.0\.0\.1:1: "
+        r"\[Errno 111\] Connection refused; start it, or name another\.",
+        refusal(studies, "http://u:secret@127.0.0.1:1"),
+    )
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path):
+    (tmp_path / "mlflow.db").write_text("not a database, though longer than one's header: " + "x" * 200)
+    assert "file is not a database; start it, or name another." in refusal(studies, f"sqlite:///{tmp_path}/mlflow.db")
+
+
+def test_a_folder_is_refused_at_once(tmp_path):
+    assert "unable to open database file; start it" in refusal(studies, f"sqlite:///{tmp_path}")
+
+
+@pytest.mark.parametrize("uri", ["nonsense://x", "./mlruns"])
+def test_a_kind_of_store_that_mlflow_does_not_take_is_refused(uri):
+    assert re.search(
+        r"`--tracking` must be an MLflow server or database .*; start it, or name another\.$", refusal(studies, uri)
+    )

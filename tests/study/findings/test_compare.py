@@ -1,0 +1,288 @@
+"""Rankings and paired comparisons, held against NumPy and SciPy on the very numbers that were recorded."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import recorded
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from study.errors import BadInput
+from study.findings.compare import (
+    BASELINES,
+    Difference,
+    against,
+    best_by,
+    comparisons,
+    paired,
+    ranking,
+    rivals,
+    row,
+    values,
+)
+
+pytestmark = [pytest.mark.filterwarnings(warning) for warning in recorded.WARNINGS]
+
+AVERAGE, LIVE = recorded.AVERAGE, recorded.LIVE
+
+
+def measured(setting: int, metric: str = AVERAGE) -> np.ndarray:
+    return np.array(recorded.MIXED[setting].values[metric])
+
+
+def interval(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
+    """SciPy's own 95 % interval of a paired difference."""
+    found = stats.ttest_rel(ours, theirs).confidence_interval(0.95)
+    return found.low, found.high
+
+
+# --- the interval -----------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(st.floats(-100, 100), st.floats(-100, 100)), min_size=2, max_size=12))
+def test_the_paired_interval_is_scipy_s(pairs):
+    ours, theirs = (np.array(side) for side in zip(*pairs, strict=True))
+    if np.ptp(ours - theirs) < 1e-6:
+        return  # nothing varies: SciPy warns
+    found = paired(pd.Series(ours), pd.Series(theirs), "max")
+    assert found.mean == pytest.approx(np.mean(ours - theirs), abs=1e-9)
+    assert (found.low, found.high) == pytest.approx(interval(ours, theirs), rel=1e-9, abs=1e-9)
+    assert found.seeds == len(pairs)
+
+
+def test_a_difference_is_positive_where_ours_is_better_in_either_mode():
+    ours, theirs = pd.Series([3.0, 4.0, 5.0]), pd.Series([1.0, 2.5, 2.0])
+    up, down = paired(ours, theirs, "max"), paired(ours, theirs, "min")
+    assert up.mean == pytest.approx(13 / 6)
+    assert (down.mean, down.low, down.high) == (-up.mean, -up.high, -up.low)
+
+
+def test_only_seeds_that_both_have_are_paired():
+    found = paired(pd.Series({0: 1.0, 1: 2.0, 2: math.nan, 3: 4.0}), pd.Series({1: 1.0, 2: 5.0, 3: 1.0, 4: 9.0}), "max")
+    assert (found.mean, found.seeds) == (2.0, 2)
+
+
+def test_one_seed_has_a_difference_and_no_interval():
+    found = paired(pd.Series([2.0]), pd.Series([1.5]), "max")
+    assert (found.mean, found.seeds) == (0.5, 1)
+    assert math.isnan(found.low)
+    assert math.isnan(found.high)
+    assert not found.settled
+
+
+def test_a_difference_that_never_varies_is_known_exactly():
+    assert paired(pd.Series([2.0, 3.0]), pd.Series([1.0, 2.0]), "max") == Difference(1.0, 1.0, 1.0, 2)
+    assert paired(pd.Series([2.0, 3.0]), pd.Series([2.0, 3.0]), "max") == Difference(0.0, 0.0, 0.0, 2)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "settled"), [(0.1, 0.3, True), (-0.3, -0.1, True), (-0.1, 0.3, False), (0.0, 0.2, False)]
+)
+def test_a_difference_is_settled_where_its_interval_leaves_out_0(low, high, settled):
+    assert Difference((low + high) / 2, low, high, 5).settled is settled
+
+
+# --- the ranking ------------------------------------------------------------------------------------------------------
+
+
+def test_complete_settings_are_ranked_by_their_mean_over_seeds():
+    table = ranking(recorded.records("mixed"))
+    assert list(table.index) == sorted(range(5), key=lambda n: -measured(n).mean()) == [3, 4, 1, 2, 0]
+    for number, line in table.iterrows():
+        assert line["mean"] == pytest.approx(np.mean(measured(number)), rel=1e-12)
+        assert line["se"] == pytest.approx(stats.sem(measured(number)), rel=1e-12)
+
+
+def test_a_setting_that_diverged_or_failed_is_not_ranked_however_good_its_other_seeds():
+    records = recorded.records("mixed")
+    assert records.table.query("setting == 5")[AVERAGE].mean() > records.table.query("setting == 3")[AVERAGE].mean()
+    assert not {5, 6} & set(ranking(records).index)
+    assert list(values(records, AVERAGE).index) == [0, 1, 2, 3, 4]
+
+
+def test_the_ranking_has_each_setting_s_parameters_and_family():
+    table = ranking(recorded.records("mixed"))
+    assert list(table["family"]) == ["belay", "belay", "ema", "damped", "ema"]
+    assert list(table.columns) == ["mean", "se", *recorded.records("mixed").parameters, "family"]
+    assert list(table["optimizer"]) == ["sgd", "sgd", "sgd", "adam", "sgd"]
+
+
+def test_another_metric_can_be_ranked():
+    table = ranking(recorded.records("mixed"), LIVE)
+    assert list(table.index) == sorted(range(5), key=lambda n: -measured(n, LIVE).mean())
+
+
+def test_the_least_is_best_where_less_is_better():
+    assert list(ranking(recorded.records("tiny")).index) == [1, 2, 0]
+
+
+def test_ties_go_to_the_lower_number():
+    assert list(ranking(recorded.records("constant")).index) == [0, 1, 2, 3]
+    assert list(ranking(recorded.records("constant"))["se"]) == [0.0] * 4
+
+
+def test_one_seed_is_ranked_without_a_standard_error():
+    table = ranking(recorded.records("one-seed"))
+    assert list(table["mean"]) == sorted(table["mean"], reverse=True)
+    assert table["se"].isna().all()
+
+
+@pytest.mark.parametrize("name", ["all-diverged", "all-failed"])
+def test_nothing_is_ranked_where_nothing_was_completed(name):
+    table = ranking(recorded.records(name))
+    assert table.empty
+    assert {"mean", "se", "decay", "family"} <= set(table.columns)
+
+
+def test_a_metric_that_nobody_reported_ranks_nothing():
+    assert ranking(recorded.records("mixed"), "average/val_loss").empty
+
+
+# --- rivals -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "best"), [("mixed", 3), ("many", 14)])
+def test_rivals_are_the_settings_whose_interval_does_not_settle_that_they_are_worse(name, best):
+    records = recorded.records(name)
+    table = values(records, AVERAGE)
+    ours = table.loc[best].to_numpy()
+    expected = [n for n in ranking(records).index if n != best and interval(ours, table.loc[n].to_numpy())[0] <= 0]
+    assert rivals(records, best) == expected
+
+
+def test_there_are_rivals_and_others_in_the_study_that_this_is_tested_on():
+    assert rivals(recorded.records("mixed"), 3) == [4]
+
+
+def test_settings_that_measured_exactly_the_same_are_rivals():
+    assert rivals(recorded.records("constant"), 0) == [1, 2, 3]
+
+
+def test_one_seed_has_no_rivals_as_nothing_is_known_of_its_error():
+    assert rivals(recorded.records("one-seed"), 3) == []
+
+
+# --- baselines --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("baseline", "setting", "metric"),
+    [("ema", 1, AVERAGE), ("damped", 2, AVERAGE), ("belay", 3, AVERAGE), ("none", 2, LIVE)],
+)
+def test_the_best_setting_is_held_against_the_best_of_each_baseline(baseline, setting, metric):
+    found = against(recorded.records("mixed"), 3, baseline)
+    assert (found.baseline, found.setting, found.metric) == (baseline, setting, metric)
+    assert found.mean == pytest.approx(measured(setting, metric).mean())
+    assert found.difference.mean == pytest.approx((measured(3) - measured(setting, metric)).mean(), abs=1e-12)
+    if setting != 3:
+        ends = interval(measured(3), measured(setting, metric))
+        assert (found.difference.low, found.difference.high) == pytest.approx(ends, rel=1e-9)
+
+
+def test_no_averaging_is_the_model_s_own_weights_where_nothing_pulls_them():
+    records = recorded.records("mixed")
+    pulled = ranking(records, LIVE).index[0]
+    assert row(ranking(records), pulled)["coupling"] > 0  # the best live weights of all, though not without a pull
+    assert against(records, 3, "none").setting != pulled
+
+
+def test_differences_are_in_the_better_direction_where_less_is_better():
+    found = against(recorded.records("tiny"), 1, "belay")
+    ours, theirs = (np.array(recorded.loss(mean, seed)["average/excess_loss"]) for mean, seed in ((1e-6, 2), (2e-6, 3)))
+    assert found.difference.mean == pytest.approx((theirs - ours).mean())
+    assert found.difference.low > 0
+    assert (found.difference.low, found.difference.high) == pytest.approx(interval(theirs, ours))
+
+
+@pytest.mark.parametrize("baseline", ["ema", "damped", "none"])
+def test_a_baseline_that_was_not_measured_has_no_comparison(baseline):
+    assert against(recorded.records("coupled"), 0, baseline) is None
+
+
+def test_there_is_no_comparison_with_no_averaging_where_the_model_s_own_weights_decide():
+    assert against(recorded.records("live"), 4, "none") is None
+
+
+def test_there_is_no_comparison_with_a_metric_that_was_not_reported():
+    assert against(recorded.records("many"), 14, "none") is None
+
+
+def test_comparisons_have_a_row_for_each_baseline_that_was_measured():
+    records = recorded.records("mixed")
+    table = comparisons(records, 3)
+    assert list(table["baseline"]) == list(BASELINES)
+    for line in table.to_dict("records"):
+        found = against(records, 3, line["baseline"])
+        assert line["setting"] == found.setting
+        assert line["mean"] == found.mean
+        assert Difference(line["difference"], line["low"], line["high"], line["seeds"]) == found.difference
+    assert list(comparisons(recorded.records("coupled"), 0)["baseline"]) == ["belay"]
+
+
+def test_one_baseline_can_be_asked_for():
+    assert list(comparisons(recorded.records("mixed"), 3, "damped")["setting"]) == [2]
+
+
+def test_asking_for_a_baseline_that_was_not_measured_is_refused():
+    with pytest.raises(BadInput) as caught:
+        comparisons(recorded.records("coupled"), 0, "ema")
+    assert re.fullmatch(
+        r"`--baseline` must have been .*, got 'ema': no setting of coupled belongs to it or reports its metric; .*",
+        str(caught.value),
+    )
+
+
+# --- by a parameter ---------------------------------------------------------------------------------------------------
+
+
+def test_the_best_setting_of_each_value_of_a_parameter():
+    table = best_by(recorded.records("mixed"), "optimizer")
+    assert list(table.columns) == ["optimizer", "settings", "best", "se", "setting", "median"]
+    assert list(table["optimizer"]) == ["adam", "sgd"]
+    assert list(table["settings"]) == [1, 4]
+    assert list(table["setting"]) == [2, 3]
+    means = [measured(n).mean() for n in (0, 1, 3, 4)]
+    assert list(table["best"]) == pytest.approx([measured(2).mean(), max(means)])
+    assert list(table["median"]) == pytest.approx([measured(2).mean(), np.median(means)])
+    assert table["se"][1] == pytest.approx(stats.sem(measured(3)))
+
+
+def test_few_values_of_a_number_are_shown_one_by_one_in_their_order():
+    assert list(best_by(recorded.records("mixed"), "decay")["decay"]) == [0.9, 0.95, 0.96, 0.99]
+
+
+def test_many_values_of_a_number_are_shown_by_quarters_with_what_is_in_them():
+    table = best_by(recorded.records("many"), "lr")
+    assert list(table["lr"]) == ["0.25 to 1", "1.25 to 2", "2.25 to 3", "3.25 to 4"]
+    assert list(table["settings"]) == [4, 4, 4, 4]
+    ranked = ranking(recorded.records("many"))
+    for line, quarter in zip(
+        table.to_dict("records"), (range(4), range(4, 8), range(8, 12), range(12, 16)), strict=True
+    ):
+        inside = ranked.loc[[number for number in ranked.index if number in quarter]]
+        assert line["setting"] == inside.index[0]
+        assert line["best"] == inside["mean"].max()
+        assert line["median"] == pytest.approx(inside["mean"].median())
+
+
+def test_quarters_of_decay_are_told_apart_close_to_1():
+    assert list(best_by(recorded.records("many"), "decay")["decay"])[2:] == [
+        "0.997488 to 0.999369",
+        "0.999602 to 0.9999",
+    ]
+
+
+def test_the_least_is_best_by_a_parameter_where_less_is_better():
+    table = best_by(recorded.records("tiny"), "coupling")
+    assert list(table["setting"]) == [1, 2]
+
+
+def test_an_unknown_parameter_is_refused():
+    with pytest.raises(BadInput, match=r"`--by` must be one of decay, damping, coupling, .*width, got 'learning_rate'"):
+        best_by(recorded.records("mixed"), "learning_rate")

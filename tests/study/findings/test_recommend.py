@@ -1,0 +1,213 @@
+"""The recommendation: what is chosen, its evidence as plain data, the defaults file that `belay` loads, the regimes."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import recorded
+import yaml
+from scipy import stats
+
+from belay import Oscillator, load_defaults
+from study.design.schema import FIGURES, figures
+from study.errors import FailedWork
+from study.findings.compare import ranking
+from study.findings.recommend import as_data, defaults_file, recommend
+from study.findings.regimes import regimes
+
+pytestmark = [pytest.mark.filterwarnings(warning) for warning in recorded.WARNINGS]
+
+RECOMMENDABLE = ["mixed", "tiny", "one-seed", "constant", "live", "coupled", "many"]
+
+
+def found(name: str) -> Any:
+    return recommend(recorded.records(name))
+
+
+def exported(name: str, folder: Path) -> Path:
+    path = folder / "defaults.yaml"
+    path.write_text(defaults_file(found(name)), encoding="utf-8")
+    return path
+
+
+# --- the choice -------------------------------------------------------------------------------------------------------
+
+
+def test_the_complete_setting_with_the_best_mean_is_recommended():
+    chosen, measured = found("mixed"), recorded.MIXED[3].values[recorded.AVERAGE]
+    assert chosen.setting == 3
+    assert chosen.mean == pytest.approx(np.mean(measured))
+    assert chosen.se == pytest.approx(stats.sem(measured))
+    assert chosen.rivals == [4]
+    assert chosen.oscillator == Oscillator(0.95, 0.4, 0.1)
+
+
+def test_what_was_tried_is_counted_by_how_it_ended():
+    chosen = found("mixed")
+    assert (chosen.tried, chosen.diverged, chosen.failed) == (5, 1, 1)
+
+
+def test_the_parameters_are_plain_values_of_the_types_they_had():
+    parameters = found("mixed").parameters
+    assert parameters == dict(recorded.MIXED[3].drawn) | {"batch_size": 32, "depth": 1, "label_noise": 0.2, "width": 64}
+    assert {name: type(value) for name, value in parameters.items()} == {
+        **dict.fromkeys(("decay", "damping", "coupling", "lr", "label_noise"), float),
+        **dict.fromkeys(("batch_size", "depth", "width"), int),
+        "optimizer": str,
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "baselines"),
+    [
+        ("mixed", 3, ["ema", "none"]),
+        ("tiny", 1, ["ema", "belay", "none"]),  # EMA won: what did BELAY come to?
+        ("one-seed", 2, ["ema", "none"]),
+        ("live", 4, ["ema"]),
+        ("coupled", 0, []),
+    ],
+)
+def test_it_is_compared_with_the_best_ema_and_with_no_averaging_where_they_were_measured(name, setting, baselines):
+    chosen = found(name)
+    assert chosen.setting == setting
+    assert [comparison.baseline for comparison in chosen.versus] == baselines
+
+
+@pytest.mark.parametrize(
+    ("name", "count"), [("all-diverged", "3 diverged, 0 failed"), ("all-failed", "0 diverged, 2 failed")]
+)
+def test_nothing_is_recommended_where_nothing_was_completed(name, count):
+    with pytest.raises(FailedWork) as caught:
+        found(name)
+    assert caught.value.exit_code == 1
+    assert str(caught.value) == (
+        f"a setting must have completed every seed to be recommended, got none of {name!r} ({count}); "
+        "lower the learning rate or mend the task."
+    )
+
+
+# --- plain data -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", RECOMMENDABLE)
+def test_the_data_is_strict_json(name):
+    data = as_data(found(name))
+    assert json.loads(json.dumps(data, allow_nan=False)) == data
+
+
+def test_the_data_says_what_how_well_and_how_sure():
+    data, chosen = as_data(found("mixed")), found("mixed")
+    assert data["setting"] == chosen.parameters
+    assert {name: data[name] for name in ("study", "number", "metric", "mode", "seeds", "rivals", "regime")} == {
+        "study": "mixed",
+        "number": 3,
+        "metric": "average/val_accuracy",
+        "mode": "max",
+        "seeds": 5,
+        "rivals": [4],
+        "regime": "overdamped",
+    }
+    assert (data["mean"], data["standard_error"]) == (chosen.mean, chosen.se)
+    assert [data[name] for name in ("settings_tried", "settings_planned", "diverged", "failed")] == [5, 9, 1, 1]
+    assert data["oscillator"] == pytest.approx(figures(Oscillator(0.95, 0.4, 0.1), 600))
+    for comparison in chosen.versus:
+        told = data["versus"][comparison.baseline]
+        assert (told["setting"], told["metric"], told["mean"]) == (
+            comparison.setting,
+            comparison.metric,
+            comparison.mean,
+        )
+        assert told["difference"] == {
+            "mean": comparison.difference.mean,
+            "low": comparison.difference.low,
+            "high": comparison.difference.high,
+            "seeds": 5,
+        }
+
+
+def test_what_json_cannot_hold_is_a_word_or_nothing():
+    assert as_data(found("tiny"))["oscillator"]["damping_ratio"] == "inf"
+    data = as_data(found("one-seed"))
+    assert data["standard_error"] is None
+    assert data["versus"]["ema"]["difference"]["low"] is None
+    assert data["versus"]["ema"]["difference"]["high"] is None
+
+
+# --- the defaults file ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", RECOMMENDABLE)
+def test_belay_loads_the_recommended_oscillator_from_the_file(name, tmp_path):
+    assert load_defaults(exported(name, tmp_path)) == found(name).oscillator
+
+
+def test_belay_fits_the_recommended_oscillator_to_other_runs(tmp_path):
+    path, oscillator = exported("mixed", tmp_path), found("mixed").oscillator
+    assert load_defaults(path, steps=300) == oscillator.rescale(2)
+    assert load_defaults(path, steps=600) == oscillator
+    assert load_defaults(path, batch_size=16) == oscillator.rescale(0.5)
+
+
+def test_a_task_without_a_batch_size_says_so_when_one_is_given(tmp_path):
+    path = exported("tiny", tmp_path)
+    assert load_defaults(path, steps=1200) == found("tiny").oscillator.rescale(0.5)
+    with pytest.raises(ValueError, match="`batch_size` cannot be fitted"):
+        load_defaults(path, batch_size=16)
+
+
+def test_the_file_holds_the_setting_its_rivals_range_the_evidence_and_where_it_came_from(tmp_path):
+    document, chosen, data = yaml.safe_load(defaults_file(found("mixed"))), found("mixed"), as_data(found("mixed"))
+    assert list(document) == ["format", "setting", "as_good", "oscillator", "transfer", "evidence", "origin"]
+    assert document["setting"] == chosen.parameters
+    assert document["as_good"] == {"settings": 2, "decay": [0.95, 0.96], "damping": [0.4, 0.5], "coupling": [0.1, 0.1]}
+    assert document["oscillator"] == {"regime": "overdamped", **data["oscillator"]}
+    assert document["transfer"] == {
+        "steps": 600,
+        "batch_size": 32,
+        **{name: data["oscillator"][name] for name in ("memory_share", "damping_ratio", "effective_mass_ratio")},
+    }
+    assert document["evidence"] == {
+        name: data[name]
+        for name in (
+            *("metric", "mode", "mean", "standard_error", "seeds"),
+            *("settings_tried", "settings_planned", "versus"),
+        )
+    }
+    origin, records = document["origin"], recorded.records("mixed")
+    assert (origin["study"], origin["task"], origin["mlflow_run"]) == ("mixed", records.task, records.run)
+    assert re.fullmatch("[0-9a-f]{16}", origin["data"])
+    assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", origin["exported"])
+
+
+def test_the_file_begins_with_how_to_use_it():
+    head = defaults_file(found("mixed")).splitlines()[0]
+    assert head == "# Recommended by the study mixed; load it with belay.load_defaults(path, steps=...)."
+
+
+# --- regimes ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_best_settings_are_shown_as_oscillators():
+    records = recorded.records("mixed")
+    table, ranked = regimes(records, 3), ranking(records)
+    assert list(table.index) == [3, 4, 1]
+    assert list(table.columns) == ["mean", "se", "decay", "damping", "coupling", "regime", *FIGURES]
+    for number, line in table.iterrows():
+        average = Oscillator(line["decay"], line["damping"], line["coupling"])
+        assert line["mean"] == ranked.loc[number, "mean"]
+        assert line["regime"] == average.regime
+        assert dict(line[list(FIGURES)]) == pytest.approx(figures(average, 600))
+
+
+def test_no_more_regimes_are_shown_than_there_are_settings():
+    assert len(regimes(recorded.records("coupled"), 50)) == 2
+
+
+def test_an_ema_has_an_infinite_damping_ratio():
+    assert regimes(recorded.records("tiny"), 1)["damping_ratio"].iloc[0] == math.inf

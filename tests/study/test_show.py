@@ -1,0 +1,168 @@
+"""Values, tables and plain data as they are printed."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from studies import small
+
+from study.design.config import parse_config
+from study.design.study import Study
+from study.design.tasks import catalogue
+from study.execute.plan import plan
+from study.show import number, plain, show_catalogue, show_data, show_plan, show_rows, show_table
+
+TABLE = pd.DataFrame(
+    {
+        "study": ["digits", "a-long-name"],
+        "setting": [3, 12],
+        "mean": [0.123456789, 1e-17],
+        "se": [math.nan, math.inf],
+        "good": [True, False],
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.123456, "0.1235"),
+        (12345.6, "1.235e+04"),
+        (0.99987654, "0.999877"),
+        (0.99, "0.99"),
+        (1.0, "1"),
+        (np.float64(0.5), "0.5"),
+        (math.nan, "-"),
+        (math.inf, "inf"),
+        (3, "3"),
+        (True, "True"),
+        ("sgd", "sgd"),
+    ],
+)
+def test_numbers_are_shown_at_four_digits_and_those_close_below_1_at_six(value, text):
+    assert number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (math.nan, None),
+        (math.inf, "inf"),
+        (-math.inf, "-inf"),
+        (np.float64("nan"), None),
+        (np.float64(0.5), 0.5),
+        (np.int64(3), 3),
+        (np.bool_(True), True),
+        (1e-300, 1e-300),
+        ("sgd", "sgd"),
+        (None, None),
+    ],
+)
+def test_a_plain_value_is_python_s_own_and_fits_strict_json(value, expected):
+    found = plain(value)
+    assert found == expected
+    assert type(found) is type(expected)
+    json.dumps(found, allow_nan=False)
+
+
+def test_a_table_has_a_row_a_line_with_text_at_the_left_and_numbers_at_the_right(capsys):
+    show_table(TABLE)
+    head, rule, first, second = capsys.readouterr().out.splitlines()
+    assert head.split() == ["study", "setting", "mean", "se", "good"]
+    assert set(rule) == {"─"}
+    assert first.split() == ["digits", "3", "0.1235", "-", "True"]
+    assert second.split() == ["a-long-name", "12", "1e-17", "inf", "False"]
+    assert first.startswith("digits ")
+    assert first.index("3") == second.index("12") + 1  # at the right
+    assert first.index("True") == second.index("False")  # at the left
+
+
+def test_a_table_is_cut_nowhere_where_it_is_read_by_a_program(capsys):
+    show_table(pd.DataFrame([{f"column{number}": "x" * 20 for number in range(8)}]))
+    assert [len(line.split()) for line in capsys.readouterr().out.splitlines()] == [8, 1, 8]
+
+
+def test_markup_in_a_value_is_shown_as_it_is(capsys):
+    show_table(pd.DataFrame({"message": ["[red]no[/red] [1, 2]"]}))
+    assert "[red]no[/red] [1, 2]" in capsys.readouterr().out
+
+
+def test_an_empty_table_has_its_head(capsys):
+    show_table(TABLE.head(0))
+    assert capsys.readouterr().out.split()[:5] == list(TABLE.columns)
+
+
+def test_rows_as_json_keep_every_digit_and_are_strict(capsys):
+    show_rows(TABLE, "json")
+    out = capsys.readouterr().out
+    assert json.loads(out, parse_constant=pytest.fail) == [
+        {"study": "digits", "setting": 3, "mean": 0.123456789, "se": None, "good": True},
+        {"study": "a-long-name", "setting": 12, "mean": 1e-17, "se": "inf", "good": False},
+    ]
+
+
+def test_rows_as_yaml_hold_the_same(capsys):
+    show_rows(TABLE, "json")
+    as_json = json.loads(capsys.readouterr().out)
+    show_rows(TABLE, "yaml")
+    assert yaml.safe_load(capsys.readouterr().out) == as_json
+
+
+def test_rows_as_a_table_are_the_table(capsys):
+    show_table(TABLE)
+    table = capsys.readouterr().out
+    show_rows(TABLE, "table")
+    assert capsys.readouterr().out == table
+
+
+def test_no_rows_are_an_empty_list(capsys):
+    show_rows(TABLE.head(0), "json")
+    assert json.loads(capsys.readouterr().out) == []
+
+
+@pytest.mark.parametrize(("form", "read"), [("json", json.loads), ("yaml", yaml.safe_load)])
+def test_data_keeps_its_order(capsys, form, read):
+    data = {"zeta": 1, "alpha": [1.5, "x", None], "mid": {"b": 1, "a": 2}}
+    show_data(data, form)
+    found = read(capsys.readouterr().out)
+    assert found == data
+    assert list(found) == list(data)
+    assert list(found["mid"]) == ["b", "a"]
+
+
+def test_data_that_strict_json_cannot_hold_is_an_error_and_no_output(capsys):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        show_data({"x": math.nan}, "json")
+    assert capsys.readouterr().out == ""
+
+
+def test_the_catalogue_names_every_task_with_its_hyperparameters_and_metrics(capsys):
+    show_catalogue(catalogue())
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("digits: handwritten digits")
+    assert "    width         64      units in each hidden layer" in lines
+    assert "    average/val_accuracy, live/val_accuracy (max)" in lines
+    assert "    average/excess_loss, live/excess_loss (min)" in lines
+
+
+def test_the_plan_says_what_would_be_run(capsys):
+    study = Study.of(parse_config(small(resources={"cpus": 2, "gpus": 0.5})))
+    show_plan(study.config, plan(study))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:4] == [
+        "study       small: quadratic, average/excess_loss",
+        "settings    20: 16 of the space, 4 of plain EMA, by tpe",
+        "runs        40: 2 seeds of each, 60 steps",
+        "packs       20: each setting with all its seeds, on 2 CPU and 0.5 GPU",
+    ]
+    assert lines[4:] == [
+        "decay       log_gap [0.8, 0.99]",
+        "damping     uniform [0.1, 1.0]",
+        "coupling    uniform [0.0, 0.4]",
+        "lr          log [0.05, 4.0]",
+    ]
