@@ -30,8 +30,9 @@ class Belay:
 
     Args:
         model: The model in training; compiled and DDP-wrapped models are seen through, FSDP2's shards are averaged as
-            they are. It may be moved and converted later, as a whole.
-        oscillator: Decay, damping and coupling, in optimizer steps.
+            they are. It may be moved and converted later, as a whole; `to` takes the averages along.
+        oscillator: Decay, damping and coupling, in optimizer steps. With coupling, weights in half precision feel only
+            a pull above their own rounding: in bfloat16 one that moves them by more than 0.2 to 0.4 %.
         update_every: Average only every n-th step (>= 1); decay, damping and coupling keep their meaning in steps.
         buffers: Which of the buffers that a checkpoint holds (BatchNorm's statistics) go with the averages: "copy" the
             model's latest; "average" the average of the floating-point ones, by the EMA of equal lag (its weights are

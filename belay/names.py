@@ -1,4 +1,4 @@
-"""Names of a model's tensors, free of wrappers, and the checks that two sets of tensors belong together."""
+"""A model's tensors by name, free of wrappers; the checks that two sets belong together, and copying between them."""
 
 from __future__ import annotations
 

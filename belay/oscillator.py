@@ -284,8 +284,8 @@ class Oscillator:
             The rescaled oscillator.
 
         Raises:
-            ValueError: No such oscillator exists: a negative pole with fractional `n`, a stiffness above 1 where the
-                swing is too fast for steps so long, a coupling that reaches 1, or figures that rounding leaves none of.
+            ValueError: No such oscillator exists: a negative pole with fractional `n`, a swing too fast for steps so
+                long (stiffness above 1), a coupling that reaches 1, or a figure that rounds to its bound.
 
         >>> Oscillator.ema(0.9).rescale(2).decay == 0.9**2
         True

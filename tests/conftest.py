@@ -4,25 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from studies import Answer, CommandLine
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # several processes share the cores
-
-
-@dataclass
-class Answer:
-    """What a call of the command line came to."""
-
-    code: int
-    out: str
-    err: str
-
-
-CommandLine = Callable[..., Answer]
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ from pydantic import (
 from study.design.document import apply_override, read_document
 from study.design.faults import explain, shown
 from study.design.schema import Scalar
-from study.design.space import Choice, Dimension
+from study.design.space import Dimension
 from study.design.tasks.base import Direction
 from study.errors import BadInput
 
@@ -180,10 +180,6 @@ class StudyConfig(_Entry):
         """Hash of everything that the results depend on; two studies of one name must agree in it."""
         asked = self.model_dump(mode="json", exclude=NOT_IN_QUESTION)
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
-
-    def fixed(self) -> dict[str, Scalar]:
-        """Parameters of the space that have one value only."""
-        return {name: d.choice[0] for name, d in self.space.items() if isinstance(d, Choice) and len(d.choice) == 1}
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import itertools
 import reprlib
 from typing import Any
 
@@ -74,7 +73,7 @@ def _sentence(fault: ErrorDetails, location: Location, model: type[BaseModel]) -
     }
     if kind == "value_error":
         text = str(context["error"])
-        return f" {text}" if text.startswith("must") else f": {text}"
+        return f" {text}" if text.startswith("must") else f": {text.rstrip('.')}; change it."
     if kind == "extra_forbidden":
         return f" is not a key here{_closest(location, model)}, got {given}; remove or rename it."
     field = _field(location, model)
@@ -87,7 +86,8 @@ def _sentence(fault: ErrorDetails, location: Location, model: type[BaseModel]) -
 
 def _plain(location: Location) -> Location:
     """A location as the user wrote it: without pydantic's mark of a key, and a dimension's kind once."""
-    return tuple(part for part, _ in itertools.groupby(location) if part != "[key]")
+    pairs = zip(location, (None, *location), strict=False)
+    return tuple(part for part, before in pairs if part != "[key]" and (isinstance(part, int) or part != before))
 
 
 def _field(location: Location, model: type[BaseModel]) -> FieldInfo | None:

@@ -37,11 +37,6 @@ class Difference:
     high: float
     seeds: int
 
-    @property
-    def settled(self) -> bool:
-        """Whether the interval leaves out 0."""
-        return self.low > 0 or self.high < 0
-
 
 @dataclass(frozen=True)
 class Comparison:

@@ -6,7 +6,7 @@ from decimal import Decimal, localcontext
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from belay import Oscillator
@@ -28,6 +28,7 @@ def _powered(oscillator: Oscillator, n: int) -> tuple[float, float]:
 
 @swept
 @given(st.from_type(Oscillator), st.integers(2, 60))
+@example(Oscillator(0.99998002, 1.99999), 3)  # two poles near 1 and -1
 def test_rescale_raises_the_poles_to_the_nth_power(oscillator, n):
     uncoupled = dataclasses.replace(oscillator, coupling=0)
     stiffness, damping = _powered(uncoupled, n)
@@ -51,7 +52,7 @@ def test_rescale_keeps_the_effective_mass_ratio(oscillator, n):
 
 
 @swept
-@given(st.floats(0.02, 0.9), st.floats(0.2, 0.999), st.floats(0, 1e-3), st.floats(1, 3), st.floats(0.4, 3))
+@given(st.floats(0.02, 0.9), st.floats(0.2, 0.9), st.floats(0, 1e-3), st.floats(1, 3), st.floats(0.4, 3))
 def test_rescaling_twice_is_rescaling_by_the_product(stiffness, damping, coupling, first, second):
     oscillator = Oscillator(1 - stiffness, damping, coupling)
     angle = np.angle(oscillator.poles[0])

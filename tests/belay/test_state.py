@@ -142,6 +142,7 @@ def test_to_moves_the_averages_and_returns_the_average(average):
 def test_an_average_on_another_device_is_updated_there():
     average = _average(Oscillator(0.9, 0.5), buffers="average").to("meta")  # a device that every machine has
     average.update()
+    assert {tensor.device.type for group in average._groups for tensor in group.average} == {"meta"}
     assert {tensor.device.type for tensor in _tensors(average)} == {"meta"}
     assert {parameter.device.type for parameter in average._model.parameters()} == {"cpu"}
 

@@ -42,6 +42,8 @@ def test_blocks_may_be_nested(model, average):
         with average.average_parameters():
             _assert_equal(_copy(model), inside)
         _assert_equal(_copy(model), inside)
+        with pytest.raises(RuntimeError, match="outside `average_parameters`"):
+            average.update()
     _assert_equal(_copy(model), before)
     assert not torch.equal(inside["0.weight"], before["0.weight"])
 

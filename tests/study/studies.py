@@ -1,11 +1,25 @@
-"""Small studies that the tests run."""
+"""Small studies that the tests run, and what a call of the command line comes to."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+
+@dataclass
+class Answer:
+    """What a call of the command line came to."""
+
+    code: int
+    out: str
+    err: str
+
+
+CommandLine = Callable[..., Answer]
 
 
 def small(**changes: Any) -> dict[str, Any]:

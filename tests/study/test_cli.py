@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import Answer, CommandLine
 from mlflow import MlflowClient
-from studies import small, write
+from studies import Answer, CommandLine, small, write
 
 from belay import load_defaults
 

@@ -58,6 +58,7 @@ class Layered(Whole):
     """A hyperparameter that is a list of models."""
 
     layers: list[Layer] = []  # noqa: RUF012 # pydantic copies it
+    matrix: list[list[int]] = [[1]]  # noqa: RUF012
 
 
 class DataMissing(Whole):

@@ -31,7 +31,7 @@ results = st.builds(
 
 
 @given(st.builds(Outcome, setting=st.integers(0, 999), seeds=st.lists(results, min_size=1), seconds=st.floats(0, 1e6)))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_an_outcome_survives_json(outcome):
     assert Outcome.from_json(json.loads(json.dumps(outcome.to_json(), allow_nan=False))) == outcome
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 
@@ -73,19 +74,11 @@ def test_one_seed_has_a_difference_and_no_interval():
     assert (found.mean, found.seeds) == (0.5, 1)
     assert math.isnan(found.low)
     assert math.isnan(found.high)
-    assert not found.settled
 
 
 def test_a_difference_that_never_varies_is_known_exactly():
     assert paired(pd.Series([2.0, 3.0]), pd.Series([1.0, 2.0]), "max") == Difference(1.0, 1.0, 1.0, 2)
     assert paired(pd.Series([2.0, 3.0]), pd.Series([2.0, 3.0]), "max") == Difference(0.0, 0.0, 0.0, 2)
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "settled"), [(0.1, 0.3, True), (-0.3, -0.1, True), (-0.1, 0.3, False), (0.0, 0.2, False)]
-)
-def test_a_difference_is_settled_where_its_interval_leaves_out_0(low, high, settled):
-    assert Difference((low + high) / 2, low, high, 5).settled is settled
 
 
 # --- the ranking ------------------------------------------------------------------------------------------------------
@@ -104,6 +97,22 @@ def test_a_setting_that_diverged_or_failed_is_not_ranked_however_good_its_other_
     assert records.table.query("setting == 5")[AVERAGE].mean() > records.table.query("setting == 3")[AVERAGE].mean()
     assert not {5, 6} & set(ranking(records).index)
     assert list(values(records, AVERAGE).index) == [0, 1, 2, 3, 4]
+
+
+def test_a_setting_that_diverged_is_not_ranked_even_if_every_seed_measured_something():
+    records = recorded.records("mixed")
+    table = records.table.copy()
+    table.loc[table["setting"] == 5, AVERAGE] = 1.0
+    assert list(ranking(dataclasses.replace(records, table=table)).index) == [3, 4, 1, 2, 0]
+
+
+def test_a_complete_setting_is_not_ranked_by_a_metric_that_one_of_its_seeds_lacks():
+    records = recorded.records("mixed")
+    table = records.table.copy()
+    table.loc[(table["setting"] == 4) & (table["seed"] == 2), LIVE] = math.nan
+    lacking = dataclasses.replace(records, table=table)
+    assert sorted(ranking(lacking, LIVE).index) == [0, 1, 2, 3]
+    assert sorted(ranking(lacking).index) == [0, 1, 2, 3, 4]
 
 
 def test_the_ranking_has_each_setting_s_parameters_and_family():

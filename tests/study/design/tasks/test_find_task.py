@@ -155,8 +155,9 @@ def test_a_module_that_cannot_be_imported_is_refused_with_its_own_words(tmp_path
             r"`task\.widht` is not a key here \(did you mean `width`\?\), got 3; remove or rename it\.",
         ),
         ({}, r"`task\.lr` must be given, got nothing; add it\."),
-        ({"lr": 9, "width": 8}, r"`task`: lr times width must stay below 64"),
+        ({"lr": 9, "width": 8}, r"`task`: lr times width must stay below 64; change it\."),
         ({"lr": 0.5, "sizes": [1, "a"]}, r"`task\.sizes\.1` must be a whole number, got 'a'; change it\."),
+        ({"lr": 0.5, "sizes": [1, 2, [3]]}, r"`task\.sizes\.2` must be a whole number, got \[3\]; change it\."),
         ({"lr": 0.5, "sizes": {1: 2}}, r"`task\.sizes`: input should be a valid tuple, got \{1: 2\}; change it\."),
     ],
 )
@@ -168,6 +169,11 @@ def test_hyperparameters_that_a_task_refuses_are_refused_with_their_names(option
 def test_a_key_of_a_part_of_a_hyperparameter_is_refused_with_its_place():
     with pytest.raises(BadInput, match=r"^`task\.layers\.0\.unit` is not a key here, got 3; remove or rename it\.$"):
         make_task("own_tasks:Layered", {"lr": 0.5, "layers": [{"unit": 3}]}, {})
+
+
+def test_a_place_in_nested_lists_keeps_all_of_its_numbers():
+    with pytest.raises(BadInput, match=r"^`task\.matrix\.1\.1` must be a whole number, got 'x'; change it\.$"):
+        make_task("own_tasks:Layered", {"lr": 0.5, "matrix": [[0, 0], [0, "x"]]}, {})
 
 
 def test_the_catalogue_describes_every_built_in_task():

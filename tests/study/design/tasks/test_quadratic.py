@@ -76,7 +76,7 @@ def test_the_variance_at_rest_is_that_of_theory(name, curvature):
 
 
 def test_a_spectrum_rests_at_the_variance_of_each_of_its_curvatures():
-    oscillator, steps, skip = SETTINGS["damped belay"], 2400, 400
+    oscillator, steps, skip = SETTINGS["damped belay"], 1800, 300
     task = Quadratic(lr=0.5, curvature=2, condition=10, dimensions=4, noise=1, start=0)
     seeds = range(2)
     squares = np.mean([np.mean(run(task, oscillator, steps, skip, seed)[1] ** 2, axis=0) for seed in seeds], axis=0)
@@ -84,7 +84,7 @@ def test_a_spectrum_rests_at_the_variance_of_each_of_its_curvatures():
         step = task.lr * curvature
         expected = oscillator.stationary_variance(step) * task.lr**2
         error = relative_error(oscillator, step, 1, steps - skip, len(seeds))
-        assert abs(square / expected - 1) < 4 * error < 0.5
+        assert abs(square / expected - 1) < 4 * error < 0.55
 
 
 STABILITY = {
