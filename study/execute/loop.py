@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 
 from belay import Belay
-from study.design.schema import AVERAGE, LIVE, Outcome, SeedResult, Setting
+from study.design.schema import AVERAGE, LIVE, METRIC, Outcome, SeedResult, Setting
 from study.design.study import Study
 from study.design.tasks.base import Task
 from study.execute.plan import Pack
@@ -42,13 +42,15 @@ def _train_seed(study: Study, setting: Setting, seed: int) -> SeedResult:
     history: list[tuple[int, dict[str, float]]] = []
 
     def report(step: int, metrics: Mapping[str, float]) -> None:
+        if unknown := [name for name in metrics if not METRIC.fullmatch(name)]:
+            raise ValueError(f"`report` takes metrics named average/NAME or live/NAME, got {unknown[0]!r}.")
         values = {name: float(value) for name, value in metrics.items()}
         if not all(map(math.isfinite, values.values())):
             raise Diverged(step)
         history.append((step, values))
 
-    task = study.task_of(setting)
     try:
+        task = study.task_of(setting)
         if isinstance(task, Task):
             _train(task, setting, seed, study.config.evaluations, report)
         else:

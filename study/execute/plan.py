@@ -5,13 +5,15 @@ The only place that decides this. Today one setting with all of its seeds is a p
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from study.design.schema import Setting
-from study.design.space import grid
-from study.design.study import Study
+from study.design.space import Choice, grid
+from study.design.study import Space, Study
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,16 @@ def plan(study: Study) -> Plan:
     else:
         assert search.settings is not None
         baseline = max(1, search.settings // 4) if search.baseline is None else search.baseline
-        sizes = {name: search.settings if name == "main" else baseline for name in spaces}
+        asked = {name: search.settings if name == "main" else baseline for name in spaces}
+        sizes = {name: min(count, _combinations(spaces[name])) for name, count in asked.items()}
     turns = sorted(((i + 0.5) / size, name, i) for name, size in sizes.items() for i in range(size))
     return Plan(tuple(name for _, name, _ in turns), grids)
+
+
+def _combinations(space: Space) -> int:
+    """How many settings a space holds; as many as one likes where a parameter is continuous."""
+    lists = [len(dimension.choice) for dimension in space.values() if isinstance(dimension, Choice)]
+    return math.prod(lists) if len(lists) == len(space) else sys.maxsize
 
 
 def pack(settings: Sequence[Setting], seeds: int) -> list[Pack]:

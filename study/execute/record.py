@@ -6,15 +6,12 @@ written by one thread; what it could not deliver, a later `resume` delivers from
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
 import queue
 import subprocess
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from importlib.metadata import version
 from statistics import fmean, stdev
@@ -26,7 +23,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
-from study.design.places import HOME, make_room, sqlite_file, without_password
+from study.design.places import HOME, knock, make_room, sqlite_file, without_password
 from study.design.schema import (
     CONFIG_ARTIFACT,
     SETTING_RUN,
@@ -69,12 +66,14 @@ class Recorder:
 
     def open(self, planned: int) -> None:
         """Creates the experiment and the parent run, or goes on with those that are there."""
+        tags = self._parent_tags() | {
+            Tag.PLANNED: str(planned)
+        }  # before anything is made: a task's data may be missing
         if not self._experiment:
             local = sqlite_file(self._uri)
             where = (local.parent / "artifacts").absolute().as_uri() if local else None
             self._experiment = self._client.create_experiment(self._study.config.name, artifact_location=where)
         if not self._parent:
-            tags = self._parent_tags() | {Tag.PLANNED: str(planned)}
             run = self._client.create_run(self._experiment, run_name=self._study.config.name, tags=tags)
             self._parent = run.info.run_id
         else:
@@ -231,8 +230,7 @@ def _connect(uri: str) -> MlflowClient:
     for noisy in ("mlflow", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
-        if uri.startswith(("http://", "https://")):
-            _knock(uri)
+        knock(uri)
         client = MlflowClient(tracking_uri=uri)
         client.search_experiments(max_results=1)
     except (MlflowException, OSError, ImportError) as error:
@@ -241,12 +239,6 @@ def _connect(uri: str) -> MlflowClient:
             f"{_reason(error)}; start it, or leave `tracking` out for a local file in {HOME}."
         ) from error
     return client
-
-
-def _knock(uri: str) -> None:
-    """Raises OSError unless something answers at once; MLflow itself would try for minutes."""
-    with contextlib.suppress(urllib.error.HTTPError):  # an answer all the same; MLflow's own request tells its meaning
-        urllib.request.urlopen(uri, timeout=5).close()
 
 
 def _reason(error: Exception) -> str:

@@ -43,6 +43,11 @@ def says_something_else(setting: Mapping[str, Any], seed: int, report: Report) -
     report(1, {"average/loss": 1.0})
 
 
+def reports_a_bare_name(setting: Mapping[str, Any], seed: int, report: Report) -> None:
+    """Reports a metric that is neither of the average nor of the model's own weights."""
+    report(1, {"score": 1.0})
+
+
 def turns_nan(setting: Mapping[str, Any], seed: int, report: Report) -> None:
     """Reports a number, then nan where lr is above 1."""
     report(1, {"average/score": 0.5})

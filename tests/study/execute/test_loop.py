@@ -80,6 +80,17 @@ def test_an_objective_that_is_never_reported_fails_the_setting_and_names_what_wa
     assert outcome.message == "objective.metric must be reported, got average/loss: no 'average/score'."
 
 
+def test_a_metric_without_its_prefix_fails_the_setting_and_says_the_rule() -> None:
+    outcome = outcome_of(0.5, **own("reports_a_bare_name"))
+    assert outcome.message == "ValueError: `report` takes metrics named average/NAME or live/NAME, got 'score'."
+
+
+def test_a_search_tries_no_more_settings_than_its_space_holds() -> None:
+    space = {"decay": 0.9, "damping": {"uniform": [0.1, 1.0]}, "lr": {"choice": [0.1, 0.2]}}
+    laid_out = plan(Study.of(parse_config(small(space=space))))
+    assert (len(laid_out.numbers("main")), len(laid_out.numbers("ema"))) == (16, 2)
+
+
 def test_a_pack_is_a_setting_with_all_of_its_seeds_and_travels_as_plain_data() -> None:
     study = Study.of(parse_config(small()))
     settings = [study.setting(number, {"decay": 0.9, "damping": 0.5, "coupling": 0.1, "lr": 0.1}) for number in (0, 1)]
