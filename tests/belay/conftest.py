@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from belay import Oscillator
 
-settings.register_profile("belay", deadline=None, max_examples=10000)
+settings.register_profile("belay", deadline=None, max_examples=60, derandomize=True)
 
 
 @pytest.fixture(autouse=True)
