@@ -59,7 +59,7 @@ def resume(study: Name, storage: Storage = None) -> None:
     """Finish an interrupted study."""
     from study.design.places import storage_url
     from study.design.study import Study
-    from study.execute.ask import stored_config
+    from study.execute.storage import stored_config
 
     _run(Study.of(stored_config(study, storage_url(storage))))
 
@@ -81,7 +81,7 @@ def status(study: Name, form: Form = "table", storage: Storage = None) -> None:
 
     from study.design.places import storage_url
     from study.design.study import Study
-    from study.execute.ask import counts, stored_config
+    from study.execute.storage import counts, stored_config
     from study.show import show_rows
 
     url = storage_url(storage)
@@ -143,7 +143,7 @@ def regimes(
     from study.show import show_rows
 
     records = _records(study, tracking)
-    recommend(records)
+    recommend(records)  # says why if there is nothing to rank
     show_rows(tabulate(records, top).reset_index(), form)
 
 
@@ -291,7 +291,7 @@ def main() -> NoReturn:
     except typer.TyperException as error:
         _fail(" ".join(error.format_message().split()), getattr(error, "exit_code", 2))
     except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted before anything was begun.", 130)
+        _fail("interrupted.", 130)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -13,9 +13,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from study.design.places import PATIENCE, sqlite_file, storage_url, tracking_uri, without_password
-from study.errors import StudyError
-
-PACKAGES = ("belay", "torch", "ray", "optuna", "mlflow", "pandas")
+from study.design.schema import PACKAGES
+from study.errors import StudyError, reason
 
 
 @dataclass(frozen=True)
@@ -58,8 +57,8 @@ def _ray() -> Check:
         _knock(address)
         return Check("ray cluster", True, f"{len(list_nodes(address=address))} nodes at {address}")
     except Exception as error:  # of many kinds, and Ray has no common one for them
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:300].rstrip(".")
-        return Check("ray cluster", False, f"RAY_ADDRESS must answer, got {address}: {reason}; start it or unset it")
+        said = f"RAY_ADDRESS must answer, got {address}: {reason(error)}; start it or unset it"
+        return Check("ray cluster", False, said)
 
 
 def _knock(address: str) -> None:
@@ -99,6 +98,6 @@ def _ask_mlflow(uri: str) -> None:
 
 
 def _ask_optuna(url: str) -> None:
-    from study.execute.ask import knock
+    from study.execute.storage import knock
 
     knock(url)

@@ -26,3 +26,8 @@ class Interrupted(StudyError):
     """The user stopped the work; what was done is kept."""
 
     exit_code = 130
+
+
+def reason(error: Exception) -> str:
+    """The first line of what another library says went wrong, cut to a readable length."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:300].rstrip(".")

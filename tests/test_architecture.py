@@ -19,8 +19,8 @@ LONGEST_FILE, LONGEST_FUNCTION = 320, 45  # lines, docstrings included
 # Which files may import a package; {package: files or folders}.
 CONFINED = {
     "ray": ["study/execute/sweep.py", "study/doctor.py"],
-    "optuna": ["study/execute/ask.py", "study/design/space.py"],
-    "mlflow": ["study/execute/record.py", "study/findings/collect.py"],
+    "optuna": ["study/execute/ask.py", "study/execute/storage.py", "study/design/space.py"],
+    "mlflow": ["study/execute/record.py", "study/findings/collect.py", "study/tracking.py"],
     "typer": ["study/cli.py"],
     "study": ["study"],
 }

@@ -67,6 +67,7 @@ class Tag:
 
 STUDY_RUN, SETTING_RUN = "study", "setting"  # values of Tag.KIND
 CONFIG_ARTIFACT = "config.json"
+PACKAGES = ("belay", "torch", "ray", "optuna", "mlflow", "pandas")  # whose versions are recorded
 LIVE, AVERAGE = "live/", "average/"
 
 

@@ -8,29 +8,28 @@ which packs finish nor a killed driver changes what is asked.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import OptunaError
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 from scipy.stats import qmc
 from sqlalchemy.exc import SQLAlchemyError
 
-from study.design.config import StudyConfig, parse_config
-from study.design.places import make_room, sqlite_file, without_password
 from study.design.schema import Outcome, Setting
 from study.design.space import label
 from study.design.study import Space, Study
-from study.errors import BadInput
+from study.errors import FailedWork, reason
 from study.execute.plan import Plan, plan
+from study.execute.storage import CONFIG, OUTCOME, SETTING, check_name, open_storage, outcome_of, study_name
 
-CONFIG, SETTING, OUTCOME = "config", "setting", "outcome"
 LEARNING = {"tpe", "gp"}
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -50,7 +49,7 @@ class Asker:
     def __init__(self, study: Study, url: str) -> None:
         self.study, self.plan = study, plan(study)
         check_name(study.config, url)
-        storage = _open(url)
+        storage = open_storage(url)
         self._searches = [_Search(study, self.plan, name, index, storage) for index, name in enumerate(study.spaces)]
         self._searches[0].optuna.set_user_attr(CONFIG, study.config.model_dump(mode="json"))
 
@@ -61,20 +60,34 @@ class Asker:
 
     def ask(self) -> Setting | None:
         """The next setting to train; None if it has to wait for results, or none is left."""
-        for search in sorted((s for s in self._searches if s.left), key=lambda s: s.next_number):
-            if (setting := search.ask()) is not None:
-                return setting
+        with self._storage():
+            for search in sorted((s for s in self._searches if s.left), key=lambda s: s.next_number):
+                if (setting := search.ask()) is not None:
+                    return setting
         return None
 
     def tell(self, outcome: Outcome) -> None:
         """Keeps a setting's outcome, and tells it to its search when its turn has come."""
         search = next(search for search in self._searches if outcome.setting in search.numbers)
-        search.tell(outcome)
+        with self._storage():
+            search.tell(outcome)
 
     def outcomes(self) -> Iterator[tuple[Setting, Outcome]]:
         """All settings that are done, in the order of their numbers."""
         done = [pair for search in self._searches for pair in search.done()]
         return iter(sorted(done, key=lambda pair: pair[0].number))
+
+    @contextlib.contextmanager
+    def _storage(self) -> Iterator[None]:
+        """Says in one line that the storage failed."""
+        try:
+            yield
+        except (SQLAlchemyError, OptunaError) as error:
+            cause = error.__cause__ if isinstance(error.__cause__, SQLAlchemyError) else error
+            raise FailedWork(
+                f"`storage.url` must take what is asked and told, got {reason(getattr(cause, 'orig', None) or cause)}; "
+                f"mend it, then `belay-study resume {self.study.config.name}`."
+            ) from error
 
 
 class Listed(BaseSampler):
@@ -108,13 +121,13 @@ class _Search:
         self.points = plan.grids[name] if plan.grids else _points(study, self.space, index, len(self.numbers))
         self.optuna = optuna.create_study(
             storage=storage,
-            study_name=_study_name(study.config.name, name),
+            study_name=study_name(study.config.name, name),
             direction="maximize" if study.mode == "max" else "minimize",
             load_if_exists=True,
         )
         trials = self.optuna.get_trials(deepcopy=False)
         self.told = sum(trial.state.is_finished() for trial in trials)
-        self.results = {trial.number: outcome for trial in trials if (outcome := _outcome(trial))}
+        self.results = {trial.number: outcome for trial in trials if (outcome := outcome_of(trial))}
         self.lost = [trial.number for trial in trials if trial.number not in self.results]
         self.optuna.sampler = Listed([])  # taking up old trials draws nothing
         self.trials = {trial.number: Trial(self.optuna, trial._trial_id) for trial in trials}
@@ -207,92 +220,3 @@ def _points(study: Study, space: Space, index: int, count: int) -> list[dict[str
         return None
     sequence = qmc.Sobol(len(space), rng=_seed(study, index)).random_base2(max(0, count - 1).bit_length())
     return [{label(n, d): d.at(float(u)) for (n, d), u in zip(space.items(), row, strict=True)} for row in sequence]
-
-
-def _outcome(trial: FrozenTrial) -> Outcome | None:
-    kept = trial.user_attrs.get(OUTCOME)
-    return None if kept is None else Outcome.from_json(json.loads(kept))
-
-
-# --- Optuna's storage -------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Counts:
-    """How far a study is, in settings."""
-
-    planned: int
-    done: int
-    diverged: int
-    failed: int
-
-    @property
-    def finished(self) -> bool:
-        """Whether nothing is left to run."""
-        return self.done == self.planned
-
-
-def counts(study: Study, url: str) -> Counts:
-    """How far a study is, read from the storage without changing it."""
-    storage, states = _open(url), []
-    for name in study.spaces:
-        stored = storage.get_study_id_from_name(_study_name(study.config.name, name))
-        states += [
-            outcome.state for trial in storage.get_all_trials(stored, deepcopy=False) if (outcome := _outcome(trial))
-        ]
-    return Counts(plan(study).settings, len(states), states.count("diverged"), states.count("failed"))
-
-
-def check_name(config: StudyConfig, url: str) -> None:
-    """Raises BadInput if the storage holds a study of this name that asks something else; creates nothing."""
-    file = sqlite_file(url)
-    taken = None if file is not None and not file.exists() else _config(_open(url), config.name)
-    if taken is not None and taken.question != config.question:
-        raise BadInput(
-            f"the study's name must be new or its config the same, got {config.name!r} with another config in "
-            f"{without_password(url)}; change `name` (or `--set name={config.name}-2`), or resume the old one."
-        )
-
-
-def stored_config(name: str, url: str) -> StudyConfig:
-    """The config of a study in the storage.
-
-    Raises:
-        BadInput: The storage cannot be opened or has no study of this name.
-    """
-    file = sqlite_file(url)
-    config = None if file is not None and not file.exists() else _config(_open(url), name)
-    if config is None:
-        raise BadInput(
-            f"the study must exist in {without_password(url)}, got {name!r}; `belay-study list` shows what does."
-        )
-    return config
-
-
-def knock(url: str) -> None:
-    """Raises BadInput unless the storage answers."""
-    _open(url)
-
-
-def _open(url: str) -> RDBStorage:
-    make_room("storage.url", url)
-    try:
-        return RDBStorage(url)
-    except (SQLAlchemyError, ImportError, ValueError) as error:
-        reason = str(getattr(error, "orig", None) or error).splitlines()[0]
-        raise BadInput(
-            f"`storage.url` must be a database that answers, got {without_password(url)}: {reason}."
-        ) from error
-
-
-def _config(storage: RDBStorage, name: str) -> StudyConfig | None:
-    """The config kept with a study; None if there is none, or its driver died before it was kept."""
-    try:
-        attributes = storage.get_study_user_attrs(storage.get_study_id_from_name(_study_name(name, "main")))
-    except KeyError:
-        return None
-    return parse_config(attributes[CONFIG]) if CONFIG in attributes else None
-
-
-def _study_name(name: str, search: str) -> str:
-    return name if search == "main" else f"{name}/{search}"

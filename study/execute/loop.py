@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 
 from belay import Belay
 from study.design.schema import AVERAGE, LIVE, METRIC, Outcome, SeedResult, Setting
 from study.design.study import Study
-from study.design.tasks.base import Task
+from study.design.tasks.base import Report, Task
 from study.execute.plan import Pack
-
-Report = Callable[[int, Mapping[str, float]], None]
 
 DIVERGED_LOSS = 1e6  # times the first loss, or 1 if that is less: far beyond what training recovers from
 

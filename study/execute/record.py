@@ -7,8 +7,6 @@ written by one thread; what it could not deliver, a later `resume` delivers from
 from __future__ import annotations
 
 import json
-import logging
-import os
 import queue
 import subprocess
 import threading
@@ -17,15 +15,12 @@ from importlib.metadata import version
 from statistics import fmean, stdev
 from typing import Literal
 
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
-
-from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
-from mlflow.exceptions import MlflowException
 
-from study.design.places import HOME, knock, make_room, sqlite_file, without_password
+from study.design.places import HOME, make_room, sqlite_file, without_password
 from study.design.schema import (
     CONFIG_ARTIFACT,
+    PACKAGES,
     SETTING_RUN,
     STUDY_RUN,
     Outcome,
@@ -37,9 +32,9 @@ from study.design.schema import (
     seed_metric,
 )
 from study.design.study import Study
-from study.errors import BadInput, FailedWork
+from study.errors import BadInput, FailedWork, reason
+from study.tracking import connect, runs
 
-PACKAGES = ("belay", "torch", "ray", "optuna", "mlflow", "pandas")
 LARGEST_BATCH = 1000  # metrics that MLflow takes at once
 Ending = Literal["FINISHED", "KILLED", "FAILED"]
 
@@ -57,7 +52,8 @@ class Recorder:
 
     def __init__(self, study: Study, uri: str) -> None:
         self._study, self._uri = study, uri
-        self._client = _connect(uri)
+        make_room("tracking.uri", uri)
+        self._client = connect(uri, "tracking.uri", f"leave `tracking` out for a local file in {HOME}")
         self._experiment = self._find_experiment()
         self._parent, self._children = self._find_runs(self._experiment) if self._experiment else ("", {})
         self._queue: queue.SimpleQueue[tuple[Setting, Outcome] | None] = queue.SimpleQueue()
@@ -66,9 +62,8 @@ class Recorder:
 
     def open(self, planned: int) -> None:
         """Creates the experiment and the parent run, or goes on with those that are there."""
-        tags = self._parent_tags() | {
-            Tag.PLANNED: str(planned)
-        }  # before anything is made: a task's data may be missing
+        tags = self._parent_tags()  # before anything is made: a task's data may be missing
+        tags[Tag.PLANNED] = str(planned)
         if not self._experiment:
             local = sqlite_file(self._uri)
             where = (local.parent / "artifacts").absolute().as_uri() if local else None
@@ -99,7 +94,7 @@ class Recorder:
             self._client.set_terminated(self._parent, status=ending)
         except Exception as error:
             raise FailedWork(
-                f"MLflow must take the records, got {_reason(error)} from {without_password(self._uri)}: no result is "
+                f"MLflow must take the records, got {reason(error)} from {without_password(self._uri)}: no result is "
                 f"lost, `belay-study resume {self._study.config.name}` delivers the rest."
             ) from error
 
@@ -142,19 +137,15 @@ class Recorder:
 
     def _find_runs(self, experiment: str) -> tuple[str, dict[int, tuple[str, bool]]]:
         """The parent run and, by number, the children and whether they are complete."""
-        parent, children, token = "", {}, None
-        while True:
-            page = self._client.search_runs([experiment], max_results=1000, page_token=token)
-            for run in page:
-                tags = run.data.tags
-                if tags.get(Tag.KIND) == SETTING_RUN:
-                    children[int(tags[Tag.SETTING])] = run.info.run_id, run.info.status != "RUNNING"
-                elif tags.get(Tag.KIND) == STUDY_RUN:
-                    parent = run.info.run_id
-                    self._check_question(tags.get(Tag.QUESTION))
-            token = page.token
-            if not token:
-                return parent, children
+        parent = ""
+        for run in runs(self._client, experiment, STUDY_RUN):
+            self._check_question(run.data.tags.get(Tag.QUESTION))
+            parent = run.info.run_id
+        children = {
+            int(run.data.tags[Tag.SETTING]): (run.info.run_id, run.info.status != "RUNNING")
+            for run in runs(self._client, experiment, SETTING_RUN)
+        }
+        return parent, children
 
     def _check_question(self, asked: str | None) -> None:
         if asked != self._study.config.question:
@@ -222,27 +213,6 @@ def _labels(setting: Setting, outcome: Outcome) -> dict[str, str]:
     }
     steps = [result.diverged_at for result in outcome.seeds if result.diverged_at is not None]
     return labels | ({Tag.DIVERGED_AT: str(min(steps))} if steps else {})
-
-
-def _connect(uri: str) -> MlflowClient:
-    """A client of a tracking store that answers."""
-    make_room("tracking.uri", uri)
-    for noisy in ("mlflow", "alembic"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    try:
-        knock(uri)
-        client = MlflowClient(tracking_uri=uri)
-        client.search_experiments(max_results=1)
-    except (MlflowException, OSError, ImportError) as error:
-        raise BadInput(
-            f"`tracking.uri` must be an MLflow server or database that answers, got {without_password(uri)}: "
-            f"{_reason(error)}; start it, or leave `tracking` out for a local file in {HOME}."
-        ) from error
-    return client
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 
 def _commit() -> str:

@@ -33,10 +33,11 @@ from study.design.config import StudyConfig, parse_config
 from study.design.places import storage_url, tracking_uri
 from study.design.schema import Outcome, SeedResult, Setting
 from study.design.study import Study
-from study.errors import BadInput, FailedWork, Interrupted, StudyError
-from study.execute.ask import Asker, check_name
+from study.errors import BadInput, FailedWork, Interrupted, StudyError, reason
+from study.execute.ask import Asker
 from study.execute.loop import train_pack
 from study.execute.plan import Pack, pack
+from study.execute.storage import check_name, is_finished
 
 if TYPE_CHECKING:
     from study.execute.record import Ending, Recorder
@@ -87,11 +88,10 @@ def run(study: Study, watch: Watch) -> Progress:
     check_name(config, url)
     with ThreadPoolExecutor(1) as beside:
         opening = beside.submit(_recorder, study, uri)  # importing MLflow and making its tables takes as long as Ray
-        with _ray():
+        with contextlib.nullcontext() if is_finished(study, url) else _ray(config):
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, _interrupt)  # only now: Ray has just put a handler of its own there
             recorder = opening.result()
-            _check_resources(config)
             asker = Asker(study, url)
             recorder.open(asker.plan.settings)
             packs = _Packs(asker, recorder, watch)
@@ -194,9 +194,8 @@ def _fit(study: Study, packs: _Packs) -> None:
         with contextlib.redirect_stdout(io.StringIO()):  # Tune prints there in spite of verbose=0; it is for answers
             tuner.fit()
     except (tune.TuneError, RayError, RuntimeError) as error:
-        reason = str(error).splitlines()[0][:300]
         raise FailedWork(
-            f"Ray must keep its workers, got {reason} `belay-study resume {config.name}` goes on."
+            f"Ray must keep its workers, got {reason(error)}; `belay-study resume {config.name}` goes on."
         ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -226,17 +225,19 @@ def _recorder(study: Study, uri: str) -> Recorder:
 
 
 @contextlib.contextmanager
-def _ray() -> Iterator[None]:
+def _ray(config: StudyConfig) -> Iterator[None]:
     """Ray as the process has it, or the cluster of RAY_ADDRESS, or a local one for as long as this lasts."""
     if ray.is_initialized():
+        _check_resources(config)
         yield
         return
     local: dict[str, Any] = {} if os.environ.get("RAY_ADDRESS") else {"include_dashboard": False}
     try:
         ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **local)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise FailedWork(f"Ray must start or answer, got {error}; see `belay-study doctor`.") from error
+        raise FailedWork(f"Ray must start or answer, got {reason(error)}; see `belay-study doctor`.") from error
     try:
+        _check_resources(config)
         yield
     finally:
         ray.shutdown()

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
-
 import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
 
-from study.design.places import knock, sqlite_file, without_password
+from study.design.places import sqlite_file, without_password
 from study.design.schema import PARAMETERS, SETTING_RUN, STUDY_RUN, Scalar, Tag
 from study.design.tasks.base import Direction
 from study.errors import BadInput
+from study.tracking import connect, pages, runs
 
-PAGE = 1000
 SEED_METRIC = re.compile(r"(?P<metric>.+)\.seed(?P<seed>\d+)")
 
 
@@ -63,8 +59,8 @@ def studies(uri: str) -> pd.DataFrame:
     """All studies in the tracking store, newest first: a row for each, with the time (UTC) it was started."""
     client = _connect(uri)
     found = []
-    for experiment in _pages(client.search_experiments):
-        for run in _runs(client, experiment.experiment_id, STUDY_RUN):
+    for experiment in pages(client.search_experiments):
+        for run in runs(client, experiment.experiment_id, STUDY_RUN):
             tags = run.data.tags
             done = len(_finished(client, experiment.experiment_id))
             started = pd.Timestamp(run.info.start_time, unit="ms").strftime("%Y-%m-%dT%H:%MZ")
@@ -90,7 +86,7 @@ def load(name: str, uri: str) -> Records:
     """
     client = _connect(uri)
     experiment = client.get_experiment_by_name(name)
-    parents = list(_runs(client, experiment.experiment_id, STUDY_RUN)) if experiment else []
+    parents = list(runs(client, experiment.experiment_id, STUDY_RUN)) if experiment else []
     if experiment is None or not parents:
         raise BadInput(
             f"the study must exist in {without_password(uri)}, got {name!r}; `belay-study list` shows what does."
@@ -152,38 +148,10 @@ def _connect(uri: str) -> MlflowClient:
         raise BadInput(
             f"the records must exist, got no {file}; run a study here first, or name another with `--tracking`."
         )
-    for noisy in ("mlflow", "alembic"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a person waits
-    try:
-        knock(uri)
-        client = MlflowClient(tracking_uri=uri)
-        client.search_experiments(max_results=1)
-    except (MlflowException, OSError, ImportError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:300].rstrip(".")
-        raise BadInput(
-            f"`--tracking` must be an MLflow server or database that answers, got {without_password(uri)}: {reason}; "
-            "start it, or name another."
-        ) from error
-    return client
+    return connect(uri, "--tracking", "name another")
 
 
 def _finished(client: MlflowClient, experiment: str) -> list[Run]:
     """The runs of an experiment's settings, without those that are still being written."""
-    return [run for run in _runs(client, experiment, SETTING_RUN) if run.info.status != "RUNNING"]
-
-
-def _runs(client: MlflowClient, experiment: str, kind: str) -> Iterator[Run]:
-    query = f"tags.`{Tag.KIND}` = '{kind}'"
-    return _pages(lambda **page: client.search_runs([experiment], filter_string=query, **page))
-
-
-def _pages(search: Any) -> Iterator[Any]:
-    """All items of a paged search."""
-    token = None
-    while True:
-        page = search(max_results=PAGE, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
+    return [run for run in runs(client, experiment, SETTING_RUN) if run.info.status != "RUNNING"]

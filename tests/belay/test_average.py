@@ -4,26 +4,10 @@ import pytest
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from weights import Weight, averages_of
 
 from belay import Belay, Oscillator
 from belay.reference import step
-
-
-class Weight(nn.Module):
-    """One parameter, set by hand."""
-
-    def __init__(self, *values: float, dtype: torch.dtype = torch.float64) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.tensor(values, dtype=dtype))
-
-    def set(self, values: torch.Tensor | float) -> None:
-        with torch.no_grad():
-            self.weight.copy_(torch.as_tensor(values))
-
-
-def _averages(average: Belay) -> dict[str, torch.Tensor]:
-    return average.state_dict()["average"]
-
 
 # --- defects seen in other libraries ----------------------------------------------------------------------------------
 
@@ -34,7 +18,7 @@ def test_a_tied_weight_moves_by_a_tenth_at_decay_nine_tenths_and_not_by_nineteen
     average = Belay(model, Oscillator.ema(0.9))
     model["encoder"].set(1.0)
     average.update()
-    assert [moved.item() for moved in _averages(average).values()] == pytest.approx([0.1], rel=1e-12)
+    assert [moved.item() for moved in averages_of(average).values()] == pytest.approx([0.1], rel=1e-12)
 
 
 @pytest.mark.parametrize(("buffers", "expected"), [("copy", 500), ("average", 500), ("ignore", 0)])
@@ -56,7 +40,7 @@ def test_the_average_of_bfloat16_weights_moves_at_decay_0_999():
     model.set(start * 1.25)
     for _ in range(1000):
         average.update()
-    share = (_averages(average)["weight"] - start) / (model.weight.detach().float() - start)
+    share = (averages_of(average)["weight"] - start) / (model.weight.detach().float() - start)
     torch.testing.assert_close(share, torch.full((100,), 1 - 0.999**1000), rtol=1e-3, atol=0)
 
 
@@ -68,7 +52,7 @@ def test_at_decay_0_9999_a_slow_weight_freezes_in_float32_and_reaches_the_ideal_
         model.set(start * (1 + 1e-4))
         for _ in range(20_000):
             average.update()
-        return (_averages(average)["weight"].double() - start) / (model.weight.detach().double() - start)
+        return (averages_of(average)["weight"].double() - start) / (model.weight.detach().double() - start)
 
     assert reached(None).max() == 0  # as documented: (1 - decay) |x - y| is below 3e-8 |y|
     ideal = 1 - 0.9999**20_000
@@ -82,7 +66,7 @@ def test_a_float32_average_of_bfloat16_weights_stays_float32_when_its_state_is_l
     state = average.state_dict()
     state["average"] = {name: tensor.bfloat16() for name, tensor in state["average"].items()}
     average.load_state_dict(state)
-    assert {tensor.dtype for tensor in _averages(average).values()} == {torch.float32}
+    assert {tensor.dtype for tensor in averages_of(average).values()} == {torch.float32}
 
 
 @pytest.mark.parametrize("update_every", [1, 10])
@@ -92,7 +76,7 @@ def test_an_update_every_tenth_step_keeps_the_half_life(update_every):
     model.set(1.0)
     for _ in range(100):
         average.update()
-    assert _averages(average)["weight"].item() == pytest.approx(0.5, rel=1e-12)
+    assert averages_of(average)["weight"].item() == pytest.approx(0.5, rel=1e-12)
 
 
 @pytest.mark.parametrize("oscillator", [Oscillator(0.999, 0.05), Oscillator(0.999, 0.2), Oscillator.critical(50)])
@@ -105,7 +89,7 @@ def test_an_update_every_fifth_step_keeps_the_damped_average(oscillator):
         for count in range(1, 201):
             average.update()
             if count % 5 == 0:
-                rest.append(1 - _averages(average)["weight"].item())
+                rest.append(1 - averages_of(average)["weight"].item())
         return torch.tensor(rest)
 
     torch.testing.assert_close(distance(5), distance(1), rtol=0, atol=0.04)  # the start is a few steps more abrupt
@@ -121,8 +105,8 @@ def test_a_float32_ema_is_the_one_of_torch():
             model.weight.add_(torch.randn(20, 20), alpha=0.1)
         average.update()
         torchs.update_parameters(model)
-    torch.testing.assert_close(_averages(average)["weight"], torchs.module.weight.detach(), rtol=0, atol=1e-6)
-    torch.testing.assert_close(_averages(average)["bias"], torchs.module.bias.detach(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(averages_of(average)["weight"], torchs.module.weight.detach(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(averages_of(average)["bias"], torchs.module.bias.detach(), rtol=0, atol=1e-6)
 
 
 def test_an_update_looks_nothing_up_that_could_be_kept(monkeypatch):
@@ -148,7 +132,7 @@ def test_a_skipped_step_takes_no_part_in_the_average():
         if not skipped:
             average.update()
     assert average.steps == 2
-    assert _averages(average)["weight"].item() == 0.75
+    assert averages_of(average)["weight"].item() == 0.75
 
 
 def test_coupling_pulls_the_model_whatever_its_optimizer():
@@ -166,7 +150,7 @@ def test_coupling_pulls_the_model_whatever_its_optimizer():
         x, y, v = step(twin.weight.detach().clone(), y, v, oscillator)
         twin.set(x)
     torch.testing.assert_close(model.weight, twin.weight, rtol=1e-12, atol=1e-14)
-    torch.testing.assert_close(_averages(average)["weight"], y, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(averages_of(average)["weight"], y, rtol=1e-12, atol=1e-14)
     assert model.weight.abs().max() < 1.5  # and it has trained
 
 

@@ -7,26 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from weights import Weight, averages_of
 
 from belay import Belay, Oscillator
 
 swept = settings(settings.get_profile("belay"))
-
-
-class Weight(nn.Module):
-    """One parameter, set by hand."""
-
-    def __init__(self, *values: float, dtype: torch.dtype = torch.float64) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.tensor(values, dtype=dtype))
-
-    def set(self, values: torch.Tensor | float) -> None:
-        with torch.no_grad():
-            self.weight.copy_(torch.as_tensor(values))
-
-
-def _averages(average: Belay) -> dict[str, torch.Tensor]:
-    return average.state_dict()["average"]
 
 
 # --- warm-up ----------------------------------------------------------------------------------------------------------
@@ -40,7 +25,7 @@ def test_during_warmup_the_memory_of_an_ema_grows_in_proportion_to_the_steps():
     for count in range(1, 100):
         average.update()
         expected *= 0.99 ** max(1, 50 / count)
-        assert _averages(average)["weight"].item() == pytest.approx(expected, rel=1e-9)
+        assert averages_of(average)["weight"].item() == pytest.approx(expected, rel=1e-9)
 
 
 @swept
@@ -55,7 +40,7 @@ def test_during_warmup_the_damping_ratio_stays_and_coupling_is_as_asked(oscillat
         if 1e-3 < warmed.damping < 0.999 and oscillator.stiffness > 1e-9:
             assert warmed.damping_ratio == pytest.approx(oscillator.damping_ratio, rel=1e-5)
     average.update()
-    assert math.isfinite(_averages(average)["weight"].item())
+    assert math.isfinite(averages_of(average)["weight"].item())
 
 
 def test_warmup_forgets_a_poor_start_that_would_last_otherwise():
@@ -65,7 +50,7 @@ def test_warmup_forgets_a_poor_start_that_would_last_otherwise():
         model.set(0.0)
         for _ in range(50):
             average.update()
-        return abs(_averages(average)["weight"].item())
+        return abs(averages_of(average)["weight"].item())
 
     assert left(0) > 0.9
     assert left(200) < 0.3
@@ -80,7 +65,7 @@ def test_warmup_counts_steps_and_not_updates():
         average.update()
         if count % 5 == 0:
             expected *= 0.99 ** (5 * max(1, 50 / count))
-    assert _averages(average)["weight"].item() == pytest.approx(expected, rel=1e-9)
+    assert averages_of(average)["weight"].item() == pytest.approx(expected, rel=1e-9)
 
 
 # --- which tensors ----------------------------------------------------------------------------------------------------
@@ -90,7 +75,7 @@ def test_parameters_left_out_keep_their_live_values_everywhere():
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     model[0].requires_grad_(False)
     average = Belay(model, Oscillator(0.5, 1, 0.5), parameters=lambda name, parameter: parameter.requires_grad)
-    assert set(_averages(average)) == {"1.weight", "1.bias"}
+    assert set(averages_of(average)) == {"1.weight", "1.bias"}
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(1.0)
@@ -102,7 +87,7 @@ def test_parameters_left_out_keep_their_live_values_everywhere():
     target = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     average.copy_to(target)
     assert torch.equal(target[0].weight, live)
-    assert torch.equal(target[1].weight, _averages(average)["1.weight"])
+    assert torch.equal(target[1].weight, averages_of(average)["1.weight"])
 
 
 def test_integer_parameters_are_left_alone_and_complex_ones_averaged():
@@ -114,8 +99,8 @@ def test_integer_parameters_are_left_alone_and_complex_ones_averaged():
         model.spectrum.fill_(4j)
         model.table.add_(1)
     average.update()
-    assert set(_averages(average)) == {"weight", "spectrum"}
-    assert _averages(average)["spectrum"].tolist() == [1j, 1j]
+    assert set(averages_of(average)) == {"weight", "spectrum"}
+    assert averages_of(average)["spectrum"].tolist() == [1j, 1j]
     target = Weight(1.0)
     target.table = nn.Parameter(torch.tensor([0, 0]), requires_grad=False)
     target.spectrum = nn.Parameter(torch.zeros(2, dtype=torch.complex64))
@@ -133,7 +118,7 @@ def test_the_average_of_a_variance_never_turns_negative_where_the_average_of_a_w
     lowest_weight = lowest_variance = math.inf
     for _ in range(100):
         average.update()
-        lowest_weight = min(lowest_weight, _averages(average)["weight"].item())
+        lowest_weight = min(lowest_weight, averages_of(average)["weight"].item())
         lowest_variance = min(lowest_variance, average.state_dict()["buffers"]["running_var"].item())
     assert lowest_weight < -0.5
     assert lowest_variance >= 0

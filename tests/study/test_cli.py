@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -60,6 +63,13 @@ def test_run_prints_the_answer_on_stdout_and_progress_on_stderr(finished: Comman
 def test_running_a_finished_study_again_prints_the_same_answer_at_once(finished: CommandLine, home: Path) -> None:
     again = finished("run", home / "small.yaml")
     assert (again.code, again.out) == (0, (home / "answer.txt").read_text())
+
+
+def test_a_finished_study_needs_no_ray_to_print_its_answer(finished: CommandLine, home: Path) -> None:
+    environment = os.environ | {"RAY_ADDRESS": "127.0.0.1:1"}
+    command = [sys.executable, "-m", "study", "run", "small.yaml"]
+    done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, (home / "answer.txt").read_text()), done.stderr
 
 
 def test_the_same_seed_tries_the_same_settings_and_the_same_one_wins(

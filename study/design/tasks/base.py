@@ -53,7 +53,8 @@ class Task(BaseModel, ABC):
         """A short hash of the data, so that results on other data are not taken for these; "" if there is none."""
 
 
-TrainFunction = Callable[[Mapping[str, Any], int, Callable[[int, Mapping[str, float]], None]], None]
+Report = Callable[[int, Mapping[str, float]], None]
+TrainFunction = Callable[[Mapping[str, Any], int, Report], None]
 """A plain task: ``train(setting, seed, report)``.
 
 It builds `Belay` itself from ``setting.oscillator``, trains ``setting["steps"]`` steps (its own affair how) and calls

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import sqlite3
 from pathlib import Path
 
 import optuna
@@ -13,8 +15,9 @@ from studies import small
 from study.design.config import parse_config
 from study.design.schema import Outcome, SeedResult, Setting
 from study.design.study import Study
-from study.errors import BadInput
-from study.execute.ask import Asker, counts, stored_config
+from study.errors import BadInput, FailedWork
+from study.execute.ask import Asker
+from study.execute.storage import counts, stored_config
 
 
 def study_of(**changes: object) -> Study:
@@ -137,3 +140,23 @@ def test_a_storage_that_does_not_answer_is_refused_without_its_password() -> Non
     with pytest.raises(BadInput, match=r"`storage.url` must be a database that answers, got \S+:\*\*\*@") as refused:
         stored_config("small", "postgresql+psycopg://me:secret@127.0.0.1:1/none")
     assert "secret" not in str(refused.value)
+
+
+def test_a_storage_that_fails_in_the_middle_says_so_in_one_line_and_keeps_what_it_has(tmp_path: Path) -> None:
+    file = tmp_path / "optuna.db"
+    study = study_of()
+    asker = Asker(study, f"sqlite:///{file}")
+    first, second = asker.ask(), asker.ask()
+    assert first is not None
+    assert second is not None
+    asker.tell(outcome_of(first))
+    alter(file, "alter table trial_user_attributes rename to away")
+    with pytest.raises(FailedWork, match=r"`storage.url` must take what .*, got no such table.*; .* resume small`\.$"):
+        asker.tell(outcome_of(second))
+    alter(file, "alter table away rename to trial_user_attributes")
+    assert [setting.number for setting, _ in Asker(study, f"sqlite:///{file}").outcomes()] == [first.number]
+
+
+def alter(file: Path, statement: str) -> None:
+    with contextlib.closing(sqlite3.connect(file)) as database:
+        database.execute(statement)

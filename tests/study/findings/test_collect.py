@@ -11,6 +11,7 @@ import pytest
 import recorded
 from mlflow import MlflowClient
 
+from study import tracking
 from study.design.schema import SETTING_RUN, STUDY_RUN, Tag
 from study.errors import BadInput
 from study.findings import collect
@@ -106,7 +107,7 @@ def test_a_complete_setting_has_neither_message_nor_step_of_divergence():
 
 def test_records_are_read_page_by_page(monkeypatch):
     whole = recorded.records("mixed").table
-    monkeypatch.setattr(collect, "PAGE", 2)
+    monkeypatch.setattr(tracking, "PAGE", 2)
     assert load("mixed", recorded.uri()).table.equals(whole)
 
 
@@ -164,17 +165,17 @@ def test_the_list_of_studies_says_what_each_asked_and_how_far_it_is():
 def test_the_newest_study_is_listed_first(monkeypatch):
     for name in ("mixed", "tiny", "live"):
         recorded.records(name)
-    monkeypatch.setattr(collect, "PAGE", 1)  # also page by page
+    monkeypatch.setattr(tracking, "PAGE", 1)  # also page by page
     client = MlflowClient(tracking_uri=recorded.uri())
     began = {name: client.get_run(recorded.records(name).run).info.start_time for name in ("mixed", "tiny", "live")}
     listed = [name for name in studies(recorded.uri())["study"] if name in began]
     assert listed == sorted(began, key=began.__getitem__, reverse=True)
 
 
-def test_a_store_without_studies_has_an_empty_list(monkeypatch):
-    monkeypatch.setattr(collect, "_runs", lambda *_: iter(()))
-    recorded.records("mixed")
-    listed = studies(recorded.uri())
+def test_a_store_without_studies_has_an_empty_list(tmp_path):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    MlflowClient(tracking_uri=uri).create_experiment("somebody else's")
+    listed = studies(uri)
     assert listed.empty
     assert "started" in listed.columns
     assert json.loads(listed.to_json(orient="records")) == []

@@ -1,0 +1,62 @@
+"""MLflow's tracking store as both its writer and its reader use it: a client that answers, and runs found by kind."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from typing import Any
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
+
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+
+from study.design.places import knock, without_password
+from study.design.schema import Tag
+from study.errors import BadInput, reason
+
+PAGE = 1000  # the most runs that MLflow gives at once
+
+
+def connect(uri: str, key: str, advice: str) -> MlflowClient:
+    """A client of a tracking store that answers.
+
+    Args:
+        uri: MLflow's tracking URI.
+        key: What gave it, for the message.
+        advice: What else to do than to start it, for the message.
+
+    Raises:
+        BadInput: It does not answer.
+    """
+    for noisy in ("mlflow", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        knock(uri)
+        client = MlflowClient(tracking_uri=uri)
+        client.search_experiments(max_results=1)
+    except (MlflowException, OSError, ImportError) as error:
+        raise BadInput(
+            f"`{key}` must be an MLflow server or database that answers, got {without_password(uri)}: "
+            f"{reason(error)}; start it, or {advice}."
+        ) from error
+    return client
+
+
+def runs(client: MlflowClient, experiment: str, kind: str) -> Iterator[Run]:
+    """All runs of a kind (`study.design.schema.Tag.KIND`) in an experiment."""
+    query = f"tags.`{Tag.KIND}` = '{kind}'"
+    return pages(lambda **page: client.search_runs([experiment], filter_string=query, **page))
+
+
+def pages(search: Any) -> Iterator[Any]:
+    """All items of a paged search."""
+    token = None
+    while True:
+        page = search(max_results=PAGE, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
