@@ -22,6 +22,12 @@ from study.findings.collect import load
 
 DOOMED = Path(__file__).parent / "doomed.py"
 COMMAND = [sys.executable, "-m", "study"]
+# As at a terminal, also where the tests run in the background, whose processes inherit an ignored SIGINT.
+LISTENING = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("study", run_name="__main__")
+"""
 
 # Where the driver dies: (function, which call), in the order in which a setting passes them.
 PLACES = {
@@ -113,7 +119,7 @@ def test_a_study_stopped_by_a_signal_says_how_to_go_on_and_does(
 ) -> None:
     config = write(tmp_path / "small.yaml", steps=3000)
     environment = os.environ | {"RAY_ADDRESS": ray_cluster}
-    line = [*COMMAND, "run", str(config)]
+    line = [sys.executable, "-c", LISTENING, "run", str(config)]
     with subprocess.Popen(line, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as driver:
         wait_for_results(tmp_path, 3)
         driver.send_signal(stop)
