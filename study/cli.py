@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
@@ -29,6 +32,9 @@ Tracking = Annotated[
 ]
 Storage = Annotated[str | None, typer.Option(help="Optuna storage URL [default: .belay-study]")]
 Form = Annotated[Literal["table", "json", "yaml"], typer.Option("--format", help="How to print it.")]
+Inline = Annotated[
+    bool, typer.Option("--inline", help="Train in this process, without Ray: same settings, results and records.")
+]
 Override = Annotated[
     list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change the config: seeds=16, search.seed=1.")
 ]
@@ -39,6 +45,13 @@ def run(
     config: Config,
     override: Override = [],  # noqa: B006 # typer never changes it
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the config and say what would be run.")] = False,
+    inline: Inline = False,
+    debug: Annotated[
+        bool,
+        typer.Option(
+            "--debug", help="Train the first setting's first seed in this process, with tracebacks; keep nothing."
+        ),
+    ] = False,
 ) -> None:
     """Run a study and print its answer.
 
@@ -50,18 +63,20 @@ def run(
     study = Study.of(load_config(config, override))
     if dry_run:
         _show_plan(study)
+    elif debug:
+        _debug(study)
     else:
-        _run(study)
+        _run(study, inline)
 
 
 @app.command()
-def resume(study: Name, storage: Storage = None) -> None:
+def resume(study: Name, inline: Inline = False, storage: Storage = None) -> None:
     """Finish an interrupted study."""
     from study.design.places import storage_url
     from study.design.study import Study
     from study.execute.storage import stored_config
 
-    _run(Study.of(stored_config(study, storage_url(storage))))
+    _run(Study.of(stored_config(study, storage_url(storage))), inline)
 
 
 @app.command(name="list")
@@ -251,21 +266,50 @@ def doctor(tracking: Tracking = None, storage: Storage = None) -> None:
         raise typer.Exit(1)
 
 
-def _run(study: Study) -> None:
+def _run(study: Study, inline: bool) -> None:
     from study.design.places import tracking_uri
     from study.execute.plan import plan
     from study.live import LiveView
 
     config, settings = study.config, plan(study).settings
-    text = f"{config.name}: {settings} settings x {config.seeds} seeds of {config.steps} steps; starting Ray and MLflow"
-    with LiveView(config.objective.metric, text) as view:
+    started = "MLflow" if inline else "Ray and MLflow"
+    text = f"{config.name}: {settings} settings x {config.seeds} seeds of {config.steps} steps; starting {started}"
+    with LiveView(config.objective.metric, text) as view, _terminated_as_interrupted():
+        if inline:
+            from study.execute.inline import back_end
+        else:
+            from study.execute.tune import back_end
         from study.execute.sweep import run as sweep
 
-        sweep(study, view.show)
+        sweep(study, back_end, view.show)
     from study.findings.answer import answer
     from study.findings.recommend import recommend
 
     typer.echo(answer(recommend(_records(config.name, tracking_uri(config.tracking.uri)))))
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Has SIGTERM do what Ctrl-C does."""
+
+    def interrupt(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _debug(study: Study) -> None:
+    from study.execute.inline import debug
+    from study.show import show_seed
+
+    setting, result = debug(study)
+    show_seed(setting, result)
+    if result.state == "failed":
+        raise typer.Exit(1)
 
 
 def _show_plan(study: Study) -> None:

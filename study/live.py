@@ -14,7 +14,7 @@ from rich.progress import Progress as Bar
 from study.show import number
 
 if TYPE_CHECKING:
-    from study.execute.sweep import Progress
+    from study.execute.packs import Progress
 
 EVERY = 5.0  # seconds between lines
 

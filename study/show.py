@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from study.design.config import StudyConfig
+    from study.design.schema import SeedResult, Setting
     from study.execute.plan import Plan
 
 Format = Literal["table", "json", "yaml"]
@@ -93,4 +94,15 @@ def show_plan(config: StudyConfig, plan: Plan) -> None:
     ]
     for name, dimension in config.space.items():
         lines.append((name, ", ".join(f"{kind} {list(values)}" for kind, values in dimension.model_dump().items())))
+    print("\n".join(f"{head:<12}{text}" for head, text in lines))  # noqa: T201
+
+
+def show_seed(setting: Setting, result: SeedResult) -> None:
+    """Prints what one seed of a setting measured, a line an evaluation."""
+    values = ", ".join(f"{name} {number(value)}" for name, value in setting.items())
+    lines = [("setting", values), ("seed", str(result.seed))]
+    for step, metrics in result.history:
+        lines.append((f"step {step}", ", ".join(f"{name} {number(value)}" for name, value in metrics.items())))
+    ended = f" at step {result.diverged_at}" if result.diverged_at is not None else ""
+    lines.append(("state", f"{result.state}{ended}{result.message and ': ' + result.message}"))
     print("\n".join(f"{head:<12}{text}" for head, text in lines))  # noqa: T201

@@ -1,11 +1,10 @@
-"""The structure that the packages promise: who imports whom, what loads what, and how long files and functions are."""
+"""The structure that the packages promise: who imports whom, and what loads what."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -14,11 +13,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted([*ROOT.glob("belay/**/*.py"), *ROOT.glob("study/**/*.py")])
-LONGEST_FILE, LONGEST_FUNCTION = 320, 45  # lines, docstrings included
 
 # Which files may import a package; {package: files or folders}.
 CONFINED = {
-    "ray": ["study/execute/sweep.py", "study/doctor.py"],
+    "ray": ["study/execute/tune.py", "study/doctor.py"],
     "optuna": ["study/execute/ask.py", "study/execute/storage.py", "study/design/space.py"],
     "mlflow": ["study/execute/record.py", "study/findings/collect.py", "study/tracking.py"],
     "typer": ["study/cli.py"],
@@ -70,31 +68,10 @@ def test_imports_go_in_no_circle() -> None:
     assert set(order) == MODULES  # a circle would have raised CycleError
 
 
-def test_files_and_functions_stay_short() -> None:
-    for file in FILES:
-        text = file.read_text(encoding="utf-8")
-        assert text.count("\n") <= LONGEST_FILE, file
-        for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.FunctionDef):
-                length = (node.end_lineno or 0) - node.lineno + 1
-                docstring = (ast.get_docstring(node) or "").count("\n")
-                assert length - docstring <= LONGEST_FUNCTION, f"{file}:{node.name}"
-
-
 def test_the_top_level_holds_what_it_should() -> None:
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     top = {name.split("/")[0] for name in tracked if not name.startswith(".")}
     assert top <= {"pyproject.toml", "README.md", "LICENSE", "study", "belay", "tests", "configs", "docker-compose.yml"}
-
-
-def test_help_answers_within_three_tenths_of_a_second() -> None:
-    command = [sys.executable, "-m", "study", "--help"]
-    times = []
-    for _ in range(5):
-        began = time.perf_counter()
-        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-        times.append(time.perf_counter() - began)
-    assert min(times) < 0.3  # the least, as the machine may be busy with something else
 
 
 def test_the_command_line_loads_nothing_heavy_before_it_is_needed() -> None:

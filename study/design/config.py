@@ -116,6 +116,11 @@ class Resources(_Entry):
     cpus: float = Field(1, gt=0, description="CPU cores a pack")
     gpus: float = Field(0, ge=0, description="GPUs a pack, may be a fraction")
 
+    @property
+    def threads(self) -> int:
+        """Threads that torch uses while it trains a pack."""
+        return max(1, int(self.cpus))
+
 
 class Tracking(_Entry):
     """Where MLflow keeps the records."""

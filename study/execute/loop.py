@@ -14,7 +14,7 @@ from study.design.study import Study
 from study.design.tasks.base import Report, Task
 from study.execute.plan import Pack
 
-DIVERGED_LOSS = 1e6  # times the first loss, or 1 if that is less: far beyond what training recovers from
+DIVERGED_LOSS = 1e6  # times the first loss (or times 1, where that is smaller): far beyond what training recovers from
 
 
 class Diverged(Exception):
@@ -32,11 +32,29 @@ def train_pack(study: Study, pack: Pack) -> Iterator[Outcome]:
     """
     for setting in pack.settings:
         started = time.perf_counter()
-        results = [_train_seed(study, setting, seed) for seed in pack.seeds]
+        results = [train_seed(study, setting, seed) for seed in pack.seeds]
         yield Outcome(setting.number, results, seconds=time.perf_counter() - started, finished=time.time())
 
 
-def _train_seed(study: Study, setting: Setting, seed: int) -> SeedResult:
+def lost(pack: Pack, message: str) -> list[Outcome]:
+    """The outcomes of a pack that could not be trained: every seed failed with this message."""
+    results = [SeedResult(seed, state="failed", message=message) for seed in pack.seeds]
+    return [Outcome(setting.number, results, finished=time.time()) for setting in pack.settings]
+
+
+def train_seed(study: Study, setting: Setting, seed: int, kept: type[Exception] | tuple[()] = Exception) -> SeedResult:
+    """Trains one seed of a setting.
+
+    Args:
+        study: The study.
+        setting: One of its settings.
+        seed: Of initial weights, order of the data and noise.
+        kept: Exceptions that are the seed's result: by default whatever the task raises, so that it does not end the
+            study. With () a debugger sees them where they are raised.
+
+    Returns:
+        What it measured, until it diverged or raised.
+    """
     history: list[tuple[int, dict[str, float]]] = []
 
     def report(step: int, metrics: Mapping[str, float]) -> None:
@@ -55,7 +73,7 @@ def _train_seed(study: Study, setting: Setting, seed: int) -> SeedResult:
             task(setting, seed, report)
     except Diverged as divergence:
         return SeedResult(seed, history, "diverged", diverged_at=divergence.step)
-    except Exception as error:  # whatever a task may raise is a result of this setting, not the end of the study
+    except kept as error:
         return SeedResult(seed, history, "failed", " ".join(f"{type(error).__name__}: {error}".split()))
     metric, reported = study.config.objective.metric, {name for _, metrics in history for name in metrics}
     if metric not in reported:

@@ -1,0 +1,54 @@
+"""Trains packs in this process, one after the other: for debuggers, tests and studies of seconds. Knows no Ray."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from study.design.config import StudyConfig
+from study.design.schema import SeedResult, Setting
+from study.design.study import Study
+from study.execute.ask import Asker
+from study.execute.loop import train_pack, train_seed
+from study.execute.packs import Packs
+
+
+@contextmanager
+def back_end(config: StudyConfig) -> Iterator[Callable[[Packs], None]]:
+    """This process as a back end, with as many threads as a Ray worker of this study has."""
+    with _threads(config):
+        yield _train_all
+
+
+def debug(study: Study) -> tuple[Setting, SeedResult]:
+    """Trains the study's first setting with its first seed and keeps nothing.
+
+    Returns:
+        The setting and what it measured.
+
+    Raises:
+        Exception: Whatever the task raises, from where it raises it.
+    """
+    with tempfile.TemporaryDirectory(prefix="belay-study-") as folder:
+        setting = Asker(study, f"sqlite:///{folder}/optuna.db").ask()
+    assert setting is not None  # nothing has to be waited for yet
+    with _threads(study.config):
+        return setting, train_seed(study, setting, seed=0, kept=())
+
+
+def _train_all(packs: Packs) -> None:
+    while (pack := packs.next()) is not None:
+        packs.finish(pack, list(train_pack(packs.study, pack)))
+
+
+@contextmanager
+def _threads(config: StudyConfig) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(config.resources.threads)  # sums over tensors depend on it in their last bits
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

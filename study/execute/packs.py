@@ -1,0 +1,114 @@
+"""The work of a study as a back end sees it: packs, handed out one by one and given back with their outcomes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from study.design.config import StudyConfig
+from study.design.schema import Outcome, Setting
+from study.design.study import Study
+from study.execute.ask import Asker
+from study.execute.plan import Pack, pack
+
+if TYPE_CHECKING:
+    from study.execute.record import Recorder
+
+HOPELESS = 8  # settings that all fail before the study is given up
+
+
+@dataclass
+class Progress:
+    """How far a running study is."""
+
+    planned: int
+    done: int = 0
+    diverged: int = 0
+    failed: int = 0
+    best: tuple[Setting, float] | None = None
+    began_with: int = 0
+    started: float = 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Estimate from the settings done since the start; None before the first."""
+        new = self.done - self.began_with
+        return (time.monotonic() - self.started) / new * (self.planned - self.done) if new else None
+
+
+Watch = Callable[[Progress], None]
+
+
+class Packs:
+    """Hands out a study's packs, and keeps, records and counts what they came to.
+
+    Args:
+        asker: Asks the settings and keeps their outcomes.
+        recorder: Records them.
+        watch: Called with the progress at the start and after each pack.
+    """
+
+    def __init__(self, asker: Asker, recorder: Recorder, watch: Watch) -> None:
+        self._asker, self._recorder, self._watch = asker, recorder, watch
+        self.progress = Progress(asker.plan.settings, started=time.monotonic())
+        for setting, outcome in asker.outcomes():
+            self._count(setting, outcome)
+        self.progress.began_with = self.progress.done
+        watch(self.progress)
+
+    @property
+    def study(self) -> Study:
+        """The study whose packs these are."""
+        return self._asker.study
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether `next` will give no further pack: all are handed out, or the first settings all failed."""
+        return self._hopeless or self._asker.asked_all
+
+    def next(self) -> Pack | None:
+        """The next pack to train; None if it has to wait for results, or none is left."""
+        setting = None if self._hopeless else self._asker.ask()
+        return None if setting is None else pack([setting], self.study.config.seeds)[0]
+
+    def finish(self, trained: Pack, outcomes: Sequence[Outcome]) -> None:
+        """Keeps, records and counts what a pack came to; a setting without an outcome is asked again by `resume`."""
+        settings = {setting.number: setting for setting in trained.settings}
+        for outcome in outcomes:
+            self._asker.tell(outcome)
+            self._recorder.record(settings[outcome.setting], outcome)
+            self._count(settings[outcome.setting], outcome)
+        self._watch(self.progress)
+
+    def record_all(self) -> None:
+        """Queues every outcome of the storage; those that are recorded already stay as they are."""
+        for setting, outcome in self._asker.outcomes():
+            self._recorder.record(setting, outcome)
+
+    @property
+    def _hopeless(self) -> bool:
+        return self.progress.failed == self.progress.done >= HOPELESS
+
+    def _count(self, setting: Setting, outcome: Outcome) -> None:
+        progress, study = self.progress, self.study
+        progress.done += 1
+        progress.diverged += outcome.state == "diverged"
+        progress.failed += outcome.state == "failed"
+        if outcome.state == "complete":
+            value = outcome.value(study.config.objective.metric)
+            if progress.best is None or (value > progress.best[1] if study.mode == "max" else value < progress.best[1]):
+                progress.best = setting, value
+
+
+class BackEnd(Protocol):
+    """Where packs are trained: on Ray Tune (`study.execute.tune`) or in this process (`study.execute.inline`).
+
+    Entered with the study's config before anything is written, so that a place that lacks what the study needs is told
+    at once; what it gives then trains packs until none is left.
+    """
+
+    def __call__(self, config: StudyConfig) -> AbstractContextManager[Callable[[Packs], None]]:
+        """Opens it for as long as the context lasts."""

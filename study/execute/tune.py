@@ -1,0 +1,194 @@
+"""Trains packs on Ray Tune: a trial is a pack. The only file that runs Ray."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray import tune
+from ray.exceptions import RayError
+from ray.tune.search import Searcher
+
+from study.design.config import StudyConfig, parse_config
+from study.design.schema import Outcome
+from study.design.study import Study
+from study.errors import BadInput, FailedWork, StudyError, reason
+from study.execute.loop import lost, train_pack
+from study.execute.packs import Packs
+from study.execute.plan import Pack
+
+RETRIES = 1  # of a pack whose worker died
+ENVIRONMENT = {  # what Ray takes from the environment alone
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # tasks may read files beside the config
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # MLflow has the records
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the sweep, not only Tune
+}
+
+
+@contextlib.contextmanager
+def back_end(config: StudyConfig) -> Iterator[Callable[[Packs], None]]:
+    """Ray as the process has it, or the cluster of RAY_ADDRESS, or a local one for as long as this lasts.
+
+    Raises:
+        BadInput: No node of it has the resources of a pack.
+        FailedWork: It does not start or answer.
+    """
+    with _environment(), _ray():
+        _check_resources(config)
+        yield _train_all
+
+
+def _train_all(packs: Packs) -> None:
+    """Has Ray Tune run packs until none is left."""
+    config = packs.study.config
+    trainable = tune.with_parameters(
+        _train, document=config.model_dump(mode="json"), paths=[str(Path.cwd()), *sys.path]
+    )
+    trials = _Trials(packs)
+    folder = tempfile.mkdtemp(prefix="belay-study-")  # Tune's own notes, of no use afterwards
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, {"cpu": config.resources.cpus, "gpu": config.resources.gpus}),
+        tune_config=tune.TuneConfig(
+            search_alg=trials, num_samples=-1, reuse_actors=True, trial_dirname_creator=lambda trial: trial.trial_id
+        ),
+        run_config=tune.RunConfig(
+            name=config.name,
+            storage_path=folder,
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=RETRIES),
+        ),
+    )
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # Tune prints there in spite of verbose=0; it is for answers
+            tuner.fit()
+    except (tune.TuneError, RayError, RuntimeError) as error:
+        raise trials.fault or FailedWork(
+            f"Ray must keep its workers, got {reason(error)}; `belay-study resume {config.name}` goes on."
+        ) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class _Trials(Searcher):
+    """What Ray Tune asks for trials and tells of their ends."""
+
+    def __init__(self, packs: Packs) -> None:
+        super().__init__()
+        self._packs = packs
+        self._running: dict[str, Pack] = {}
+        self.fault: Exception | None = None  # what ended the sweep, of which Tune itself gives the traceback as text
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next trial's pack; None while settings wait for results; FINISHED when none is left."""
+        with self._keeping_the_fault():
+            pack = self._packs.next()
+            if pack is None:
+                return Searcher.FINISHED if self._packs.exhausted else None
+        self._running[trial_id] = pack
+        return {"pack": pack.to_json()}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Gives a pack back with its outcomes; one that was only stopped has none."""
+        pack = self._running.pop(trial_id)
+        outcomes = [Outcome.from_json(outcome) for outcome in (result or {}).get("outcomes", ())]
+        if error and not outcomes:
+            outcomes = lost(
+                pack, f"the worker died {RETRIES + 1} times; see Ray's logs in /tmp/ray/session_latest/logs."
+            )
+        with self._keeping_the_fault():
+            self._packs.finish(pack, outcomes)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune writes its searcher to disk, and the state of this one is in Optuna's storage."""
+        return {}
+
+    def save(self, checkpoint_path: str) -> None:
+        """Leaves an empty file, for the same reason."""
+        Path(checkpoint_path).touch()
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Reads nothing; a study goes on from Optuna's storage."""
+
+    @contextlib.contextmanager
+    def _keeping_the_fault(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self.fault = error
+            raise
+
+
+def _train(tried: dict[str, Any], document: dict[str, Any], paths: list[str]) -> None:
+    """Trains a pack in a Ray worker."""
+    sys.path += [path for path in paths if path not in sys.path]  # where the driver finds the user's own tasks
+    pack = Pack.from_json(tried["pack"])
+    try:
+        study = Study.of(parse_config(document))
+        torch.set_num_threads(study.config.resources.threads)
+        outcomes = list(train_pack(study, pack))
+    except StudyError as error:  # the worker lacks what the driver has: the task's module, most likely
+        outcomes = lost(pack, str(error))
+    tune.report({"outcomes": [outcome.to_json() for outcome in outcomes]})
+
+
+@contextlib.contextmanager
+def _ray() -> Iterator[None]:
+    if ray.is_initialized():
+        yield
+        return
+    local: dict[str, Any] = {} if os.environ.get("RAY_ADDRESS") else {"include_dashboard": False}
+    try:
+        with _same_signals():
+            ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **local)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise FailedWork(f"Ray must start or answer, got {reason(error)}; see `belay-study doctor`.") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _check_resources(config: StudyConfig) -> None:
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    for name, key, wanted in (("cpus", "CPU", config.resources.cpus), ("gpus", "GPU", config.resources.gpus)):
+        largest = max(node.get(key, 0) for node in nodes)
+        if wanted > largest:
+            raise BadInput(
+                f"`resources.{name}` must fit on a node of the cluster, got {wanted:g}; the largest has {largest:g}."
+            )
+
+
+@contextlib.contextmanager
+def _environment() -> Iterator[None]:
+    """`ENVIRONMENT` for as long as this lasts, for whatever of it the user has not set."""
+    missing = [name for name in ENVIRONMENT if name not in os.environ]
+    os.environ.update({name: ENVIRONMENT[name] for name in missing})
+    try:
+        yield
+    finally:
+        for name in missing:
+            os.environ.pop(name, None)
+
+
+@contextlib.contextmanager
+def _same_signals() -> Iterator[None]:
+    """Puts SIGTERM's handler back, for which Ray sets one of its own as it starts."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
