@@ -1,4 +1,4 @@
-"""What all tests share: one Ray for the session, and the command line as its user calls it."""
+"""What all tests share: one Ray and two empty databases for the session, and the command line as its user calls it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,52 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from studies import Answer, CommandLine
+from filelock import FileLock
+from studies import Answer, CommandLine, copy_databases
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # several processes share the cores
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keeps all tests on Ray in one worker of pytest-xdist, so that there is one Ray."""
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            if "ray_cluster" in getattr(item, "fixturenames", ()):
+                item.add_marker(pytest.mark.xdist_group("ray"))
+
+
+@pytest.fixture(scope="session")
+def made_databases(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an empty `mlflow.db` and an empty `optuna.db`: seconds to make, nothing to copy.
+
+    They are made once, also where pytest-xdist runs several workers.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent  # each worker's own folder lies in the session's
+    made = shared / "made-databases"
+    with FileLock(shared / "made-databases.lock"):
+        if not made.exists():
+            make_databases(tmp_path_factory.mktemp("databases")).rename(made)
+    return made
+
+
+def make_databases(folder: Path) -> Path:
+    """Has MLflow and Optuna make their tables."""
+    from optuna.storages import RDBStorage
+
+    from study.tracking import connect
+
+    connect(f"sqlite:///{folder}/mlflow.db", "tracking", "see the traceback")
+    RDBStorage(f"sqlite:///{folder}/optuna.db").engine.dispose()
+    return folder
+
+
+@pytest.fixture
+def databases(tmp_path: Path, made_databases: Path) -> Path:
+    """The folder `.belay-study` of the test's working directory with both databases, empty."""
+    return copy_databases(made_databases, tmp_path)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,3 +47,8 @@ def write(path: Path, **changes: Any) -> Path:
     """Writes `small` with changes as a config file."""
     path.write_text(yaml.safe_dump(small(**changes), sort_keys=False))
     return path
+
+
+def copy_databases(made: Path, home: Path) -> Path:
+    """Copies both empty databases (the fixture `made_databases`) to where a study in `home` has its own."""
+    return Path(shutil.copytree(made, home / ".belay-study"))
