@@ -12,6 +12,7 @@ from filelock import FileLock
 from studies import Answer, CommandLine, copy_databases
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # several processes share the cores
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
@@ -60,8 +61,6 @@ def databases(tmp_path: Path, made_databases: Path) -> Path:
 def ray_cluster() -> Iterator[str]:
     """The session's Ray, two CPUs; its address."""
     import ray
-
-    import study.execute.sweep  # noqa: F401 # sets Ray's environment before it starts
 
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="CRITICAL")
     yield ray.get_runtime_context().gcs_address

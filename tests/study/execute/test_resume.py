@@ -1,4 +1,4 @@
-"""A driver killed or stopped: `resume` ends with the table of an undisturbed run, nothing twice, nothing left running."""
+"""A driver killed or stopped: `resume` ends with an undisturbed run's table, nothing twice, nothing left running."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from optuna.trial import TrialState
-from studies import write
+from studies import CommandLine, copy_databases, write
 
 from study.findings.collect import load
 
-DRIVER = Path(__file__).parent / "doomed.py"
+DRIVER, TASKS = Path(__file__).parent / "doomed.py", Path(__file__).parents[1]
 UNDISTURBED = ("never", 0)
 
 # Where the driver dies: (function, which call), in the order in which a setting passes them.
@@ -42,27 +42,13 @@ PLACES = {
 ON_RAY = ["before a result is kept", "after MLflow has begun a setting's run"]
 
 
-Driver = Callable[..., "subprocess.Popen[str]"]
-
-
-@pytest.fixture(params=["inline", pytest.param("ray", marks=pytest.mark.slow)])
-def back_end(request: pytest.FixtureRequest) -> str:
-    """Trained by the driver itself, or by the session's Ray."""
-    return str(request.param)
-
-
-@pytest.fixture
-def start(back_end: str, request: pytest.FixtureRequest) -> Driver:
-    """Starts belay-study in a process of its own: ``start(home, "run", config, doom=("never", 0))``."""
-    address = request.getfixturevalue("ray_cluster") if back_end == "ray" else ""
-    return lambda *arguments, **named: driver(*arguments, **named, address=address)
-
-
-def driver(home: Path, *command: object, doom: tuple[str, int] = UNDISTURBED, address: str) -> subprocess.Popen[str]:
-    """The driver's process, on the Ray at an address or without one."""
-    trains = command[0] in ("run", "resume")
-    line = [sys.executable, DRIVER, doom[0], doom[1], *command, *(["--inline"] if trains and not address else [])]
-    environment = os.environ | {"RAY_ADDRESS": address}
+def start(home: Path, ray: str, doom: tuple[str, int] = UNDISTURBED) -> subprocess.Popen[str]:
+    """Starts `run small.yaml` in a process of its own, on the Ray at this address or, where that is "", inline."""
+    line = [sys.executable, DRIVER, *doom, "run", "small.yaml", *([] if ray else ["--inline"])]
+    environment = os.environ | {
+        "RAY_ADDRESS": ray,
+        "PYTHONPATH": os.pathsep.join([str(TASKS), os.environ.get("PYTHONPATH", "")]),
+    }
     return subprocess.Popen(
         list(map(str, line)), cwd=home, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -77,10 +63,12 @@ def end_of(process: subprocess.Popen[str], code: int = 0) -> str:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The working directory of an undisturbed run."""
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, made_databases: Path) -> Path:
+    """The working directory of an undisturbed run, inline."""
     home = tmp_path_factory.mktemp("undisturbed")
-    end_of(driver(home, "run", write(home / "small.yaml"), address=""))
+    copy_databases(made_databases, home)
+    write(home / "small.yaml")
+    end_of(start(home, ray=""))
     assert_nothing_twice_or_left_running(home)
     return home
 
@@ -131,54 +119,78 @@ def assert_same_records(home: Path, other: Path) -> None:
     assert records_of(home) == records_of(other)
 
 
-def assert_resumes_after_a_kill(place: str, start: Driver, undisturbed: Path, home: Path) -> None:
-    end_of(start(home, "run", write(home / "small.yaml"), doom=PLACES[place]), -signal.SIGKILL)
-    end_of(start(home, "resume", "small"))
-    assert_same_records(home, undisturbed)
-    assert_nothing_twice_or_left_running(home)
-
-
-@pytest.mark.parametrize("back_end", ["inline"], indirect=True)
 @pytest.mark.parametrize("place", PLACES)
-def test_a_driver_killed(place: str, start: Driver, undisturbed: Path, tmp_path: Path) -> None:
-    assert_resumes_after_a_kill(place, start, undisturbed, tmp_path)
+@pytest.mark.usefixtures("databases")
+def test_a_driver_killed(place: str, undisturbed: Path, belay_study: CommandLine, tmp_path: Path) -> None:
+    write(tmp_path / "small.yaml")
+    end_of(start(tmp_path, ray="", doom=PLACES[place]), -signal.SIGKILL)
+    resumed = belay_study("resume", "small", "--inline")
+    assert resumed.code == 0, resumed.err
+    assert_same_records(tmp_path, undisturbed)
+    assert_nothing_twice_or_left_running(tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("back_end", ["ray"], indirect=True)
 @pytest.mark.parametrize("place", ON_RAY)
-def test_a_driver_killed_on_ray(place: str, start: Driver, undisturbed: Path, tmp_path: Path) -> None:
-    assert_resumes_after_a_kill(place, start, undisturbed, tmp_path)
+@pytest.mark.usefixtures("databases")
+def test_a_driver_killed_on_ray(
+    place: str, undisturbed: Path, belay_study: CommandLine, ray_cluster: str, tmp_path: Path
+) -> None:
+    write(tmp_path / "small.yaml")
+    end_of(start(tmp_path, ray_cluster, doom=PLACES[place]), -signal.SIGKILL)
+    resumed = belay_study("resume", "small")
+    assert resumed.code == 0, resumed.err
+    assert_same_records(tmp_path, undisturbed)
+    assert_nothing_twice_or_left_running(tmp_path)
 
 
-@pytest.mark.parametrize("back_end", ["ray"], indirect=True)
-def test_ray_and_this_process_come_to_the_same_records(start: Driver, undisturbed: Path, tmp_path: Path) -> None:
-    end_of(start(tmp_path, "run", write(tmp_path / "small.yaml")))
+@pytest.mark.usefixtures("databases", "ray_cluster")
+def test_ray_and_this_process_come_to_the_same_records(
+    undisturbed: Path, belay_study: CommandLine, tmp_path: Path
+) -> None:
+    done = belay_study("run", write(tmp_path / "small.yaml"))
+    assert done.code == 0, done.err
     assert_same_records(tmp_path, undisturbed)
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.usefixtures("databases")
 def test_a_study_stopped_by_a_signal_says_how_to_go_on_and_does(
-    stop: signal.Signals, back_end: str, start: Driver, tmp_path: Path
+    stop: signal.Signals, belay_study: CommandLine, tmp_path: Path
 ) -> None:
-    config = write(
-        tmp_path / "small.yaml",
-        task={"name": "tasks_of_tests:waits_at_a_gate", "gate": str(tmp_path)},
+    assert_stops_and_goes_on(stop, "", belay_study, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.usefixtures("databases")
+def test_a_study_on_ray_stopped_by_a_signal_says_how_to_go_on_and_does(
+    stop: signal.Signals, belay_study: CommandLine, ray_cluster: str, tmp_path: Path
+) -> None:
+    assert_stops_and_goes_on(stop, ray_cluster, belay_study, tmp_path)
+
+
+def assert_stops_and_goes_on(stop: signal.Signals, ray: str, belay_study: CommandLine, home: Path) -> None:
+    write(
+        home / "small.yaml",
+        task={"name": "tasks_of_tests:waits_at_a_gate", "gate": str(home)},
         objective={"metric": "average/score", "mode": "max"},
     )
-    running = start(tmp_path, "run", config)
-    wait_for(running, lambda: len(list(tmp_path.glob("waiting-*"))) == (2 if back_end == "ray" else 1))
+    running = start(home, ray)
+    waiting = 2 if ray else 1  # settings at a time
+    wait_for(running, lambda: len(list(home.glob("waiting-*"))) == waiting)
     running.send_signal(stop)
     said = end_of(running, 130)
     assert "Traceback" not in said
     assert said.strip().splitlines()[-1] == (
         "belay-study: interrupted with 3 of 20 settings done, all kept; `belay-study resume small` does the rest."
     )
-    (status,) = json.loads(end_of(start(tmp_path, "status", "small", "--format", "json")))
+    (status,) = json.loads(belay_study("status", "small", "--format", "json").out)
     assert status["done"] == 3
-    (tmp_path / "open").touch()
-    end_of(start(tmp_path, "resume", "small"))
-    assert_nothing_twice_or_left_running(tmp_path)
+    (home / "open").touch()
+    resumed = belay_study("resume", "small", *([] if ray else ["--inline"]))
+    assert resumed.code == 0, resumed.err
+    assert_nothing_twice_or_left_running(home)
 
 
 def wait_for(running: subprocess.Popen[str], reached: Callable[[], bool]) -> None:

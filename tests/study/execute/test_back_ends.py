@@ -1,0 +1,137 @@
+"""Where packs are trained: in this process or on Ray, and what either leaves as it found it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from studies import CommandLine, small, write
+
+from study.design.config import parse_config
+from study.design.study import Study
+from study.errors import BadInput, FailedWork
+from study.execute import inline, tune
+from study.execute.packs import Packs
+from study.execute.sweep import run
+
+STUDY = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def study(tmp_path: Path, databases: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    """The small study, in a working directory of its own."""
+    monkeypatch.chdir(tmp_path)
+    return Study.of(parse_config(small(search={"sampler": "random", "settings": 4, "baseline": 0})))
+
+
+@pytest.mark.usefixtures("databases")
+def test_inline_imports_no_ray(tmp_path: Path) -> None:
+    write(tmp_path / "small.yaml")
+    code = f"""
+import sys
+sys.path.insert(0, {str(STUDY.parents[1])!r})
+sys.argv = ["belay-study", "run", "small.yaml", "--inline"]
+from study.cli import main
+try:
+    main()
+except SystemExit as ended:
+    assert ended.code == 0
+assert "ray" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=600)
+
+
+def test_debug_shows_what_the_first_seed_of_the_first_setting_measured_and_keeps_nothing(
+    belay_study: CommandLine, tmp_path: Path
+) -> None:
+    answer = belay_study("run", write(tmp_path / "small.yaml"), "--debug")
+    assert (answer.code, answer.err) == (0, "")
+    assert [line.split("  ")[0] for line in answer.out.splitlines()] == [
+        "setting",
+        "seed",
+        "step 30",
+        "step 60",
+        "state",
+    ]
+    assert "average/excess_loss" in answer.out
+    assert [path.name for path in tmp_path.iterdir()] == ["small.yaml"]
+
+
+def test_debug_lets_the_task_s_exception_through(tmp_path: Path) -> None:
+    write(
+        tmp_path / "own.yaml",
+        task={"name": "tasks_of_tests:breaks_above_one"},
+        objective={"metric": "average/score", "mode": "max"},
+        space={"decay": 0.9, "lr": 2.0},
+    )
+    command = [sys.executable, "-m", "study", "run", "own.yaml", "--debug"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(STUDY), str(STUDY.parents[1])])}
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
+    assert ended.returncode == 1
+    assert 'raise RuntimeError("no batch fits' in ended.stderr
+    assert ended.stderr.endswith("RuntimeError: no batch fits\nhere\n")
+
+
+def test_debug_fails_where_the_objective_is_never_reported(belay_study: CommandLine, tmp_path: Path) -> None:
+    config = write(
+        tmp_path / "mute.yaml",
+        task={"name": "tasks_of_tests:says_something_else"},
+        objective={"metric": "average/score", "mode": "max"},
+    )
+    answer = belay_study("run", config, "--debug")
+    assert answer.code == 1
+    assert "failed: objective.metric must be reported, got average/loss" in answer.out
+
+
+def test_inline_trains_with_the_threads_of_a_worker_and_gives_them_back(study: Study) -> None:
+    config = study.config.model_copy(update={"resources": study.config.resources.model_copy(update={"cpus": 3.0})})
+    before = torch.get_num_threads()
+    with inline.back_end(config):
+        assert torch.get_num_threads() == 3
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("back_end", [inline.back_end, tune.back_end], ids=["inline", "ray"])
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_run_inside_another_program_leaves_its_signals_and_environment_alone(study: Study, back_end: object) -> None:
+    def handler(*_: object) -> None: ...
+
+    before = signal.signal(signal.SIGTERM, handler)
+    environment = dict(os.environ)
+    try:
+        progress = run(study, back_end, lambda progress: None)  # type: ignore[arg-type]
+        assert progress.done == 4
+        assert signal.getsignal(signal.SIGTERM) is handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert dict(os.environ) == environment
+
+
+def test_the_command_line_gives_sigterm_back(belay_study: CommandLine, tmp_path: Path, databases: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    assert belay_study("run", write(tmp_path / "small.yaml"), "--inline").code == 0
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_what_fails_while_ray_asks_is_what_the_user_reads(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise FailedWork("`storage.url` must take what is asked, got no space; mend it.")
+
+    monkeypatch.setattr(Packs, "finish", full)
+    with pytest.raises(FailedWork, match=r"^`storage.url` must take what is asked, got no space; mend it\.$"):
+        run(study, tune.back_end, lambda progress: None)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_pack_that_fits_on_no_node_is_refused_before_anything_is_written(study: Study) -> None:
+    config = study.config.model_copy(update={"resources": study.config.resources.model_copy(update={"gpus": 7.0})})
+    with pytest.raises(
+        BadInput, match=r"`resources.gpus` must fit on a node of the cluster, got 7; the largest has 0\."
+    ):
+        run(Study.of(config), tune.back_end, lambda progress: None)
