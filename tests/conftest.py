@@ -25,16 +25,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(scope="session")
-def made_databases(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The session's folder, the same for all workers of pytest-xdist."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own  # each worker's own lies in the session's
+
+
+@pytest.fixture(scope="session")
+def made_databases(tmp_path_factory: pytest.TempPathFactory, shared_folder: Path) -> Path:
     """A folder with an empty `mlflow.db` and an empty `optuna.db`: seconds to make, nothing to copy.
 
     They are made once, also where pytest-xdist runs several workers.
     """
-    shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent  # each worker's own folder lies in the session's
-    made = shared / "made-databases"
-    with FileLock(shared / "made-databases.lock"):
+    made = shared_folder / "made-databases"
+    with FileLock(shared_folder / "made-databases.lock"):
         if not made.exists():
             make_databases(tmp_path_factory.mktemp("databases")).rename(made)
     return made
@@ -58,10 +62,11 @@ def databases(tmp_path: Path, made_databases: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[str]:
+def ray_cluster(shared_folder: Path) -> Iterator[str]:
     """The session's Ray, two CPUs; its address."""
     import ray
 
+    (shared_folder / "the one Ray").touch(exist_ok=False)  # a second worker of pytest-xdist that wants Ray fails here
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="CRITICAL")
     yield ray.get_runtime_context().gcs_address
     ray.shutdown()
