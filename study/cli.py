@@ -281,7 +281,7 @@ def _run(study: Study, inline: bool) -> None:
             from study.execute.tune import back_end
         from study.execute.sweep import run as sweep
 
-        sweep(study, back_end, view.show)
+        sweep(study, back_end, view.show, view.say)
     from study.findings.answer import answer
     from study.findings.recommend import recommend
 

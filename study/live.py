@@ -40,7 +40,7 @@ class LiveView:
         if self._live:
             self._bar.start()
         else:
-            self._line(self._text)
+            self.say(self._text)
         return self
 
     def __exit__(
@@ -55,9 +55,10 @@ class LiveView:
         if self._live:
             self._bar.update(self._task, completed=progress.done, total=progress.planned, description=text)
         elif progress.done == progress.planned or time.monotonic() - self._last > EVERY:
-            self._line(f"{progress.done}/{progress.planned} settings, {text}")
+            self.say(f"{progress.done}/{progress.planned} settings, {text}")
 
-    def _line(self, text: str) -> None:
+    def say(self, text: str) -> None:
+        """Prints a line; the live view stays below it."""
         self._last = time.monotonic()
         self._console.print(text, soft_wrap=True, highlight=False)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,6 +71,30 @@ def ray_cluster(shared_folder: Path) -> Iterator[str]:
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="CRITICAL")
     yield ray.get_runtime_context().gcs_address
     ray.shutdown()
+
+
+SERVER = "postgresql://postgres@127.0.0.1:5432"
+
+
+@pytest.fixture
+def postgresql() -> Iterator[str]:
+    """The URL of a PostgreSQL database of the test's own.
+
+    Where no server answers the test is skipped, unless BELAY_REQUIRE_POSTGRESQL is set.
+    """
+    import psycopg
+
+    name = f"belay_{uuid.uuid4().hex}"
+    try:
+        connection = psycopg.connect(f"{SERVER}/postgres", autocommit=True, connect_timeout=30)
+    except psycopg.OperationalError as error:
+        if os.environ.get("BELAY_REQUIRE_POSTGRESQL"):
+            raise
+        pytest.skip(f"PostgreSQL must answer at {SERVER}: {error}")
+    with connection:
+        connection.execute(f"create database {name}")
+        yield f"{SERVER}/{name}".replace("postgresql:", "postgresql+psycopg:")
+        connection.execute(f"drop database {name} with (force)")
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -11,37 +11,39 @@ from study.design.places import storage_url, tracking_uri
 from study.design.study import Study
 from study.errors import FailedWork, Interrupted
 from study.execute.ask import Asker
+from study.execute.lease import Lease
 from study.execute.packs import BackEnd, Packs, Progress, Watch
-from study.execute.storage import check_name, is_finished
+from study.execute.storage import check_name, is_finished, open_storage
 
 if TYPE_CHECKING:
     from study.execute.record import Ending, Recorder
 
 
-def run(study: Study, back_end: BackEnd, watch: Watch) -> Progress:
+def run(study: Study, back_end: BackEnd, watch: Watch, say: Callable[[str], None]) -> Progress:
     """Runs what is left of a study; one that is new is created, one that is finished is only recorded anew.
 
     Args:
         study: The study.
         back_end: Where it is trained: `study.execute.tune.back_end` or `study.execute.inline.back_end`.
         watch: Called with the progress at the start and after each pack.
+        say: Called with a line if another driver has to be waited for.
 
     Returns:
         The final progress.
 
     Raises:
-        BadInput: The study cannot be run as asked; nothing has been trained.
+        BadInput: The study cannot be run as asked, or another driver runs it; nothing has been trained or recorded.
         FailedWork: Every setting failed, a worker or MLflow could not do its part; what is done is kept.
         Interrupted: Ctrl-C; what is done is kept.
     """
     config = study.config
     url, uri = storage_url(config.storage.url), tracking_uri(config.tracking.uri)
     check_name(config, url)
-    with ThreadPoolExecutor(1) as beside:
+    with Lease(config.name, open_storage(url).engine, say) as lease, ThreadPoolExecutor(1) as beside:
         opening = beside.submit(_recorder, study, uri)  # importing MLflow and making its tables takes as long as Ray
         with contextlib.nullcontext() if is_finished(study, url) else back_end(config) as train_all:
             recorder = opening.result()
-            asker = Asker(study, url)
+            asker = Asker(study, url, lease)
             recorder.open(asker.plan.settings)
             packs = Packs(asker, recorder, watch)
             try:

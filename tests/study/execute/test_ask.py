@@ -10,6 +10,7 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.trial import TrialState
+from sqlalchemy import text
 from studies import small
 
 from study.design.config import parse_config
@@ -17,7 +18,8 @@ from study.design.schema import Outcome, SeedResult, Setting
 from study.design.study import Study
 from study.errors import BadInput, FailedWork
 from study.execute.ask import Asker
-from study.execute.storage import counts, stored_config
+from study.execute.lease import Lease
+from study.execute.storage import counts, open_storage, stored_config
 
 
 def study_of(**changes: object) -> Study:
@@ -121,6 +123,63 @@ def test_a_grid_tries_every_combination_once_and_the_emas_it_lacks(tmp_path: Pat
     assert sorted(tried) == sorted(
         [(decay, damping, 0.1) for decay in (0.9, 0.99) for damping in (0.3, 1.0)] + [(0.9, 1.0, 0.0), (0.99, 1.0, 0.0)]
     )
+
+
+def test_a_second_asker_cannot_put_a_result_under_another_settings_number(tmp_path: Path) -> None:
+    study = study_of()
+    whole = run(Asker(study, f"sqlite:///{tmp_path}/whole.db"), workers=3)
+    url = f"sqlite:///{tmp_path}/disturbed.db"
+    one, other = Asker(study, url), Asker(study, url)
+    first = one.ask()
+    assert first is not None
+    with pytest.raises(FailedWork, match=r"one driver at a time, got 'small', whose trial 0 was asked by another dri"):
+        other.ask()
+    one.tell(outcome_of(first))
+    later = Asker(study, url)
+    kept = [setting for setting, _ in later.outcomes()]
+    assert kept == [first]
+    assert by_number(kept + run(later, workers=3)) == by_number(whole)
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe"])  # Optuna is told each result at once, and in order
+def test_two_askers_cannot_both_tell_a_setting(tmp_path: Path, sampler: str) -> None:
+    study = study_of(search={"sampler": sampler, "settings": 3, "baseline": 0, "in_flight": 2})
+    url = f"sqlite:///{tmp_path}/optuna.db"
+    run(Asker(study, url), workers=2, stop_after=2)  # both are lost
+
+    def take_turns() -> None:
+        askers = Asker(study, url), Asker(study, url)
+        for _ in range(3):
+            settings = [asker.ask() for asker in askers]
+            assert settings[0] == settings[1] is not None
+            for asker, setting in zip(askers, settings, strict=True):
+                asker.tell(outcome_of(setting))
+
+    with pytest.raises(FailedWork, match=r"got 'small', whose trial 0 was told by another driver; .* resume small`"):
+        take_turns()
+
+
+def test_an_asker_whose_lease_another_driver_has_taken_writes_nothing(tmp_path: Path) -> None:
+    study, url = study_of(), f"sqlite:///{tmp_path}/optuna.db"
+    engine = open_storage(url).engine
+    with Lease("small", engine, pytest.fail) as lease:
+        asker = Asker(study, url, lease)
+        running = asker.ask()
+        assert running is not None
+        with engine.begin() as connection:
+            connection.execute(text("update belay_leases set expires = 0"))
+        with Lease("small", engine, pytest.fail):
+            before = dump(tmp_path / "optuna.db")
+            for act in (asker.ask, lambda: asker.tell(outcome_of(running)), lambda: Asker(study, url, lease)):
+                with pytest.raises(FailedWork, match="another driver took 'small' over"):
+                    act()
+            assert dump(tmp_path / "optuna.db") == before
+
+
+def dump(file: Path) -> list[str]:
+    """Everything in a database but the times at which leases expire."""
+    with contextlib.closing(sqlite3.connect(file)) as database:
+        return [line for line in database.iterdump() if 'INTO "belay_leases"' not in line]
 
 
 def test_a_name_that_is_taken_by_another_question_is_refused_and_nothing_is_changed(tmp_path: Path) -> None:
