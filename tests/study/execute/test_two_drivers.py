@@ -1,0 +1,102 @@
+"""Two processes that drive one study: the second is refused, unless the first was killed."""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from studies import CommandLine, write
+
+from study.findings.collect import load
+
+GATED = {"objective": {"metric": "average/score", "mode": "max"}, "search": {"sampler": "tpe", "settings": 6}}
+
+
+def gated(home: Path, name: str) -> Path:
+    """The config of a study whose training waits from its fourth setting on until `open_gate` is called."""
+    (home / f"gate-{name}").mkdir()
+    task = {"name": "tasks_of_tests:waits_at_a_gate", "gate": str(home / f"gate-{name}")}
+    return write(home / f"{name}.yaml", name=name, task=task, **GATED)
+
+
+def open_gate(home: Path, name: str) -> None:
+    (home / f"gate-{name}" / "open").touch()
+
+
+@contextmanager
+def driver_at_the_gate(home: Path, config: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process of its own that drives the study, while it waits at the gate."""
+    paths = os.pathsep.join([str(Path(__file__).parents[3]), str(Path(__file__).parents[1])])
+    line = [sys.executable, "-m", "study", "run", str(config), "--inline"]
+    with subprocess.Popen(
+        line, cwd=home, env=os.environ | {"PYTHONPATH": paths}, text=True, stderr=subprocess.PIPE
+    ) as driver:
+        while not any((home / f"gate-{config.stem}").glob("waiting-*")):
+            assert driver.poll() is None, driver.communicate()[1]
+            time.sleep(0.05)
+        yield driver
+        driver.kill()
+
+
+def table(home: Path, name: str) -> pd.DataFrame:
+    """What the study measured."""
+    return load(name, f"sqlite:///{home}/.belay-study/mlflow.db").table.drop(columns="gate")
+
+
+def stored(home: Path) -> list[Any]:
+    """Everything in Optuna's storage but the times at which leases expire."""
+    with closing(sqlite3.connect(home / ".belay-study" / "optuna.db")) as database:
+        return [line for line in database.iterdump() if 'INTO "belay_leases"' not in line]
+
+
+@pytest.fixture
+def undisturbed(belay_study: CommandLine, tmp_path: Path) -> pd.DataFrame:
+    """What the study measures when nothing comes between."""
+    config = gated(tmp_path, "whole")
+    open_gate(tmp_path, "whole")
+    done = belay_study("run", config, "--inline")
+    assert done.code == 0, done.err
+    return table(tmp_path, "whole")
+
+
+def test_a_second_driver_is_refused_and_changes_nothing(
+    undisturbed: pd.DataFrame, belay_study: CommandLine, tmp_path: Path
+) -> None:
+    config = gated(tmp_path, "small")
+    with driver_at_the_gate(tmp_path, config) as first:
+        before = stored(tmp_path)
+        for command in (["run", config], ["resume", "small"]):
+            second = belay_study(*command, "--inline")
+            assert second.code == 2, second.err
+            assert second.out == ""
+            assert re.fullmatch(
+                rf"belay-study: a study must have one driver at a time, got 'small', which process {first.pid} on \S+ "
+                r"has driven since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC; wait for its end \(.*\), or stop it and .*\.",
+                second.err.splitlines()[-1],
+            )
+        assert stored(tmp_path) == before
+        open_gate(tmp_path, "small")
+        _, err = first.communicate(timeout=200)
+        assert first.returncode == 0, err
+    pd.testing.assert_frame_equal(table(tmp_path, "small"), undisturbed)
+
+
+def test_a_killed_driver_makes_nobody_wait(undisturbed: pd.DataFrame, belay_study: CommandLine, tmp_path: Path) -> None:
+    config = gated(tmp_path, "small")
+    with driver_at_the_gate(tmp_path, config) as first:
+        first.kill()
+    open_gate(tmp_path, "small")
+    resumed = belay_study("resume", "small", "--inline")
+    assert resumed.code == 0, resumed.err
+    assert "waiting" not in resumed.err
+    pd.testing.assert_frame_equal(table(tmp_path, "small"), undisturbed)
