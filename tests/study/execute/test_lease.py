@@ -150,10 +150,12 @@ with Lease("a", create_engine(sys.argv[1]), print):
 def held_by_another_process(url: str) -> Iterator[subprocess.Popen[str]]:
     line = [sys.executable, "-c", HOLD, url]
     with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-        yield holder
-        holder.kill()
+        try:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == "held\n"
+            yield holder
+        finally:
+            holder.kill()
 
 
 def test_a_living_process_of_this_machine_is_named(url: str, engine: Engine) -> None:

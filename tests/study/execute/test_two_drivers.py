@@ -41,11 +41,13 @@ def driver_at_the_gate(home: Path, config: Path) -> Iterator[subprocess.Popen[st
     with subprocess.Popen(
         line, cwd=home, env=os.environ | {"PYTHONPATH": paths}, text=True, stderr=subprocess.PIPE
     ) as driver:
-        while not any((home / f"gate-{config.stem}").glob("waiting-*")):
-            assert driver.poll() is None, driver.communicate()[1]
-            time.sleep(0.05)
-        yield driver
-        driver.kill()
+        try:
+            while not any((home / f"gate-{config.stem}").glob("waiting-*")):
+                assert driver.poll() is None, driver.communicate()[1]
+                time.sleep(0.05)
+            yield driver
+        finally:
+            driver.kill()
 
 
 def table(home: Path, name: str) -> pd.DataFrame:
