@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -15,7 +15,7 @@ from study.errors import BadInput, StudyError
 
 if TYPE_CHECKING:
     from study.design.study import Study
-    from study.findings.collect import Records
+    from study.options import Chosen
 
 app = typer.Typer(
     help="Find a model's best weight averaging: sweep decay, damping and coupling, and say how sure the answer is.",
@@ -25,18 +25,34 @@ app = typer.Typer(
     rich_markup_mode=None,  # rich would take half of the time of --help
 )
 
+
+def _open_to_all(option: typer.CallbackParam, value: Any) -> Any:
+    if value:
+        from study.options import check_no_password
+
+        check_no_password(option.opts[0], [value] if isinstance(value, str) else value)
+    return value
+
+
 Name = Annotated[str, typer.Argument(metavar="STUDY", help="The study's name.")]
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="The study's YAML file.")]
 Tracking = Annotated[
-    str | None, typer.Option(help="MLflow tracking URI [default: MLFLOW_TRACKING_URI or .belay-study]")
+    str | None,
+    typer.Option(callback=_open_to_all, help="MLflow tracking URI [default: MLFLOW_TRACKING_URI or .belay-study]"),
 ]
-Storage = Annotated[str | None, typer.Option(help="Optuna storage URL [default: .belay-study]")]
+Storage = Annotated[
+    str | None,
+    typer.Option(callback=_open_to_all, help="Optuna storage URL [default: BELAY_STORAGE_URL or .belay-study]"),
+]
 Form = Annotated[Literal["table", "json", "yaml"], typer.Option("--format", help="How to print it.")]
 Inline = Annotated[
     bool, typer.Option("--inline", help="Train in this process, without Ray: same settings, results and records.")
 ]
 Override = Annotated[
-    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change the config: seeds=16, search.seed=1.")
+    list[str],
+    typer.Option(
+        "--set", callback=_open_to_all, metavar="KEY=VALUE", help="Change the config: seeds=16, search.seed=1."
+    ),
 ]
 
 
@@ -52,6 +68,8 @@ def run(
             "--debug", help="Train the first setting's first seed in this process, with tracebacks; keep nothing."
         ),
     ] = False,
+    tracking: Tracking = None,
+    storage: Storage = None,
 ) -> None:
     """Run a study and print its answer.
 
@@ -59,34 +77,38 @@ def run(
     """
     from study.design.config import load_config
     from study.design.study import Study
+    from study.options import connecting
 
     study = Study.of(load_config(config, override))
-    if dry_run:
-        _show_plan(study)
-    elif debug:
-        _debug(study)
-    else:
-        _run(study, inline)
+    with connecting(storage or study.config.storage.url, tracking or study.config.tracking.uri) as chosen:
+        if dry_run:
+            _show_plan(study)
+        elif debug:
+            _debug(study)
+        else:
+            _run(study, chosen, inline)
 
 
 @app.command()
-def resume(study: Name, inline: Inline = False, storage: Storage = None) -> None:
+def resume(study: Name, inline: Inline = False, tracking: Tracking = None, storage: Storage = None) -> None:
     """Finish an interrupted study."""
-    from study.design.places import storage_url
     from study.design.study import Study
     from study.execute.storage import stored_config
+    from study.options import connecting
 
-    _run(Study.of(stored_config(study, storage_url(storage))), inline)
+    with connecting(storage, tracking) as chosen:
+        _run(Study.of(stored_config(study, chosen.connections.storage)), chosen, inline)
 
 
 @app.command(name="list")
 def list_studies(form: Form = "table", tracking: Tracking = None) -> None:
     """List the studies on record."""
-    from study.design.places import tracking_uri
     from study.findings.collect import studies
+    from study.options import connecting
     from study.show import show_rows
 
-    show_rows(studies(tracking_uri(tracking)), form)
+    with connecting(tracking=tracking) as chosen:
+        show_rows(studies(chosen.connections.tracking), form)
 
 
 @app.command()
@@ -94,13 +116,14 @@ def status(study: Name, form: Form = "table", storage: Storage = None) -> None:
     """Say how far a study is."""
     import pandas as pd
 
-    from study.design.places import storage_url
     from study.design.study import Study
     from study.execute.storage import counts, stored_config
+    from study.options import connecting
     from study.show import show_rows
 
-    url = storage_url(storage)
-    count = counts(Study.of(stored_config(study, url)), url)
+    with connecting(storage) as chosen:
+        url = chosen.connections.storage
+        count = counts(Study.of(stored_config(study, url)), url)
     row = {
         "study": study,
         "planned": count.planned,
@@ -126,18 +149,21 @@ def best(
     With its regime, its rivals, and how much better it is than the best EMA and than no averaging.
     """
     from study.findings.answer import answer
+    from study.findings.collect import load
     from study.findings.compare import best_by, ranking
     from study.findings.recommend import as_data, recommend
+    from study.options import connecting
     from study.show import show_data, show_rows
 
-    records = _records(study, tracking)
-    found = recommend(records)
+    with connecting(tracking=tracking) as chosen:
+        records = load(study, chosen.connections.tracking)
+        found = recommend(records)
     if by is not None:
         show_rows(best_by(records, by), form)
     elif top is not None:
         show_rows(ranking(records).head(top).reset_index(), form)
     elif form == "table":
-        typer.echo(answer(found))
+        typer.echo(chosen.repeated(answer(found)))
     else:
         show_data(as_data(found), form)
 
@@ -153,12 +179,15 @@ def regimes(
 
     Regime, damping ratio, lag, half-life, noise gain, overshoot, memory share, effective mass ratio, stability limit.
     """
+    from study.findings.collect import load
     from study.findings.recommend import recommend
     from study.findings.regimes import regimes as tabulate
+    from study.options import connecting
     from study.show import show_rows
 
-    records = _records(study, tracking)
-    recommend(records)  # says why if there is nothing to rank
+    with connecting(tracking=tracking) as chosen:
+        records = load(study, chosen.connections.tracking)
+        recommend(records)  # says why if there is nothing to rank
     show_rows(tabulate(records, top).reset_index(), form)
 
 
@@ -176,12 +205,15 @@ def compare(
 
     With the best EMA, damped average, BELAY and with no averaging, paired over seeds.
     """
+    from study.findings.collect import load
     from study.findings.compare import comparisons
     from study.findings.recommend import recommend
+    from study.options import connecting
     from study.show import show_rows
 
-    records = _records(study, tracking)
-    show_rows(comparisons(records, recommend(records).setting, baseline), form)
+    with connecting(tracking=tracking) as chosen:
+        records = load(study, chosen.connections.tracking)
+        show_rows(comparisons(records, recommend(records).setting, baseline), form)
 
 
 @app.command()
@@ -194,9 +226,12 @@ def export(
 
     With its evidence, for `belay.load_defaults`.
     """
+    from study.findings.collect import load
     from study.findings.recommend import defaults_file, recommend
+    from study.options import connecting
 
-    text = defaults_file(recommend(_records(study, tracking)))
+    with connecting(tracking=tracking) as chosen:
+        text = defaults_file(recommend(load(study, chosen.connections.tracking)))
     if output is None:
         typer.echo(text, nl=False)
         return
@@ -266,8 +301,7 @@ def doctor(tracking: Tracking = None, storage: Storage = None) -> None:
         raise typer.Exit(1)
 
 
-def _run(study: Study, inline: bool) -> None:
-    from study.design.places import tracking_uri
+def _run(study: Study, chosen: Chosen, inline: bool) -> None:
     from study.execute.plan import plan
     from study.live import LiveView
 
@@ -281,11 +315,13 @@ def _run(study: Study, inline: bool) -> None:
             from study.execute.tune import back_end
         from study.execute.sweep import run as sweep
 
-        sweep(study, back_end, view.show, view.say)
+        sweep(study, chosen.connections, back_end, view.show, view.say)
     from study.findings.answer import answer
+    from study.findings.collect import load
     from study.findings.recommend import recommend
 
-    typer.echo(answer(recommend(_records(config.name, tracking_uri(config.tracking.uri)))))
+    records = load(config.name, chosen.connections.tracking)
+    typer.echo(chosen.repeated(answer(recommend(records))))
 
 
 @contextmanager
@@ -317,13 +353,6 @@ def _show_plan(study: Study) -> None:
     from study.show import show_plan
 
     show_plan(study.config, plan(study))
-
-
-def _records(name: str, tracking: str | None) -> Records:
-    from study.design.places import tracking_uri
-    from study.findings.collect import load
-
-    return load(name, tracking_uri(tracking))
 
 
 def main() -> NoReturn:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class StudyError(Exception):
     """An expected failure. Its text is one line: the rule, the value, the next step."""
@@ -28,6 +30,14 @@ class Interrupted(StudyError):
     exit_code = 130
 
 
-def reason(error: Exception) -> str:
-    """The first line of what another library says went wrong, cut to a readable length."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:300].rstrip(".")
+def reason(error: Exception, secrets: Iterable[str] = ()) -> str:
+    """The first line of what another library says went wrong, cut to a readable length.
+
+    Args:
+        error: The library's error.
+        secrets: Texts that stars stand for, as `study.design.places.secrets` lists them.
+    """
+    text = str(error)
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    return (text.splitlines() or [type(error).__name__])[0][:300].rstrip(".")

@@ -28,11 +28,11 @@ from study.errors import BadInput
 
 Sampler = Literal["grid", "random", "qmc", "tpe", "gp"]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
-NOT_IN_QUESTION = {"resources", "tracking", "storage"}  # where and how it runs, not what is asked
+CONNECTIONS = {"tracking", "storage"}  # where the records are; may hold passwords
 
 
 class _Entry(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
     @field_validator("*", mode="before")
     @classmethod
@@ -45,7 +45,7 @@ class _Entry(BaseModel):
 class TaskEntry(_Entry):
     """What is trained: a built-in task or an import path, and values for its hyperparameters."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(extra="allow")
 
     name: str = Field(description="a built-in task (`belay-study tasks`) or `package.module:TaskOrTrainFunction`")
 
@@ -125,13 +125,23 @@ class Resources(_Entry):
 class Tracking(_Entry):
     """Where MLflow keeps the records."""
 
-    uri: str | None = Field(None, description="MLflow tracking URI; by default MLFLOW_TRACKING_URI or an SQLite file")
+    uri: str | None = Field(
+        None,
+        repr=False,
+        description="MLflow tracking URI, in which ${VARIABLE} stands for the environment's; by default "
+        "MLFLOW_TRACKING_URI or an SQLite file",
+    )
 
 
 class Storage(_Entry):
     """Where Optuna keeps what was asked and told: the truth that `resume` goes by."""
 
-    url: str | None = Field(None, description="SQLAlchemy URL; by default an SQLite file")
+    url: str | None = Field(
+        None,
+        repr=False,
+        description="SQLAlchemy URL, in which ${VARIABLE} stands for the environment's; by default "
+        "BELAY_STORAGE_URL or an SQLite file",
+    )
 
 
 def _fixed_values(space: Any) -> Any:
@@ -183,8 +193,12 @@ class StudyConfig(_Entry):
     @property
     def question(self) -> str:
         """Hash of everything that the results depend on; two studies of one name must agree in it."""
-        asked = self.model_dump(mode="json", exclude=NOT_IN_QUESTION)
+        asked = {key: value for key, value in self.plain().items() if key != "resources"}
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+
+    def plain(self) -> dict[str, Any]:
+        """The config as the plain data that is stored and sent to workers: without the URLs of its connections."""
+        return self.model_dump(mode="json", exclude=CONNECTIONS)
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:

@@ -10,6 +10,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from study.design.places import without_password
+
 Location = tuple[int | str, ...]
 
 DIMENSION = (
@@ -46,8 +48,19 @@ _short.maxlevel = 3
 
 
 def shown(value: Any) -> str:
-    """A value as it stands in a message: on one line, long ones cut."""
-    return " ".join(_short.repr(value).split())
+    """A value as it stands in a message: on one line, long ones cut, the passwords of URLs replaced by stars."""
+    return " ".join(_short.repr(_without_passwords(value, _short.maxlevel)).split())
+
+
+def _without_passwords(value: Any, levels: int) -> Any:
+    """The value with every URL in it, as deep as it is shown, as it may be shown."""
+    if isinstance(value, str):
+        return without_password(value)
+    if levels and isinstance(value, list | tuple):
+        return type(value)([_without_passwords(entry, levels - 1) for entry in value])
+    if levels and isinstance(value, dict):
+        return {_without_passwords(key, 0): _without_passwords(entry, levels - 1) for key, entry in value.items()}
+    return value
 
 
 def explain(error: ValidationError, model: type[BaseModel], where: str = "") -> str:
@@ -61,7 +74,7 @@ def explain(error: ValidationError, model: type[BaseModel], where: str = "") -> 
     faults = error.errors()
     more = f" ({len(faults) - 1} more to mend.)" if len(faults) > 1 else ""
     location = _plain(faults[0]["loc"])
-    key = (where + ".".join(map(str, location))).rstrip(".")
+    key = without_password((where + ".".join(map(str, location))).rstrip("."))
     return f"`{key}`{_sentence(faults[0], location, model)}{more}"
 
 

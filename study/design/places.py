@@ -1,4 +1,10 @@
-"""Where a study keeps its records unless told otherwise: SQLite files under ``.belay-study``, where it is run."""
+"""Where a study keeps its records: the URLs of Optuna's storage and of MLflow's tracking store.
+
+Unless told otherwise these are SQLite files under ``.belay-study`` in the working directory. A URL may name environment
+variables, as in ``postgresql://user:${PGPASSWORD}@host/db``. Those of its login and query stay unread until a
+connection is made, so that a password named in this way is held nowhere. A password that stands in the URL itself is
+never shown.
+"""
 
 from __future__ import annotations
 
@@ -8,25 +14,112 @@ import os
 import re
 import urllib.error
 import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import NoReturn
+from urllib.parse import quote, unquote, urlsplit
 
-from study.errors import BadInput
+from study.errors import BadInput, reason
 
 HOME = Path(".belay-study")
 SQLITE, IN_MEMORY = "sqlite:///", "sqlite://"
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 PATIENCE = 5  # seconds
 
+VARIABLE = re.compile(r"\$\{(\w*)\}")
+LOGIN = re.compile(r"((?<!sqlite)://[^:]*:)(.*)(?=@)", re.DOTALL)  # the password: all up to the last @ of a URL
+QUERY = re.compile(r"([?&;][^=&;]*(?:pass|pwd|secret|token|odbc)[^=&;]*=)([^&;]*)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, repr=False)
+class Connections:
+    """Where one study's records are.
+
+    Attributes:
+        storage: URL of Optuna's storage, as `storage_url` gives it.
+        tracking: MLflow's tracking URI, as `tracking_uri` gives it.
+    """
+
+    storage: str
+    tracking: str
+
+    @classmethod
+    def of(cls, storage: str | None = None, tracking: str | None = None) -> Connections:
+        """The connections that are given, each by default the environment's or an SQLite file.
+
+        Raises:
+            BadInput: A URL names an environment variable that is not set, or has unclear bounds of its password.
+        """
+        return cls(storage_url(storage), tracking_uri(tracking))
+
+    def __repr__(self) -> str:
+        shown = [f"{name}={without_password(url)!r}" for name, url in vars(self).items()]
+        return f"Connections({', '.join(shown)})"
+
+    def __reduce__(self) -> NoReturn:
+        """Refuses to be pickled: what Ray takes to its workers or to disk must hold no password."""
+        raise TypeError("Connections must not be pickled: they may hold a password; connect where they are.")
+
 
 def tracking_uri(given: str | None) -> str:
-    """MLflow's tracking URI: as given, else the environment's MLFLOW_TRACKING_URI, else the embedded file."""
-    return _anchored(given or os.environ.get("MLFLOW_TRACKING_URI") or SQLITE + str(HOME / "mlflow.db"))
+    """MLflow's tracking URI: as given, else the environment's MLFLOW_TRACKING_URI, else the embedded file.
+
+    Raises:
+        BadInput: It names an environment variable that is not set, or its password cannot be told from the rest.
+    """
+    return _resolved("tracking URI", given or os.environ.get("MLFLOW_TRACKING_URI"), HOME / "mlflow.db")
 
 
 def storage_url(given: str | None) -> str:
-    """Optuna's storage URL: as given, else the embedded file."""
-    return _anchored(given or SQLITE + str(HOME / "optuna.db"))
+    """Optuna's storage URL: as given, else the environment's BELAY_STORAGE_URL, else the embedded file.
+
+    Raises:
+        BadInput: It names an environment variable that is not set, or its password cannot be told from the rest.
+    """
+    return _resolved("storage URL", given or os.environ.get("BELAY_STORAGE_URL"), HOME / "optuna.db")
+
+
+def _resolved(what: str, given: str | None, default: Path) -> str:
+    url = _filled(given or SQLITE + str(default), private=False)
+    with_password(url)  # says now if a variable is not set
+    login = LOGIN.search(url)
+    if login and set("@/?#") & set(login[2]):
+        raise BadInput(
+            f"the {what} must have @ / ? # in its password written as %40 %2F %3F %23, got {without_password(url)}; "
+            "write them so, or name an environment variable in its place, as in ${PGPASSWORD}, which may hold them."
+        )
+    return _anchored(url)
+
+
+def with_password(url: str) -> str:
+    """The URL to connect by: the environment variables of its login and query are replaced by their values.
+
+    Raises:
+        BadInput: One of them is not set.
+    """
+    return _filled(url, private=True)
+
+
+def _filled(url: str, private: bool) -> str:
+    """Replaces environment variables in a URL.
+
+    Args:
+        url: The URL.
+        private: Whether to replace those of its login and query, percent-encoded, or all others, as they are.
+    """
+    start = url.find("://")
+    login_ends = -1 if start < 0 or url.startswith(SQLITE) else url.rfind("@")
+    query = url.find("?", max(start, login_ends, 0)) if start >= 0 else -1
+
+    def value(found: re.Match[str]) -> str:
+        is_private = start < found.start() < login_ends or 0 <= query < found.start()
+        if is_private != private:
+            return found[0]
+        if found[1] not in os.environ:
+            raise BadInput(f"a URL must name environment variables that are set, got {found[0]}, which is not; set it.")
+        return quote(os.environ[found[1]], safe="") if private else os.environ[found[1]]
+
+    return VARIABLE.sub(value, url)
 
 
 def _anchored(url: str) -> str:
@@ -71,8 +164,9 @@ def knock(url: str) -> None:
     """Makes sure that something answers at an HTTP or database URL; what is neither is taken on trust.
 
     Raises:
-        OSError: Nothing does within a few seconds; MLflow itself would try for minutes.
+        OSError: Nothing does within a few seconds; MLflow itself would try for minutes. Its text holds no password.
     """
+    url = with_password(url)
     if url.startswith(("http://", "https://")):
         place = urlsplit(url)
         plain = place._replace(netloc=place.netloc.rpartition("@")[2]).geturl()  # urllib takes no login there
@@ -80,8 +174,8 @@ def knock(url: str) -> None:
             urllib.request.urlopen(plain, timeout=PATIENCE).close()
         except urllib.error.HTTPError as answer:  # all the same; later requests tell its meaning
             answer.close()
-        except (urllib.error.URLError, http.client.HTTPException) as error:
-            raise OSError(str(getattr(error, "reason", error))) from error
+        except (urllib.error.URLError, http.client.HTTPException, ValueError) as error:
+            raise OSError(reason(getattr(error, "reason", None) or error, secrets(url))) from None
     elif url.startswith(DATABASES):
         _ask_database(url)
 
@@ -96,14 +190,22 @@ def _ask_database(url: str) -> None:
         engine = create_engine(url, poolclass=NullPool, connect_args={} if local else {"connect_timeout": PATIENCE})
         with engine.connect() as connection:
             connection.execute(text("PRAGMA schema_version" if local else "SELECT 1"))
-    except SQLAlchemyError as error:
-        raise OSError(str(getattr(error, "orig", None) or error)) from error
+    except (SQLAlchemyError, ValueError) as error:  # the latter of a port that is no number
+        raise OSError(reason(getattr(error, "orig", None) or error, secrets(url))) from None
 
 
 def without_password(url: str) -> str:
-    """The URL as it may be shown: a password is replaced by stars."""
-    scheme, separator, rest = url.partition("://")
-    login, at, host = rest.rpartition("@")
-    user, colon, _ = login.partition(":")
-    shown = f"{scheme}{separator}{user}{colon}{'***' if colon else ''}{at}{host}" if at else url
-    return re.sub(r"(password=)[^&]*", r"\1***", shown)
+    """The URL as it may be shown: stars stand for a password, and the name of an environment variable for itself."""
+
+    def hidden(found: re.Match[str]) -> str:
+        return found[0] if VARIABLE.fullmatch(found[2]) or not found[2] else f"{found[1]}***"
+
+    return QUERY.sub(hidden, LOGIN.sub(hidden, url))
+
+
+def secrets(url: str) -> list[str]:
+    """Every way in which the password of a URL may stand in another library's text, longest first."""
+    found = [match[2] for pattern in (LOGIN, QUERY) for match in pattern.finditer(with_password(url)) if match[2]]
+    plain = [unquote(password) for password in found]
+    forms = {*found, *plain, *(quote(password, safe="") for password in plain), *(repr(one)[1:-1] for one in plain)}
+    return sorted(forms, key=len, reverse=True)

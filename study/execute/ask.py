@@ -26,6 +26,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from scipy.stats import qmc
 from sqlalchemy.exc import SQLAlchemyError
 
+from study.design.places import secrets
 from study.design.schema import Outcome, Setting
 from study.design.space import label
 from study.design.study import Space, Study
@@ -53,7 +54,7 @@ class Asker:
     """
 
     def __init__(self, study: Study, url: str, lease: Lease | None = None) -> None:
-        self.study, self.plan = study, plan(study)
+        self.study, self.plan, self._secrets = study, plan(study), secrets(url)
         check_name(study.config, url)
         storage, check = open_storage(url), _nothing if lease is None else lease.check
         with self._storage():
@@ -61,7 +62,7 @@ class Asker:
             self._searches = [
                 _Search(study, self.plan, name, index, storage, check) for index, name in enumerate(study.spaces)
             ]
-            self._searches[0].optuna.set_user_attr(CONFIG, study.config.model_dump(mode="json"))
+            self._searches[0].optuna.set_user_attr(CONFIG, study.config.plain())
 
     @property
     def asked_all(self) -> bool:
@@ -102,9 +103,10 @@ class Asker:
             yield
         except (SQLAlchemyError, OptunaError) as error:
             cause = error.__cause__ if isinstance(error.__cause__, SQLAlchemyError) else error
+            said = reason(getattr(cause, "orig", None) or cause, self._secrets)
             raise FailedWork(
-                f"`storage.url` must take what is asked and told, got {reason(getattr(cause, 'orig', None) or cause)}; "
-                f"mend it, then `belay-study resume {self.study.config.name}`."
+                f"`storage.url` must take what is asked and told, got {said}; mend it, then "
+                f"`belay-study resume {self.study.config.name}`."
             ) from error
 
 

@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial
 from sqlalchemy.exc import SQLAlchemyError
 
 from study.design.config import StudyConfig, parse_config
-from study.design.places import make_room, sqlite_file, without_password
+from study.design.places import make_room, secrets, sqlite_file, with_password, without_password
 from study.design.schema import Outcome
 from study.design.study import Study
 from study.errors import BadInput, reason
@@ -91,12 +91,12 @@ def open_storage(url: str) -> RDBStorage:
     """
     make_room("storage.url", url)
     try:
-        return RDBStorage(url)
+        return RDBStorage(with_password(url).replace("{", "{{").replace("}", "}}"))  # Optuna takes it for a template
     except (SQLAlchemyError, ImportError, ValueError) as error:
-        said = reason(getattr(error, "orig", None) or error)
+        said = reason(getattr(error, "orig", None) or error, secrets(url))
         raise BadInput(
             f"`storage.url` must be a database that answers, got {without_password(url)}: {said}; start or mend it."
-        ) from error
+        ) from None  # as its text may hold the password
 
 
 def _config(storage: RDBStorage, name: str) -> StudyConfig | None:

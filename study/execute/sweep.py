@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from study.design.places import storage_url, tracking_uri
+from study.design.places import Connections
 from study.design.study import Study
 from study.errors import FailedWork, Interrupted
 from study.execute.ask import Asker
@@ -19,11 +19,14 @@ if TYPE_CHECKING:
     from study.execute.record import Ending, Recorder
 
 
-def run(study: Study, back_end: BackEnd, watch: Watch, say: Callable[[str], None]) -> Progress:
+def run(
+    study: Study, connections: Connections, back_end: BackEnd, watch: Watch, say: Callable[[str], None]
+) -> Progress:
     """Runs what is left of a study; one that is new is created, one that is finished is only recorded anew.
 
     Args:
         study: The study.
+        connections: Where its records are.
         back_end: Where it is trained: `study.execute.tune.back_end` or `study.execute.inline.back_end`.
         watch: Called with the progress at the start and after each pack.
         say: Called with a line if another driver has to be waited for.
@@ -37,7 +40,7 @@ def run(study: Study, back_end: BackEnd, watch: Watch, say: Callable[[str], None
         Interrupted: Ctrl-C; what is done is kept.
     """
     config = study.config
-    url, uri = storage_url(config.storage.url), tracking_uri(config.tracking.uri)
+    url, uri = connections.storage, connections.tracking
     check_name(config, url)
     with Lease(config.name, open_storage(url).engine, say) as lease, ThreadPoolExecutor(1) as beside:
         opening = beside.submit(_recorder, study, uri)  # importing MLflow and making its tables takes as long as Ray

@@ -54,9 +54,7 @@ def back_end(config: StudyConfig) -> Iterator[Callable[[Packs], None]]:
 def _train_all(packs: Packs) -> None:
     """Has Ray Tune run packs until none is left."""
     config = packs.study.config
-    trainable = tune.with_parameters(
-        _train, document=config.model_dump(mode="json"), paths=[str(Path.cwd()), *sys.path]
-    )
+    trainable = tune.with_parameters(_train, document=config.plain(), paths=[str(Path.cwd()), *sys.path])
     trials = _Trials(packs)
     folder = tempfile.mkdtemp(prefix="belay-study-")  # Tune's own notes, of no use afterwards
     tuner = tune.Tuner(
