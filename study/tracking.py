@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
@@ -13,7 +14,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from study.design.places import knock, without_password
+from study.design.places import knock, secrets, with_password, without_password
 from study.design.schema import Tag
 from study.errors import BadInput, reason
 
@@ -33,16 +34,27 @@ def connect(uri: str, key: str, advice: str) -> MlflowClient:
     """
     for noisy in ("mlflow", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    try:
+    with answering(uri, key, advice):
         knock(uri)
-        client = MlflowClient(tracking_uri=uri)
+        client = MlflowClient(tracking_uri=with_password(uri))
         client.search_experiments(max_results=1)
+    return client
+
+
+@contextmanager
+def answering(uri: str, key: str, advice: str) -> Iterator[None]:
+    """Says in one line that the tracking store does not answer; takes what `connect` takes.
+
+    Raises:
+        BadInput: It does not.
+    """
+    try:
+        yield
     except (MlflowException, OSError, ImportError) as error:
         raise BadInput(
             f"`{key}` must be an MLflow server or database that answers, got {without_password(uri)}: "
-            f"{reason(error)}; start it, or {advice}."
-        ) from error
-    return client
+            f"{reason(error, secrets(uri))}; start it, or {advice}."
+        ) from None  # as its text may hold the password
 
 
 def runs(client: MlflowClient, experiment: str, kind: str) -> Iterator[Run]:

@@ -5,6 +5,8 @@ What `study.execute` writes to MLflow and `study.findings` reads from it is spel
 
 from __future__ import annotations
 
+import itertools
+import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -62,13 +64,28 @@ class Tag:
     TASK, DATA, COMMIT, VERSIONS = "belay.task", "belay.data", "belay.commit", "belay.versions"
     FAMILY, REGIME, OUTCOME = "belay.family", "belay.regime", "belay.outcome"
     MESSAGE, DIVERGED_AT = "belay.message", "belay.diverged_at"
+    VALUES = "belay.values"  # a setting as JSON, in pieces: .0, .1, ...
     PARENT = "mlflow.parentRunId"
 
 
 STUDY_RUN, SETTING_RUN = "study", "setting"  # values of Tag.KIND
 CONFIG_ARTIFACT = "config.json"
+LONGEST_TAG, LONGEST_PARAM = 8000, 6000  # characters that MLflow keeps of one; it cuts off the rest
 PACKAGES = ("belay", "torch", "ray", "optuna", "mlflow", "pandas")  # whose versions are recorded
 LIVE, AVERAGE = "live/", "average/"
+
+
+def value_tags(setting: Mapping[str, Any]) -> dict[str, str]:
+    """A setting as JSON, which keeps the types of its values, cut into pieces that MLflow stores whole."""
+    text = json.dumps(dict(setting))
+    pieces = [text[start : start + LONGEST_TAG] for start in range(0, len(text), LONGEST_TAG)]
+    return {f"{Tag.VALUES}.{number}": piece for number, piece in enumerate(pieces)}
+
+
+def tagged_values(tags: Mapping[str, str]) -> dict[str, Any]:
+    """The setting that `value_tags` wrote."""
+    pieces = itertools.takewhile(lambda piece: piece, (tags.get(f"{Tag.VALUES}.{n}") for n in itertools.count()))
+    return dict(json.loads("".join(map(str, pieces))))
 
 
 def seed_metric(metric: str, seed: int) -> str:

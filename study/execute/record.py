@@ -11,15 +11,17 @@ import queue
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from statistics import fmean, stdev
 from typing import Literal
 
 from mlflow.entities import Metric, Param, RunTag
 
-from study.design.places import HOME, make_room, sqlite_file, without_password
+from study.design.places import HOME, make_room, secrets, sqlite_file, without_password
 from study.design.schema import (
     CONFIG_ARTIFACT,
+    LONGEST_PARAM,
     PACKAGES,
     SETTING_RUN,
     STUDY_RUN,
@@ -30,12 +32,13 @@ from study.design.schema import (
     family,
     figures,
     seed_metric,
+    value_tags,
 )
 from study.design.study import Study
 from study.errors import BadInput, FailedWork, reason
 from study.tracking import connect, runs
 
-LARGEST_BATCH = 1000  # metrics that MLflow takes at once
+LARGEST_BATCH, MOST_PARAMS = 1000, 100  # metrics and parameters that MLflow takes at once
 Ending = Literal["FINISHED", "KILLED", "FAILED"]
 
 
@@ -61,19 +64,25 @@ class Recorder:
         self._fault: Exception | None = None
 
     def open(self, planned: int) -> None:
-        """Creates the experiment and the parent run, or goes on with those that are there."""
+        """Creates the experiment and the parent run, or goes on with those that are there.
+
+        Raises:
+            BadInput: The task's data cannot be read.
+            FailedWork: MLflow takes no records.
+        """
         tags = self._parent_tags()  # before anything is made: a task's data may be missing
         tags[Tag.PLANNED] = str(planned)
-        if not self._experiment:
-            local = sqlite_file(self._uri)
-            where = (local.parent / "artifacts").absolute().as_uri() if local else None
-            self._experiment = self._client.create_experiment(self._study.config.name, artifact_location=where)
-        if not self._parent:
-            run = self._client.create_run(self._experiment, run_name=self._study.config.name, tags=tags)
-            self._parent = run.info.run_id
-        else:
-            self._client.update_run(self._parent, status="RUNNING")
-        self._client.log_dict(self._parent, self._study.config.model_dump(mode="json"), CONFIG_ARTIFACT)
+        with self._delivering():
+            if not self._experiment:
+                local = sqlite_file(self._uri)
+                where = (local.parent / "artifacts").absolute().as_uri() if local else None
+                self._experiment = self._client.create_experiment(self._study.config.name, artifact_location=where)
+            if not self._parent:
+                run = self._client.create_run(self._experiment, run_name=self._study.config.name, tags=tags)
+                self._parent = run.info.run_id
+            else:
+                self._client.update_run(self._parent, status="RUNNING")
+            self._client.log_dict(self._parent, self._study.config.plain(), CONFIG_ARTIFACT)
         self._thread.start()
 
     def record(self, setting: Setting, outcome: Outcome) -> None:
@@ -88,15 +97,22 @@ class Recorder:
         """
         self._queue.put(None)
         self._thread.join()
-        try:
+        with self._delivering():
             if self._fault is not None:
                 raise self._fault
             self._client.set_terminated(self._parent, status=ending)
-        except Exception as error:
+
+    @contextmanager
+    def _delivering(self) -> Iterator[None]:
+        """Says in one line that MLflow did not take the records."""
+        try:
+            yield
+        except Exception as error:  # whatever MLflow, its database or its server may raise
             raise FailedWork(
-                f"MLflow must take the records, got {reason(error)} from {without_password(self._uri)}: no result is "
-                f"lost, `belay-study resume {self._study.config.name}` delivers the rest."
-            ) from error
+                f"MLflow must take the records, got {reason(error, secrets(self._uri))} from "
+                f"{without_password(self._uri)}: no result is lost, `belay-study resume {self._study.config.name}` "
+                "delivers the rest."
+            ) from None  # as its text may hold the password
 
     def _deliver(self) -> None:
         while (item := self._queue.get()) is not None:
@@ -118,9 +134,11 @@ class Recorder:
             run = self._client.create_run(self._experiment, start_time=began, tags=tags, run_name=name).info.run_id
             self._children[setting.number] = run, False
         metrics = [Metric(key, value, at, step) for key, value, step in _metrics(setting, outcome)]
-        params = [Param(name, str(value)) for name, value in setting.items()]
+        params = [Param(name, str(value)[:LONGEST_PARAM]) for name, value in setting.items()]
         labels = [RunTag(name, value) for name, value in _labels(setting, outcome).items()]
-        self._client.log_batch(run, params=params, tags=labels)
+        for start in range(0, len(params), MOST_PARAMS):
+            batch = params[start : start + MOST_PARAMS]
+            self._client.log_batch(run, params=batch, tags=labels if start == 0 else ())
         for start in range(0, len(metrics), LARGEST_BATCH):
             self._client.log_batch(run, metrics=metrics[start : start + LARGEST_BATCH])
         self._client.set_terminated(run, "FAILED" if outcome.state == "failed" else "FINISHED", end_time=at)
@@ -210,6 +228,7 @@ def _labels(setting: Setting, outcome: Outcome) -> dict[str, str]:
         Tag.REGIME: setting.oscillator.regime,
         Tag.OUTCOME: outcome.state,
         Tag.MESSAGE: outcome.message[:500],
+        **value_tags(setting),
     }
     steps = [result.diverged_at for result in outcome.seeds if result.diverged_at is not None]
     return labels | ({Tag.DIVERGED_AT: str(min(steps))} if steps else {})

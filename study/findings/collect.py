@@ -14,11 +14,12 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from study.design.places import sqlite_file, without_password
-from study.design.schema import PARAMETERS, SETTING_RUN, STUDY_RUN, Scalar, Tag
+from study.design.schema import PARAMETERS, SETTING_RUN, STUDY_RUN, Scalar, Tag, tagged_values
 from study.design.tasks.base import Direction
 from study.errors import BadInput
-from study.tracking import connect, pages, runs
+from study.tracking import answering, connect, pages, runs
 
+ADVICE = "--tracking", "name another"  # what names the tracking store, and what else to do than to start it
 SEED_METRIC = re.compile(r"(?P<metric>.+)\.seed(?P<seed>\d+)")
 
 
@@ -58,19 +59,23 @@ class Records:
 def studies(uri: str) -> pd.DataFrame:
     """All studies in the tracking store, newest first: a row for each, with the time (UTC) it was started."""
     client = _connect(uri)
-    found = []
-    for experiment in pages(client.search_experiments):
-        for run in runs(client, experiment.experiment_id, STUDY_RUN):
-            tags = run.data.tags
-            done = len(_finished(client, experiment.experiment_id))
-            started = pd.Timestamp(run.info.start_time, unit="ms").strftime("%Y-%m-%dT%H:%MZ")
-            row = {"study": experiment.name, "status": run.info.status.lower(), "done": done}
-            row |= {"planned": int(tags[Tag.PLANNED]), "task": json.loads(tags[Tag.TASK])["name"]}
-            row |= {"metric": tags[Tag.METRIC], "mode": tags[Tag.MODE], "started": started}
-            found.append((run.info.start_time, row))
+    with answering(uri, *ADVICE):
+        found = [
+            (run, experiment.name, len(_finished(client, experiment.experiment_id)))
+            for experiment in pages(client.search_experiments)
+            for run in runs(client, experiment.experiment_id, STUDY_RUN)
+        ]
     columns = ["study", "status", "done", "planned", "task", "metric", "mode", "started"]
-    newest_first = sorted(found, key=lambda pair: pair[0], reverse=True)
-    return pd.DataFrame([row for _, row in newest_first], columns=columns)
+    newest_first = sorted(found, key=lambda study: study[0].info.start_time, reverse=True)
+    return pd.DataFrame([_study_row(*study) for study in newest_first], columns=columns)
+
+
+def _study_row(run: Run, name: str, done: int) -> dict[str, Any]:
+    tags = run.data.tags
+    started = pd.Timestamp(run.info.start_time, unit="ms").strftime("%Y-%m-%dT%H:%MZ")
+    row = {"study": name, "status": run.info.status.lower(), "done": done, "planned": int(tags[Tag.PLANNED])}
+    row |= {"task": json.loads(tags[Tag.TASK])["name"], "metric": tags[Tag.METRIC], "mode": tags[Tag.MODE]}
+    return row | {"started": started}
 
 
 def knock_tracking(uri: str) -> None:
@@ -85,13 +90,15 @@ def load(name: str, uri: str) -> Records:
         BadInput: The tracking store does not answer or has no such study, or none of its settings is done.
     """
     client = _connect(uri)
-    experiment = client.get_experiment_by_name(name)
-    parents = list(runs(client, experiment.experiment_id, STUDY_RUN)) if experiment else []
-    if experiment is None or not parents:
+    with answering(uri, *ADVICE):
+        experiment = client.get_experiment_by_name(name)
+        parents = list(runs(client, experiment.experiment_id, STUDY_RUN)) if experiment else []
+        finished = _finished(client, experiment.experiment_id) if experiment else []
+    if not parents:
         raise BadInput(
             f"the study must exist in {without_password(uri)}, got {name!r}; `belay-study list` shows what does."
         )
-    children = sorted(_finished(client, experiment.experiment_id), key=lambda run: int(run.data.tags[Tag.SETTING]))
+    children = sorted(finished, key=lambda run: int(run.data.tags[Tag.SETTING]))
     tags = parents[0].data.tags
     seeds = int(tags[Tag.SEEDS])
     if not children:
@@ -99,7 +106,7 @@ def load(name: str, uri: str) -> Records:
             f"the study must have a setting that is done, got none of {name!r}; wait, or `belay-study resume {name}`."
         )
     parameters = list(
-        dict.fromkeys([*PARAMETERS, *sorted({p for run in children for p in run.data.params} - {"steps"})])
+        dict.fromkeys([*PARAMETERS, *sorted({name for run in children for name in _values(run)} - {"steps"})])
     )
     return Records(
         name=name,
@@ -119,7 +126,7 @@ def load(name: str, uri: str) -> Records:
 def _rows(run: Run, seeds: int) -> Iterator[dict[str, Any]]:
     """The rows of one setting."""
     tags = run.data.tags
-    setting = {name: _typed(value) for name, value in run.data.params.items() if name != "steps"}
+    setting = {name: value for name, value in _values(run).items() if name != "steps"}
     shared = {"setting": int(tags[Tag.SETTING]), "state": tags[Tag.OUTCOME], "message": tags.get(Tag.MESSAGE, "")}
     shared["diverged_at"] = float(tags.get(Tag.DIVERGED_AT, "nan"))
     measured: dict[int, dict[str, float]] = {seed: {} for seed in range(seeds)}
@@ -130,16 +137,10 @@ def _rows(run: Run, seeds: int) -> Iterator[dict[str, Any]]:
         yield {**shared, "seed": seed, **setting, **metrics}
 
 
-def _typed(text: str) -> Scalar:
-    """The value of an MLflow parameter, which is kept as a string."""
-    if text in ("True", "False"):
-        return text == "True"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+def _values(run: Run) -> dict[str, Scalar | None]:
+    """A setting's values as they were tried; a list or mapping, which no table takes, as JSON."""
+    values = tagged_values(run.data.tags)
+    return {n: json.dumps(value) if isinstance(value, list | dict) else value for n, value in values.items()}
 
 
 def _connect(uri: str) -> MlflowClient:
@@ -149,7 +150,7 @@ def _connect(uri: str) -> MlflowClient:
             f"the records must exist, got no {file}; run a study here first, or name another with `--tracking`."
         )
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a person waits
-    return connect(uri, "--tracking", "name another")
+    return connect(uri, *ADVICE)
 
 
 def _finished(client: MlflowClient, experiment: str) -> list[Run]:

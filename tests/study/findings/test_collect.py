@@ -12,10 +12,14 @@ import recorded
 from mlflow import MlflowClient
 
 from study import tracking
-from study.design.schema import SETTING_RUN, STUDY_RUN, Tag
+from study.design.config import parse_config
+from study.design.schema import SETTING_RUN, STUDY_RUN, Outcome, SeedResult, Tag
+from study.design.study import Study
 from study.errors import BadInput
-from study.findings import collect
-from study.findings.collect import load, studies
+from study.execute.record import Recorder
+from study.findings.collect import Records, load, studies
+from study.show import plain
+from study.tracking import runs
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in recorded.WARNINGS]
 
@@ -111,14 +115,56 @@ def test_records_are_read_page_by_page(monkeypatch):
     assert load("mixed", recorded.uri()).table.equals(whole)
 
 
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [("True", True), ("False", False), ("3", 3), ("3.0", 3.0), ("1e-05", 1e-05), ("sgd", "sgd"), ("", "")],
-)
-def test_a_parameter_gets_back_the_type_it_had(text, value):
-    assert str(value) == text
-    typed = collect._typed(text)
-    assert (typed, type(typed)) == (value, type(value))
+# --- the types of hyperparameters -------------------------------------------------------------------------------------
+
+KINDS = {
+    **{
+        "padded": "007",
+        "underscored": "1_000",
+        "not_a_number": "nan",
+        "truth_as_text": "True",
+        "number_as_text": "1.0",
+    },
+    **{"empty": "", "lines": "two\nlines", "quoted": 'it\'s "so" \u00e9', "long": "x" * 7000},
+    **{"truth": True, "whole": 3, "huge": 10**30, "real": 3.0, "small": 1e-05, "nothing": None},
+}
+
+
+@pytest.fixture(scope="module")
+def kinds() -> Records:
+    """A study of one setting that has a hyperparameter of every kind, more than MLflow takes at once."""
+    many = {f"other{number}": number for number in range(200)}
+    config = {"name": "kinds", "task": {"name": "tasks_of_tests:parabola"}, "steps": 10, "seeds": 1}
+    config |= {"objective": {"metric": "average/score", "mode": "max"}, "space": {"decay": 0.9}}
+    study = Study.of(parse_config(config | {"search": {"settings": 1}}))
+    recorder = Recorder(study, recorded.uri())
+    recorder.open(1)
+    seeds = [SeedResult(0, [(10, {"average/score": 1.0})])]
+    recorder.record(study.setting(0, {"decay": 0.9, "layers": [1, 2], **KINDS, **many}), Outcome(0, seeds))
+    recorder.close("FINISHED")
+    return load("kinds", recorded.uri())
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_hyperparameter_gets_back_the_value_and_the_type_it_had(kinds, name):
+    read = plain(kinds.table.loc[0, name])
+    assert (read, type(read)) == (KINDS[name], type(KINDS[name]))
+
+
+def test_a_hyperparameter_that_no_table_takes_is_read_as_json(kinds):
+    assert kinds.table.loc[0, "layers"] == "[1, 2]"
+
+
+def test_all_of_many_hyperparameters_are_read(kinds):
+    assert [kinds.table.loc[0, f"other{number}"] for number in range(200)] == list(range(200))
+
+
+def test_hyperparameters_stand_as_mlflow_s_own_parameters_too_for_people_to_read(kinds):
+    client = MlflowClient(tracking_uri=recorded.uri())
+    (run,) = runs(client, client.get_experiment_by_name("kinds").experiment_id, SETTING_RUN)
+    assert (run.data.params["padded"], run.data.params["layers"]) == ("007", "[1, 2]")
+    assert run.data.params["long"] == "x" * 6000  # as much as MLflow keeps
+    assert run.data.params.keys() == {"steps", *kinds.parameters}
 
 
 # --- settings that are still being written ----------------------------------------------------------------------------
