@@ -21,13 +21,14 @@ from pydantic import (
 
 from study.design.document import apply_override, read_document
 from study.design.faults import explain, shown
-from study.design.schema import Scalar
+from study.design.schema import LONGEST_TAG, Scalar
 from study.design.space import Dimension
 from study.design.tasks.base import Direction
 from study.errors import BadInput
 
 Sampler = Literal["grid", "random", "qmc", "tpe", "gp"]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+MOST_SETTINGS = 100_000  # of one search
 CONNECTIONS = {"tracking", "storage"}  # where the records are; may hold passwords
 
 
@@ -56,6 +57,10 @@ class TaskEntry(_Entry):
                 json.dumps(value, allow_nan=False)
             except (TypeError, ValueError) as error:  # a date, an infinite number
                 raise ValueError(f"must hold finite plain data, got {name}: {shown(value)}; change it.") from error
+        if (length := len(json.dumps(self.model_dump(mode="json")))) > LONGEST_TAG:
+            raise ValueError(
+                f"must be at most {LONGEST_TAG} characters long as JSON, got {length}; name a file instead."
+            )
         return self
 
     @property
@@ -77,20 +82,28 @@ class Search(_Entry):
     """How the space is searched."""
 
     sampler: Sampler = Field("tpe", description="grid, random, qmc (Sobol), tpe or gp")
-    settings: int | None = Field(None, ge=1, description="settings tried; not for grid, which tries every combination")
+    settings: int | None = Field(
+        None,
+        ge=1,
+        le=MOST_SETTINGS,
+        description=f"settings tried, at most {MOST_SETTINGS:,}; not for grid, which tries every combination",
+    )
     baseline: int | None = Field(
         None,
         ge=0,
+        le=MOST_SETTINGS,
         description="further settings of plain EMA (damping 1, coupling 0), searched by the same sampler over the rest "
-        "of the space, to compare with; by default a quarter of `settings`, for grid every combination",
+        f"of the space, to compare with, at most {MOST_SETTINGS:,}; by default a quarter of `settings`, for grid every "
+        "combination",
     )
     in_flight: int = Field(
         8,
         ge=1,
+        le=MOST_SETTINGS,
         description="tpe and gp ask setting n knowing the results up to n - in_flight, however large the cluster: the "
-        "answer does not depend on timing, and no more run at once",
+        f"answer does not depend on timing, and no more run at once; at most {MOST_SETTINGS:,}",
     )
-    seed: int = Field(0, ge=0, description="seed of the sampler")
+    seed: int = Field(0, ge=0, le=2**53, description="seed of the sampler, at most 2**53")
 
     @model_validator(mode="after")
     def _settings_fit_the_sampler(self) -> Search:
@@ -113,8 +126,8 @@ class Search(_Entry):
 class Resources(_Entry):
     """What one pack occupies while it trains."""
 
-    cpus: float = Field(1, gt=0, description="CPU cores a pack")
-    gpus: float = Field(0, ge=0, description="GPUs a pack, may be a fraction")
+    cpus: float = Field(1, gt=0, le=10_000, description="CPU cores a pack, at most 10,000")
+    gpus: float = Field(0, ge=0, le=10_000, description="GPUs a pack, may be a fraction, at most 10,000")
 
     @property
     def threads(self) -> int:
@@ -164,21 +177,24 @@ class StudyConfig(_Entry):
 
     name: str = Field(pattern=NAME, description="the study's name: letters, digits, `.`, `_`, `-`; at most 100")
     task: Annotated[TaskEntry, BeforeValidator(_name_alone, json_schema_input_type=TaskEntry | str)]
-    steps: int = Field(ge=1, description="optimizer steps of each run")
-    seeds: int = Field(4, ge=1, description="seeds of each setting, the same for all")
+    steps: int = Field(ge=1, le=10**9, description="optimizer steps of each run, at most 10**9")
+    seeds: int = Field(4, ge=1, le=1000, description="seeds of each setting, the same for all, at most 1,000")
     evaluations: int = Field(
         5,
         ge=1,
+        le=1000,
         validate_default=True,
-        description="evaluations of each run, evenly spaced, the last after the last step; at most `steps`",
+        description="evaluations of each run, evenly spaced, the last after the last step; at most `steps` and 1,000",
     )
     objective: Objective
     space: Annotated[
         dict[str, Dimension],
         BeforeValidator(_fixed_values, json_schema_input_type=dict[str, Dimension | Scalar]),
     ] = Field(
-        description="decay, damping, coupling and the task's hyperparameters: {uniform: [a, b]}, {log: [a, b]}, "
-        "{log_gap: [a, b]} (log-uniform in 1 - value), {integers: [a, b]}, {choice: [...]}, or one value"
+        max_length=100,
+        description="decay, damping, coupling and the task's hyperparameters, at most 100: {uniform: [a, b]}, "
+        "{log: [a, b]}, {log_gap: [a, b]} (log-uniform in 1 - value), {integers: [a, b]}, {choice: [...]}, or one "
+        "value; whole numbers of a range up to 10**9 in size, others up to 1e100",
     )
     search: Search
     resources: Resources = Resources()

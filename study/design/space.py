@@ -15,6 +15,7 @@ from study.design.schema import Scalar
 if TYPE_CHECKING:
     from optuna.trial import Trial
 
+LARGEST, LARGEST_WHOLE = 1e100, 10**9  # in size; TPE takes larger whole numbers that follow each other for the same
 BETWEEN = (3 - math.sqrt(5)) / 2  # a share of a range at which no round number lies
 
 
@@ -27,7 +28,8 @@ def _two_numbers(value: Any) -> Any:
 def _some_values(value: Any) -> Any:
     if not (isinstance(value, list | tuple) and value and all(_is_scalar(one) for one in value)):
         raise ValueError(
-            f"must be a list of one or more finite numbers, texts or truth values, got {shown(value)}; change it."
+            f"must be a list of one or more finite numbers up to {LARGEST:g} in size, texts or truth values, got "
+            f"{shown(value)}; change it."
         )
     return value
 
@@ -40,10 +42,12 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_scalar(value: Any) -> bool:
-    return isinstance(value, bool | str) or _is_number(value)
+    return isinstance(value, bool | str) or (_is_number(value) and abs(value) <= LARGEST)
 
 
-Interval = Annotated[tuple[float, float], BeforeValidator(_two_numbers)]
+Real = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
+Whole = Annotated[int, Field(ge=-LARGEST_WHOLE, le=LARGEST_WHOLE)]
+Interval = Annotated[tuple[Real, Real], BeforeValidator(_two_numbers)]
 
 
 class _Dimension(BaseModel):
@@ -129,12 +133,17 @@ class LogGap(_Dimension):
 class Integers(_Dimension):
     """Any whole number between two, both included."""
 
-    integers: Annotated[tuple[int, int], BeforeValidator(_two_numbers)]
+    integers: Annotated[tuple[Whole, Whole], BeforeValidator(_two_numbers)]
 
     @model_validator(mode="after")
     def _ordered(self) -> Integers:
         _check_order(self.integers)
         return self
+
+    @property
+    def values(self) -> int:
+        """How many there are."""
+        return self.integers[1] - self.integers[0] + 1
 
     def probes(self) -> Sequence[Scalar]:
         """Values to hold a rule against: least and largest."""
@@ -191,6 +200,11 @@ Dimension = Annotated[
     | Annotated[Choice, Tag("choice")],
     Discriminator(_kind),
 ]
+
+
+def combinations(space: Mapping[str, Dimension]) -> float:
+    """How many settings a space holds; inf where a parameter is not a choice."""
+    return math.prod(len(d.choice) if isinstance(d, Choice) else math.inf for d in space.values())
 
 
 def grid(space: Mapping[str, Dimension]) -> list[dict[str, Scalar]]:

@@ -11,16 +11,17 @@ from typing import Any
 from pydantic import ValidationError
 
 from belay import Oscillator
-from study.design.config import StudyConfig
+from study.design.config import MOST_SETTINGS, StudyConfig
 from study.design.faults import explain, shown
 from study.design.schema import AVERAGE, LIVE, METRIC, PARAMETERS, PLAIN, RESERVED, Scalar, Setting, oscillator_of
-from study.design.space import Choice, Dimension, only
+from study.design.space import Choice, Dimension, Integers, combinations, only
 from study.design.tasks import make_task
 from study.design.tasks.base import Direction, Task, TrainFunction
 from study.errors import BadInput
 
 Space = Mapping[str, Dimension]
 
+MOST_INTEGERS = 1_000_000
 NAME = re.compile(r"[^\W\d]\w{0,99}")  # of a hyperparameter: Python's own rule
 
 
@@ -45,6 +46,7 @@ class Study:
         study = cls(config, task, mode)
         study._check_names()
         study._check_grid()
+        study._check_gp()
         study._check_averages()
         study._check_hyperparameters()
         return study
@@ -117,6 +119,21 @@ class Study:
                     raise BadInput(
                         f"`space.{name}` must be {{choice: [...]}} for the grid sampler, got "
                         f"{shown(dimension.model_dump())}; list the values."
+                    )
+            if (count := sum(map(combinations, self.spaces.values()))) > MOST_SETTINGS:
+                raise BadInput(
+                    f"`space` must have at most {MOST_SETTINGS} combinations for the grid sampler, those of plain EMA "
+                    f"included, got {count}; list fewer values or take another sampler."
+                )
+
+    def _check_gp(self) -> None:
+        """Refuses ranges of which Optuna's GP sampler, which lists every whole number, would fill the memory."""
+        if self.config.search.sampler == "gp":
+            for name, dimension in self.config.space.items():
+                if isinstance(dimension, Integers) and (count := dimension.values) > MOST_INTEGERS:
+                    raise BadInput(
+                        f"`space.{name}` must have at most {MOST_INTEGERS} values for the gp sampler, got {count}; "
+                        "narrow it, take {uniform: [a, b]}, or take another sampler."
                     )
 
     def _check_averages(self) -> None:

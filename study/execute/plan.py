@@ -5,15 +5,14 @@ The only place that decides this. Today one setting with all of its seeds is a p
 
 from __future__ import annotations
 
-import math
-import sys
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from study.design.schema import Setting
-from study.design.space import Choice, grid
-from study.design.study import Space, Study
+from study.design.space import combinations, grid
+from study.design.study import Study
 
 
 @dataclass(frozen=True)
@@ -61,25 +60,19 @@ def plan(study: Study) -> Plan:
     search, spaces = study.config.search, study.spaces
     grids: dict[str, list[dict[str, Any]]] = {}
     if search.sampler == "grid":
-        tried: list[Setting] = []
+        tried: set[str] = set()
         for name, space in spaces.items():
-            points = [point for point in grid(space) if study.setting(0, point) not in tried]
-            tried += [study.setting(0, point) for point in points]
-            grids[name] = points
+            points = [(json.dumps(dict(study.setting(0, point)), sort_keys=True), point) for point in grid(space)]
+            grids[name] = [point for setting, point in points if setting not in tried]
+            tried |= {setting for setting, _ in points}
         sizes = {name: len(points) for name, points in grids.items()}
     else:
         assert search.settings is not None
         baseline = max(1, search.settings // 4) if search.baseline is None else search.baseline
         asked = {name: search.settings if name == "main" else baseline for name in spaces}
-        sizes = {name: min(count, _combinations(spaces[name])) for name, count in asked.items()}
+        sizes = {name: int(min(count, combinations(spaces[name]))) for name, count in asked.items()}
     turns = sorted(((i + 0.5) / size, name, i) for name, size in sizes.items() for i in range(size))
     return Plan(tuple(name for _, name, _ in turns), grids)
-
-
-def _combinations(space: Space) -> int:
-    """How many settings a space holds; as many as one likes where a parameter is continuous."""
-    lists = [len(dimension.choice) for dimension in space.values() if isinstance(dimension, Choice)]
-    return math.prod(lists) if len(lists) == len(space) else sys.maxsize
 
 
 def pack(settings: Sequence[Setting], seeds: int) -> list[Pack]:

@@ -28,10 +28,10 @@ class Digits(Task):
     summary: ClassVar[str] = "handwritten digits (scikit-learn), 600 training images, multi-layer perceptron"
     metrics: ClassVar[dict[str, Direction]] = {"val_accuracy": "max", "val_loss": "min"}
 
-    lr: float = Field(0.1, gt=0, description="learning rate")
+    lr: float = Field(0.1, gt=0, le=1e6, description="learning rate, at most 1e6")
     label_noise: float = Field(0.0, ge=0, lt=1, description="share of training images given a wrong label")
-    width: int = Field(64, ge=1, description="units in each hidden layer")
-    depth: int = Field(1, ge=0, description="number of hidden layers")
+    width: int = Field(64, ge=1, le=4096, description="units in each hidden layer, at most 4,096")
+    depth: int = Field(1, ge=0, le=64, description="number of hidden layers, at most 64")
     optimizer: Literal["sgd", "momentum", "adam", "adamw"] = Field(
         "sgd", description="optimizer (momentum is SGD, 0.9)"
     )

@@ -22,12 +22,12 @@ class Quadratic(Task):
     summary: ClassVar[str] = "noisy quadratic with a chosen spectrum, plain SGD: theory knows the answer"
     metrics: ClassVar[dict[str, Direction]] = {"excess_loss": "min", "distance": "min"}
 
-    lr: float = Field(0.1, gt=0, description="learning rate")
-    curvature: float = Field(1.0, gt=0, description="largest curvature")
-    condition: float = Field(100.0, ge=1, description="largest curvature over smallest")
-    dimensions: int = Field(16, ge=1, description="number of weights")
-    noise: float = Field(1.0, ge=0, description="standard deviation of each gradient's noise")
-    start: float = Field(1.0, description="initial value of every weight")
+    lr: float = Field(0.1, gt=0, le=1e6, description="learning rate, at most 1e6")
+    curvature: float = Field(1.0, gt=0, le=1e6, description="largest curvature, at most 1e6")
+    condition: float = Field(100.0, ge=1, le=1e12, description="largest curvature over smallest, at most 1e12")
+    dimensions: int = Field(16, ge=1, le=1_000_000, description="number of weights, at most 1,000,000")
+    noise: float = Field(1.0, ge=0, le=1e6, description="standard deviation of each gradient's noise, at most 1e6")
+    start: float = Field(1.0, ge=-1e6, le=1e6, description="initial value of every weight, at most 1e6 in size")
 
     def build_model(self, seed: int) -> nn.Module:
         """All weights at `start`."""

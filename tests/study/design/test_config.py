@@ -15,6 +15,7 @@ import yaml
 from study.design.config import StudyConfig, load_config, parse_config
 from study.design.starter import STARTER
 from study.design.study import Study
+from study.design.tasks import BUILT_IN, find_task
 from study.errors import BadInput
 
 QUICKSTART = Path(__file__).parents[3] / "configs" / "quickstart.yaml"
@@ -147,7 +148,10 @@ REFUSED_BY_CONFIG = {
         document(task={"lr": 1}),
         r"`task\.name` must be given, got nothing; add it \(a built-in task",
     ),
-    "missing key": (document(steps=...), r"`steps` must be given, got nothing; add it \(optimizer steps of each run\)"),
+    "missing key": (
+        document(steps=...),
+        r"`steps` must be given, got nothing; add it \(optimizer steps of each run, at most 10\*\*9\)",
+    ),
     "several faults": (document(steps=0, seeds=0), r"`steps` must be at least 1, got 0; .* \(1 more to mend\.\)$"),
     "no steps": (document(steps=0), r"`steps` must be at least 1, got 0; change it \(optimizer steps"),
     "no seeds": (document(seeds=0), r"`seeds` must be at least 1, got 0; change it"),
@@ -515,6 +519,97 @@ def test_an_override_makes_the_mappings_on_its_way(tmp_path):
 )
 def test_a_bad_override_is_refused(tmp_path, override, pattern):
     assert re.search(pattern, refusal(load_config, written(tmp_path, yaml.safe_dump(document())), [override]))
+
+
+# --- numbers without end ----------------------------------------------------------------------------------------------
+
+ENDLESS = {
+    **{key: document(**{key: 10**12}) for key in ("steps", "seeds", "evaluations")},
+    **{f"search.{key}": document(search={"settings": 3, key: 10**12}) for key in ("settings", "baseline", "in_flight")},
+    "search.seed": document(search={"settings": 3, "seed": 10**30}),
+    **{f"resources.{key}": document(resources={key: 1e12}) for key in ("cpus", "gpus")},
+    **{f"task.{key}": document(task={"name": "digits", key: 10**12}) for key in ("width", "depth", "batch_size")},
+    "space.width.integers.1": with_space(width={"integers": [1, 10**12]}),
+    "space.noise.uniform.1": with_space(noise={"uniform": [0, 1e200]}),
+    "space.noise.log.1": with_space(noise={"log": [1, 1e200]}),
+}
+
+
+@pytest.mark.parametrize("key", ENDLESS)
+def test_a_number_beyond_its_bound_is_refused_with_the_bound_and_the_number(key):
+    assert re.search(
+        rf"^`{re.escape(key)}` must be at most \d\S*, got 1\S*; change it", refusal(study_of, ENDLESS[key])
+    )
+
+
+def test_every_number_of_a_config_has_an_upper_bound_in_the_json_schema():
+    def unbounded(schema: Any, place: str) -> list[str]:
+        if isinstance(schema, list):
+            return [name for entry in schema for name in unbounded(entry, place)]
+        if not isinstance(schema, dict):
+            return []
+        bare = schema.get("type") in ("integer", "number") and "maximum" not in schema
+        return [place] * bare + [name for key, entry in schema.items() for name in unbounded(entry, f"{place}/{key}")]
+
+    found = unbounded(StudyConfig.model_json_schema(), "")
+    scalar = re.compile(r"/\$defs/Choice/properties/choice/items/anyOf|/properties/space/additionalProperties/anyOf")
+    assert [
+        place for place in found if not scalar.fullmatch(place)
+    ] == []  # a choice's values are checked by themselves
+
+
+@pytest.mark.parametrize("task", BUILT_IN)
+def test_every_number_of_a_built_in_task_has_an_upper_bound(task):
+    for name, entry in find_task(task).model_json_schema()["properties"].items():
+        if entry["type"] in ("integer", "number"):
+            assert {"maximum", "exclusiveMaximum"} & entry.keys(), name
+
+
+@pytest.mark.parametrize("value", [10**101, -(10**101), 1e200])
+def test_a_choice_of_a_number_beyond_what_samplers_take_is_refused(value):
+    pattern = r"`space\.lr\.choice` must be a list of one or more finite numbers up to 1e\+100 in size, .*; change it\."
+    assert re.search(pattern, refusal(parse_config, with_space(lr={"choice": [1, value]})))
+
+
+def grid_of(*counts: int) -> dict[str, Any]:
+    names = ("lr", "label_noise", "decay", "damping")
+    space = {name: {"choice": [i / count for i in range(1, count)]} for name, count in zip(names, counts, strict=False)}
+    return document(task="digits", space={"decay": 0.9} | space, search={"sampler": "grid"})
+
+
+def test_a_grid_of_too_many_combinations_is_refused_with_their_number_before_it_is_made():
+    assert refusal(study_of, grid_of(2001, 1001, 1001)) == (
+        "`space` must have at most 100000 combinations for the grid sampler, those of plain EMA included, got "
+        "2000000000; list fewer values or take another sampler."
+    )
+
+
+def test_the_combinations_of_plain_ema_count_too():
+    message = refusal(study_of, grid_of(101, 101, 10, 2))
+    assert re.search(r"got 180000;", message)  # 100 x 100 x 9 with damping 1/2, and as many with damping 1
+    study_of(grid_of(101, 101, 10))
+
+
+def test_a_range_of_whole_numbers_that_the_gp_sampler_cannot_list_is_refused():
+    space = document()["space"] | {"width": {"integers": [1, 10**9]}}
+    own = document(task="own_tasks:train", objective={"metric": "average/x", "mode": "max"}, space=space)
+    study_of(own | {"search": {"sampler": "tpe", "settings": 4}})
+    assert refusal(study_of, own | {"search": {"sampler": "gp", "settings": 4}}) == (
+        "`space.width` must have at most 1000000 values for the gp sampler, got 1000000000; narrow it, take {uniform: "
+        "[a, b]}, or take another sampler."
+    )
+
+
+def test_a_space_of_too_many_parameters_is_refused():
+    message = refusal(parse_config, document(space={f"p{number}": 1 for number in range(101)}))
+    assert message.startswith("`space` must have at most 100 entries, got {")
+
+
+def test_a_task_entry_that_mlflow_would_cut_is_refused():
+    message = refusal(parse_config, document(task={"name": "digits", "text": "x" * 8000}))
+    assert re.fullmatch(
+        r"`task` must be at most 8000 characters long as JSON, got 80\d\d; name a file instead\.", message
+    )
 
 
 # --- the question -----------------------------------------------------------------------------------------------------

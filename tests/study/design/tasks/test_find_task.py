@@ -180,9 +180,9 @@ def test_the_catalogue_describes_every_built_in_task():
     listed = {entry["name"]: entry for entry in catalogue()}
     assert list(listed) == ["digits", "quadratic"]
     assert listed["digits"]["metrics"] == {"val_accuracy": "max", "val_loss": "min"}
-    assert {"name": "width", "default": 64, "description": "units in each hidden layer"} in listed["digits"][
-        "hyperparameters"
-    ]
+    assert {"name": "width", "default": 64, "description": "units in each hidden layer, at most 4,096"} in listed[
+        "digits"
+    ]["hyperparameters"]
     for entry in listed.values():
         assert entry["summary"]
         assert all(field["description"] for field in entry["hyperparameters"])
