@@ -10,9 +10,11 @@ from typing import Any
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
 
+from alembic.util import CommandError
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
 
 from study.design.places import knock, secrets, with_password, without_password
 from study.design.schema import Tag
@@ -50,7 +52,7 @@ def answering(uri: str, key: str, advice: str) -> Iterator[None]:
     """
     try:
         yield
-    except (MlflowException, OSError, ImportError) as error:
+    except (MlflowException, OSError, ImportError, SQLAlchemyError, CommandError) as error:
         raise BadInput(
             f"`{key}` must be an MLflow server or database that answers, got {without_password(uri)}: "
             f"{reason(error, secrets(uri))}; start it, or {advice}."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
+from alembic.util import CommandError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
 from sqlalchemy.exc import SQLAlchemyError
@@ -92,7 +93,7 @@ def open_storage(url: str) -> RDBStorage:
     make_room("storage.url", url)
     try:
         return RDBStorage(with_password(url).replace("{", "{{").replace("}", "}}"))  # Optuna takes it for a template
-    except (SQLAlchemyError, ImportError, ValueError) as error:
+    except (SQLAlchemyError, CommandError, ImportError, RuntimeError, ValueError) as error:
         said = reason(getattr(error, "orig", None) or error, secrets(url))
         raise BadInput(
             f"`storage.url` must be a database that answers, got {without_password(url)}: {said}; start or mend it."

@@ -1,0 +1,227 @@
+"""Passwords: they are used to connect and found nowhere else; and `--storage` and `--tracking` hold throughout."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import psycopg
+import pytest
+import yaml
+from studies import CommandLine, write
+
+from study.design.config import parse_config
+from study.design.places import Connections
+from study.errors import BadInput
+from study.execute.storage import open_storage
+
+SERVER = os.environ.get("BELAY_TEST_POSTGRESQL", "postgresql://postgres@127.0.0.1:5432/postgres")  # trusts its callers
+STRANGE = "kJ8vPz3QmX"  # nothing but the password holds these letters
+PASSWORD = f"{STRANGE}@/:%41"
+
+
+@pytest.fixture
+def databases() -> Iterator[tuple[str, str]]:
+    """The names of two empty databases on the server, dropped at the end."""
+    try:
+        server = psycopg.connect(SERVER, autocommit=True, connect_timeout=30)
+    except psycopg.OperationalError:
+        pytest.skip("no PostgreSQL server answers at BELAY_TEST_POSTGRESQL")
+    names = f"belay_{uuid.uuid4().hex}", f"belay_{uuid.uuid4().hex}"
+    with server:
+        for name in names:
+            server.execute(f"create database {name}")
+        yield names
+        for name in names:
+            server.execute(f"drop database {name} with (force)")
+
+
+def url_of(database: str, login: str) -> str:
+    place = SERVER.rpartition("@")[2].rpartition("/")[0]
+    return f"postgresql://{login}@{place}/{database}"
+
+
+def holds(path: Path) -> bool:
+    """Whether a file holds the password; one that has gone meanwhile does not."""
+    try:
+        return path.is_file() and STRANGE.encode() in path.read_bytes()
+    except OSError:
+        return False
+
+
+def leaks(*folders: Path) -> set[str]:
+    """Files below folders, and command lines of running processes, that hold the password."""
+    commands = Path("/proc").glob("[0-9]*/cmdline")
+    return {str(path) for path in (*commands, *(f for folder in folders for f in folder.rglob("*"))) if holds(path)}
+
+
+def rows_with_password(database: str, expected: set[str]) -> list[str]:
+    """Tables of a database, the expected among them, that have a row with the password in any column."""
+    with psycopg.connect(url_of(database, "postgres")) as connection:
+        tables = connection.execute("select tablename from pg_tables where schemaname = 'public'").fetchall()
+        assert expected <= {name for (name,) in tables}
+        query = "select count(*) from {} as kept where kept::text like %s"
+        return [name for (name,) in tables if connection.execute(query.format(name), [f"%{STRANGE}%"]).fetchone()[0]]
+
+
+def test_a_password_is_found_nowhere_but_in_the_config(
+    databases: tuple[str, str], ray_cluster: str, tmp_path: Path
+) -> None:
+    import ray
+
+    home, scratch = tmp_path / "home", tmp_path / "scratch"
+    home.mkdir()
+    scratch.mkdir()
+    storage, tracking = (url_of(database, f"postgres:{quote(PASSWORD, safe='')}") for database in databases)
+    search = {"sampler": "tpe", "settings": 4, "baseline": 2, "in_flight": 2}
+    config = write(tmp_path / "small.yaml", storage={"url": storage}, tracking={"uri": tracking}, search=search)
+    line = [sys.executable, "-m", "study", "run", str(config)]
+    environment = os.environ | {"RAY_ADDRESS": ray_cluster, "TMPDIR": str(scratch)}
+    found: set[str] = set()
+    with (home / "output").open("w") as output:
+        driver = subprocess.Popen(line, cwd=home, env=environment, stdout=output, stderr=output)
+        while driver.poll() is None:
+            found |= leaks(home, scratch)  # what Tune writes while it runs is removed at the end
+    said = (home / "output").read_text()
+    assert driver.returncode == 0, said
+    assert "6 of 6 settings x 2 seeds done" in said
+    assert f"--tracking '{url_of(databases[1], 'postgres:***')}'" in said
+    session = Path(ray.worker.global_worker.node.get_session_dir_path())
+    assert session.is_dir()
+    assert found | leaks(home, scratch, session) == set()
+    assert rows_with_password(databases[0], {"studies", "trials", "study_user_attributes"}) == []
+    assert rows_with_password(databases[1], {"experiments", "runs", "params", "tags"}) == []
+
+
+def test_a_password_that_a_variable_or_the_environment_gives_reaches_the_server(
+    databases: tuple[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def used(login: str) -> str:
+        storage = open_storage(Connections.of(url_of(databases[0], login)).storage)
+        with storage.engine.connect() as connection:
+            password = connection.connection.driver_connection.info.password
+        storage.engine.dispose()
+        return password
+
+    monkeypatch.setenv("SECRET", PASSWORD)
+    assert used("postgres:${SECRET}") == PASSWORD
+    monkeypatch.setenv("PGPASSWORD", "from-" + PASSWORD)
+    assert used("postgres") == "from-" + PASSWORD
+    monkeypatch.delenv("PGPASSWORD")
+    (tmp_path / "pgpass").write_text("*:*:*:*:of-a-file")
+    (tmp_path / "pgpass").chmod(0o600)
+    monkeypatch.setenv("PGPASSFILE", str(tmp_path / "pgpass"))
+    assert used("postgres") == "of-a-file"
+
+
+def test_one_database_for_both_stores_is_refused_in_one_line(
+    databases: tuple[str, str], tmp_path: Path, belay_study: CommandLine, ray_cluster: str
+) -> None:
+    url = url_of(databases[0], "postgres")
+    open_storage(url).engine.dispose()
+    answer = belay_study("run", write(tmp_path / "small.yaml"), f"--storage={url}", f"--tracking={url}")
+    assert (answer.code, answer.out) == (2, "")
+    assert "`tracking.uri` must be an MLflow server or database that answers" in answer.err
+    assert "Traceback" not in answer.err
+
+
+def test_connections_show_no_password_and_cannot_be_pickled() -> None:
+    connections = Connections.of(f"postgresql://me:{STRANGE}@host/db", f"http://me:{STRANGE}@host")
+    assert repr(connections) == "Connections(storage='postgresql://me:***@host/db', tracking='http://me:***@host')"
+    with pytest.raises(TypeError, match="must not be pickled: they may hold a password"):
+        pickle.dumps(connections)
+
+
+@pytest.mark.parametrize("key", ["storage.url", "tracking.uri"])
+@pytest.mark.parametrize("place", ["nowhere", "127.0.0.1:1", "127.0.0.1:port", "[half"])
+@pytest.mark.parametrize("scheme", ["postgresql", "http", "nonsense", "mysql+absent"])
+def test_an_error_of_whatever_library_shows_no_password(
+    scheme: str, place: str, key: str, tmp_path: Path, belay_study: CommandLine, ray_cluster: str
+) -> None:
+    config = write(tmp_path / "small.yaml")
+    group, entry = key.split(".")
+    written = yaml.safe_load(config.read_text()) | {group: {entry: f"{scheme}://me:{STRANGE}%40@{place}/db"}}
+    config.write_text(yaml.safe_dump(written))
+    answer = belay_study("run", config)
+    assert (answer.code, answer.out) == (2, ""), answer
+    assert f"{scheme}://me:***@{place}/db" in answer.err
+    assert STRANGE not in answer.err
+    assert "Traceback" not in answer.err
+
+
+@pytest.mark.parametrize("changes", [
+    {"storage": {"ulr": f"postgresql://me:{STRANGE}@host/db"}},
+    {"storage": f"postgresql://me:{STRANGE}@host/{'x' * 200}"},
+    {"tracking": {"uri": [f"http://me:{STRANGE}@host"]}},
+    {"tracking": {f"http://me:{STRANGE}@host": 1}},
+    {"storage": {"url": {"of": [f"postgresql://host/db?user=me&password={STRANGE}"]}}},
+])  # fmt: skip
+def test_a_config_that_is_refused_shows_no_password(tmp_path: Path, belay_study: CommandLine, changes: object) -> None:
+    answer = belay_study("run", write(tmp_path / "bad.yaml", **changes), "--dry-run")
+    assert (answer.code, answer.out) == (2, "")
+    assert "***" in answer.err
+    assert STRANGE not in answer.err
+
+
+def test_a_config_shows_no_password_and_has_none_in_what_is_stored() -> None:
+    from studies import small
+
+    url = f"postgresql://me:{STRANGE}@host/db"
+    config = parse_config(small(storage={"url": url}, tracking={"uri": url}))
+    assert (config.storage.url, config.tracking.uri) == (url, url)
+    assert STRANGE not in f"{config!r} {config} {config.plain()}"
+    assert parse_config(config.plain()).question == config.question
+    with pytest.raises(BadInput) as refused:
+        parse_config(small(storage={"url": url, "more": url}))
+    assert STRANGE not in str(refused.value.__cause__)
+
+
+@pytest.mark.parametrize("option", ["--storage", "--tracking", "--set"])
+def test_a_password_on_the_command_line_is_refused(tmp_path: Path, belay_study: CommandLine, option: str) -> None:
+    url = f"postgresql://me:{STRANGE}@host/db"
+    given = f"storage.url={url}" if option == "--set" else url
+    answer = belay_study("run", write(tmp_path / "small.yaml"), option, given)
+    assert (answer.code, answer.out, answer.err.count("\n")) == (2, "", 1)
+    assert f"`{option}` must hold no password, as others can read a command line, got " in answer.err
+    assert STRANGE not in answer.err
+
+
+def test_the_storage_and_tracking_of_a_command_hold_to_its_end(
+    tmp_path: Path, belay_study: CommandLine, ray_cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = {"sampler": "random", "settings": 3, "baseline": 0}
+    places = [f"--storage=sqlite:///{tmp_path}/there/s.db", "--tracking=sqlite:///${THERE}/t.db"]
+    monkeypatch.setenv("THERE", f"{tmp_path}/there")
+    ran = belay_study("run", write(tmp_path / "small.yaml", search=search), *places)
+    assert ran.code == 0, ran.err
+    option = f"--tracking sqlite:///{tmp_path}/there/t.db"
+    assert f"belay-study export small {option} -o defaults.yaml" in ran.out
+    (tmp_path / "there" / "t.db").unlink()  # so that there is something to deliver
+    resumed = belay_study("resume", "small", *places)
+    assert (resumed.code, resumed.out) == (0, ran.out), resumed.err
+    assert {path.name for path in (tmp_path / "there").glob("*.db")} == {"s.db", "t.db"}
+    assert not (tmp_path / ".belay-study").exists()
+    assert belay_study("best", "small", places[1]).out == ran.out
+    assert f"`belay-study list {option}` shows" in belay_study("best", "smal", places[1]).err
+
+
+def test_the_environment_names_the_storage(tmp_path: Path, belay_study: CommandLine, monkeypatch) -> None:
+    monkeypatch.setenv("BELAY_STORAGE_URL", f"sqlite:///{tmp_path}/elsewhere.db")
+    answer = belay_study("status", "small")
+    assert f"the study must exist in sqlite:///{tmp_path}/elsewhere.db, got 'small'; `belay-study list` " in answer.err
+
+
+def test_a_variable_that_is_not_set_is_named(tmp_path: Path, belay_study: CommandLine) -> None:
+    config = write(tmp_path / "small.yaml", storage={"url": "postgresql://me:${NOT_SET}@host/db"})
+    for options in ([], ["--dry-run"]):
+        answer = belay_study("run", config, *options)
+        assert (answer.code, answer.out) == (2, "")
+        assert answer.err == (
+            "belay-study: a URL must name environment variables that are set, got ${NOT_SET}, which is not; set it.\n"
+        )
