@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from study.design.places import PATIENCE, sqlite_file, storage_url, tracking_uri, without_password
+from study.design.places import sqlite_file, storage_url, tracking_uri, without_password
 from study.design.schema import PACKAGES
-from study.errors import StudyError, reason
+from study.errors import StudyError
 
 
 @dataclass(frozen=True)
@@ -51,21 +49,14 @@ def _ray() -> Check:
     address = os.environ.get("RAY_ADDRESS")
     if not address:
         return Check("ray cluster", True, "a local one for each run (RAY_ADDRESS names another)")
-    from ray.util.state import list_nodes
+    from study.execute.tune import connected, nodes
 
     try:
-        _knock(address)
-        return Check("ray cluster", True, f"{len(list_nodes(address=address))} nodes at {address}")
-    except Exception as error:  # of many kinds, and Ray has no common one for them
-        said = f"RAY_ADDRESS must answer, got {address}: {reason(error)}; start it or unset it"
-        return Check("ray cluster", False, said)
-
-
-def _knock(address: str) -> None:
-    """Raises OSError unless a port that the address names is open; Ray itself would try for most of a minute."""
-    place = urlsplit(address if "://" in address else f"//{address}")
-    if place.hostname and place.port:
-        socket.create_connection((place.hostname, place.port), PATIENCE).close()
+        with connected():
+            count = len(nodes())
+    except StudyError as error:
+        return Check("ray cluster", False, str(error))
+    return Check("ray cluster", True, f"{count} {'node' if count == 1 else 'nodes'} at {address}")
 
 
 def _folder() -> Check:

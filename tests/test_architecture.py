@@ -16,7 +16,7 @@ FILES = sorted([*ROOT.glob("belay/**/*.py"), *ROOT.glob("study/**/*.py")])
 
 # Which files may import a package; {package: files or folders}.
 CONFINED = {
-    "ray": ["study/execute/tune.py", "study/doctor.py"],
+    "ray": ["study/execute/tune.py"],
     "optuna": ["study/execute/ask.py", "study/execute/storage.py", "study/design/space.py"],
     "mlflow": ["study/execute/record.py", "study/findings/collect.py", "study/tracking.py"],
     "typer": ["study/cli.py"],

@@ -8,12 +8,14 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import ray
 import torch
@@ -22,6 +24,7 @@ from ray.exceptions import RayError
 from ray.tune.search import Searcher
 
 from study.design.config import StudyConfig, parse_config
+from study.design.places import PATIENCE
 from study.design.schema import Outcome
 from study.design.study import Study
 from study.errors import BadInput, FailedWork, StudyError, reason
@@ -46,7 +49,7 @@ def back_end(config: StudyConfig) -> Iterator[Callable[[Packs], None]]:
         BadInput: No node of it has the resources of a pack.
         FailedWork: It does not start or answer.
     """
-    with _environment(), _ray():
+    with _environment(), connected():
         _check_resources(config)
         yield _train_all
 
@@ -143,26 +146,49 @@ def _train(tried: dict[str, Any], document: dict[str, Any], paths: list[str]) ->
 
 
 @contextlib.contextmanager
-def _ray() -> Iterator[None]:
+def connected() -> Iterator[None]:
+    """Ray as the process has it, or the cluster of RAY_ADDRESS, or a local one for as long as this lasts.
+
+    Raises:
+        FailedWork: It does not start or answer.
+    """
     if ray.is_initialized():
         yield
         return
-    local: dict[str, Any] = {} if os.environ.get("RAY_ADDRESS") else {"include_dashboard": False}
+    address = os.environ.get("RAY_ADDRESS")
+    local: dict[str, Any] = {} if address else {"include_dashboard": False}
     try:
+        _knock(address or "")
         with _same_signals():
             ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **local)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise FailedWork(f"Ray must start or answer, got {reason(error)}; see `belay-study doctor`.") from error
+    except (OSError, ValueError, RuntimeError) as error:
+        said = (
+            f"RAY_ADDRESS must answer, got {address}: {reason(error)}; start it or unset it."
+            if address
+            else f"Ray must start, got {reason(error)}; see its logs in /tmp/ray/session_latest/logs."
+        )
+        raise FailedWork(said) from error
     try:
         yield
     finally:
         ray.shutdown()
 
 
+def nodes() -> list[dict[str, float]]:
+    """The resources of each node that is alive; Ray must be connected."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+
+
+def _knock(address: str) -> None:
+    """Raises OSError unless a port that the address names is open; Ray itself would try for many minutes."""
+    place = urlsplit(address if "://" in address else f"//{address}")
+    if place.hostname and place.port:
+        socket.create_connection((place.hostname, place.port), PATIENCE).close()
+
+
 def _check_resources(config: StudyConfig) -> None:
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     for name, key, wanted in (("cpus", "CPU", config.resources.cpus), ("gpus", "GPU", config.resources.gpus)):
-        largest = max(node.get(key, 0) for node in nodes)
+        largest = max(node.get(key, 0) for node in nodes())
         if wanted > largest:
             raise BadInput(
                 f"`resources.{name}` must fit on a node of the cluster, got {wanted:g}; the largest has {largest:g}."
