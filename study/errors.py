@@ -33,11 +33,13 @@ class Interrupted(StudyError):
 def reason(error: Exception, secrets: Iterable[str] = ()) -> str:
     """The first line of what another library says went wrong, cut to a readable length.
 
+    Of a database's error it is what the database itself said, however SQLAlchemy or MLflow wrapped it.
+
     Args:
         error: The library's error.
         secrets: Texts that stars stand for, as `study.design.places.secrets` lists them.
     """
-    text = str(error)
+    said = str(getattr(error, "orig", None) or getattr(error.__cause__, "orig", None) or error)
     for secret in secrets:
-        text = text.replace(secret, "***")
-    return (text.splitlines() or [type(error).__name__])[0][:300].rstrip(".")
+        said = said.replace(secret, "***")
+    return (said.splitlines() or [type(error).__name__])[0][:300].rstrip(".")

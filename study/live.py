@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -25,13 +26,19 @@ class LiveView:
     Args:
         metric: The objective's name.
         text: What is being waited for until the first progress.
+        clock: Tells the seconds between lines.
     """
 
-    def __init__(self, metric: str, text: str) -> None:
-        self._metric = metric
-        self._console = Console(file=sys.stderr)
+    def __init__(self, metric: str, text: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._metric, self._clock = metric, clock
+        self._console = Console(file=sys.stderr, markup=False, emoji=False)
         self._live = self._console.is_terminal
-        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        columns = (
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.description}", markup=False),
+            TimeElapsedColumn(),
+        )
         self._bar = Bar(*columns, console=self._console, transient=True, redirect_stdout=False)
         self._task = self._bar.add_task(text, total=None)
         self._text, self._last = text, 0.0
@@ -54,12 +61,12 @@ class LiveView:
         text = describe(progress, self._metric)
         if self._live:
             self._bar.update(self._task, completed=progress.done, total=progress.planned, description=text)
-        elif progress.done == progress.planned or time.monotonic() - self._last > EVERY:
+        elif progress.done == progress.planned or self._clock() - self._last > EVERY:
             self.say(f"{progress.done}/{progress.planned} settings, {text}")
 
     def say(self, text: str) -> None:
         """Prints a line; the live view stays below it."""
-        self._last = time.monotonic()
+        self._last = self._clock()
         self._console.print(text, soft_wrap=True, highlight=False)
 
 

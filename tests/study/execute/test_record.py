@@ -1,0 +1,233 @@
+"""The recorder on a real MLflow database: what a run holds, recording twice, and records that cannot be delivered."""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from studies import CommandLine, small, write
+
+from study.design.config import parse_config
+from study.design.schema import Outcome, SeedResult, Setting
+from study.design.study import Study
+from study.errors import BadInput, FailedWork
+from study.execute.record import LARGEST_BATCH, Recorder
+
+METRIC = "average/excess_loss"
+REFUSED = "the disk is full, says the test"
+
+
+@pytest.fixture
+def uri(databases: Path) -> str:
+    return f"sqlite:///{databases}/mlflow.db"
+
+
+def study_of(**changes: object) -> Study:
+    return Study.of(parse_config(small(**changes)))
+
+
+def setting(number: int, **changes: float) -> Setting:
+    return study_of().setting(number, {"decay": 0.9, "damping": 0.5, "coupling": 0.1, "lr": 0.1} | changes)
+
+
+def result(seed: int, *values: float, **ending: Any) -> SeedResult:
+    """One seed that measured these values at even steps up to step 60."""
+    steps = [60 * (place + 1) // len(values) for place in range(len(values))]
+    return SeedResult(seed, [(step, {METRIC: value}) for step, value in zip(steps, values, strict=True)], **ending)
+
+
+def outcome(number: int, *seeds: SeedResult) -> Outcome:
+    return Outcome(number, list(seeds or (result(0, 0.4, 0.2), result(1, 0.6, 0.4))), seconds=2.5, finished=1.7e9)
+
+
+def record(uri: str, *outcomes: tuple[Setting, Outcome]) -> None:
+    recorder = Recorder(study_of(), uri)
+    recorder.open(20)
+    for each in outcomes:
+        recorder.record(*each)
+    recorder.close("FINISHED")
+
+
+def runs_of(uri: str, kind: str) -> list[Run]:
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("small")
+    assert experiment is not None
+    return list(client.search_runs([experiment.experiment_id], f"tags.`belay.kind` = '{kind}'"))
+
+
+def child(uri: str) -> Run:
+    (run,) = runs_of(uri, "setting")
+    return run
+
+
+def history(uri: str, metric: str) -> list[tuple[int, float]]:
+    points = MlflowClient(uri).get_metric_history(child(uri).info.run_id, metric)
+    return sorted((point.step, point.value) for point in points)
+
+
+def rows(uri: str) -> dict[str, list[Any]]:
+    """Every row of MLflow's tables about settings: a metric written twice shows here."""
+    ours = "select run_uuid from tags where key = 'belay.kind' and value = 'setting'"
+    with closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as connection:
+        return {
+            table: sorted(connection.execute(f"select * from {table} where run_uuid in ({ours})").fetchall(), key=repr)
+            for table in ("runs", "metrics", "params", "tags")
+        }
+
+
+@contextmanager
+def refusing(uri: str, table: str) -> Iterator[None]:
+    """The database takes no row of a table, as one whose disk is full."""
+    with closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as connection:
+        connection.execute(f"create trigger full before insert on {table} begin select raise(abort, '{REFUSED}'); end")
+        connection.commit()
+        yield
+        connection.execute("drop trigger full")
+        connection.commit()
+
+
+# --- what a run holds -------------------------------------------------------------------------------------------------
+
+
+def test_the_study_s_run_holds_its_question_and_where_it_came_from(uri):
+    record(uri)
+    (run,) = runs_of(uri, "study")
+    assert (run.info.status, run.info.run_name) == ("FINISHED", "small")
+    tags = {name.removeprefix("belay."): text for name, text in run.data.tags.items() if name.startswith("belay.")}
+    known = {"metric": METRIC, "mode": "min", "steps": "60", "seeds": "2", "planned": "20"}
+    assert {name: tags[name] for name in known} == known
+    assert tags["question"] == study_of().config.question
+    assert json.loads(tags["task"]) == {"name": "quadratic", "dimensions": 4}
+    assert set(json.loads(tags["versions"])) == {"belay", "torch", "ray", "optuna", "mlflow", "pandas"}
+    assert [file.path for file in MlflowClient(uri).list_artifacts(run.info.run_id)] == ["config.json"]
+
+
+def test_a_setting_s_run_holds_means_errors_seeds_history_and_figures(uri):
+    record(uri, (setting(3), outcome(3)))
+    run = child(uri)
+    assert (run.info.status, run.info.run_name) == ("FINISHED", "0003 belay")
+    assert (run.info.start_time, run.info.end_time) == (1_699_999_997_500, 1_700_000_000_000)
+    assert run.data.tags["mlflow.parentRunId"] == runs_of(uri, "study")[0].info.run_id
+    assert (run.data.tags["belay.setting"], run.data.tags["belay.outcome"]) == ("3", "complete")
+    assert (run.data.tags["belay.family"], run.data.tags["belay.regime"]) == ("belay", "underdamped")
+    assert run.data.params == {name: str(value) for name, value in setting(3).items()}
+    assert run.data.params.items() >= {"decay": "0.9", "lr": "0.1", "dimensions": "4", "steps": "60"}.items()
+    assert history(uri, METRIC) == [(30, pytest.approx(0.5)), (60, pytest.approx(0.3))]
+    assert history(uri, f"{METRIC}.se") == [(30, pytest.approx(0.1)), (60, pytest.approx(0.1))]
+    assert (history(uri, f"{METRIC}.seed0"), history(uri, f"{METRIC}.seed1")) == ([(60, 0.2)], [(60, 0.4)])
+    assert run.data.metrics["oscillator/lag"] == pytest.approx(setting(3).oscillator.lag)
+    assert run.data.metrics["seconds"] == 2.5
+
+
+def test_a_figure_that_is_infinite_is_left_out(uri):
+    record(uri, (setting(0, damping=1.0, coupling=0.0), outcome(0)))
+    assert math.isinf(setting(0, damping=1.0).oscillator.damping_ratio)
+    assert "oscillator/damping_ratio" not in child(uri).data.metrics
+    assert "oscillator/half_life" in child(uri).data.metrics
+
+
+def test_more_metrics_than_mlflow_takes_at_once_are_all_recorded(uri):
+    values = [number / 1000 for number in range(LARGEST_BATCH + 1)]
+    results = [SeedResult(seed, [(step, {METRIC: value}) for step, value in enumerate(values, 1)]) for seed in (0, 1)]
+    record(uri, (setting(0), outcome(0, *results)))
+    assert history(uri, METRIC) == list(enumerate(values, 1))
+    assert [step for step, _ in history(uri, f"{METRIC}.se")] == list(range(1, len(values) + 1))
+
+
+@pytest.mark.parametrize(("ending", "status", "tags"), [
+    ({"state": "diverged", "diverged_at": 41}, "FINISHED", {"outcome": "diverged", "diverged_at": "41", "message": ""}),
+    ({"state": "failed", "message": "OSError: gone"}, "FAILED", {"outcome": "failed", "message": "OSError: gone"}),
+])  # fmt: skip
+def test_a_setting_with_a_bad_seed_has_its_reason_the_good_seeds_and_no_mean(uri, ending, status, tags):
+    record(uri, (setting(0), outcome(0, result(0, 0.4, 0.2), result(1, 0.6, **ending))))
+    run = child(uri)
+    assert run.info.status == status
+    found = {name: run.data.tags.get(f"belay.{name}") for name in ("outcome", "diverged_at", "message")}
+    assert found == {"diverged_at": None} | tags
+    measured = {name for name in run.data.metrics if name.startswith(METRIC)}
+    assert measured == {f"{METRIC}.seed0"}
+
+
+# --- again ------------------------------------------------------------------------------------------------------------
+
+
+def test_recording_twice_changes_nothing(uri):
+    done = [(setting(number), outcome(number)) for number in range(3)]
+    record(uri, *done)
+    before = rows(uri)
+    record(uri, *done)
+    assert rows(uri) == before
+    assert len(runs_of(uri, "study")) == 1
+
+
+def test_another_question_under_the_same_name_is_refused_and_nothing_is_changed(uri):
+    record(uri, (setting(0), outcome(0)))
+    before = rows(uri)
+    with pytest.raises(BadInput, match="name must be new or its config the same, got 'small' with another config"):
+        Recorder(study_of(steps=61), uri)
+    assert rows(uri) == before
+
+
+def test_an_experiment_in_mlflow_s_trash_is_refused(uri):
+    record(uri)
+    client = MlflowClient(uri)
+    client.delete_experiment(client.get_experiment_by_name("small").experiment_id)
+    with pytest.raises(BadInput, match="must not be deleted, got 'small' in its trash; change `name`"):
+        Recorder(study_of(), uri)
+
+
+# --- records that cannot be delivered ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("table", ["runs", "params", "metrics"])  # before a setting's run, and amid it
+def test_what_could_not_be_delivered_is_told_at_the_end_and_a_later_recorder_delivers_the_rest_once(uri, table):
+    done = [(setting(number), outcome(number)) for number in range(3)]
+    recorder = Recorder(study_of(), uri)
+    recorder.open(20)
+    with refusing(uri, table):
+        for each in done:
+            recorder.record(*each)
+        with pytest.raises(FailedWork) as caught:
+            recorder.close("FINISHED")
+    text = str(caught.value)
+    assert len(text.splitlines()) == 1
+    assert text.startswith("MLflow must take the records, got ")
+    assert REFUSED in text
+    assert text.endswith(f"from {uri}: no result is lost, `belay-study resume small` delivers the rest.")
+    record(uri, *done)
+    runs = runs_of(uri, "setting")
+    assert sorted((run.data.tags["belay.setting"], run.info.status) for run in runs) == [
+        ("0", "FINISHED"), ("1", "FINISHED"), ("2", "FINISHED"),
+    ]  # fmt: skip
+    for run in runs:
+        points = MlflowClient(uri).get_metric_history(run.info.run_id, METRIC)
+        assert sorted(point.step for point in points) == [30, 60]
+
+
+def test_a_study_whose_records_are_refused_is_trained_to_its_end_and_resume_records_it(
+    belay_study: CommandLine, databases: Path, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("study.live.EVERY", math.inf)
+    config = write(databases.parent / "small.yaml")
+    with refusing(uri, "metrics"):
+        answer = belay_study("run", config, "--inline")
+    *progress, error = answer.err.splitlines()
+    assert (answer.code, answer.out) == (1, "")
+    assert [line.split(",")[0] for line in progress] == [
+        "small: 20 settings x 2 seeds of 60 steps; starting MLflow", "20/20 settings",
+    ]  # fmt: skip
+    assert error.startswith("belay-study: MLflow must take the records, got ")
+    assert error.endswith("no result is lost, `belay-study resume small` delivers the rest.")
+    resumed = belay_study("resume", "small", "--inline")
+    assert resumed.code == 0, resumed.err
+    assert "small: 20 of 20 settings x 2 seeds done" in resumed.out
+    assert sorted(int(run.data.tags["belay.setting"]) for run in runs_of(uri, "setting")) == list(range(20))
+    assert {run.info.status for kind in ("setting", "study") for run in runs_of(uri, kind)} == {"FINISHED"}
