@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import yaml
 from mlflow import MlflowClient
-from studies import Answer, CommandLine, small, write
+from optuna.study import get_all_study_names
+from studies import Answer, CommandLine, copy_databases, small, write
 
 from belay import load_defaults
 
@@ -32,6 +36,15 @@ COMMANDS = [
 ]
 
 
+STARTING = "small: 20 settings x 2 seeds of 60 steps; starting Ray and MLflow"
+
+
+@pytest.fixture
+def seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Progress has its first line and, if the study is finished, its last, however long it takes."""
+    monkeypatch.setattr("study.live.EVERY", math.inf)
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The working directory in which the small study is run once."""
@@ -39,10 +52,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def finished(home: Path, ray_cluster: str, belay_study: CommandLine, monkeypatch: pytest.MonkeyPatch) -> CommandLine:
+def finished(
+    home: Path, ray_cluster: str, made_databases: Path, belay_study: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> CommandLine:
     """The command line in a working directory where the small study is finished."""
     monkeypatch.chdir(home)
     if not (home / "small.yaml").exists():
+        copy_databases(made_databases, home)
         answer = belay_study("run", write(home / "small.yaml"))
         assert answer.code == 0, answer.err
         (home / "answer.txt").write_text(answer.out)
@@ -56,8 +72,12 @@ def test_run_prints_the_answer_on_stdout_and_progress_on_stderr(finished: Comman
         "study", "best", "measured", "regime", "how sure", "vs ema", "vs none", "", "next",
     ]  # fmt: skip
     assert "small: 20 of 20 settings x 2 seeds done" in answer
-    assert "20/20 settings" in progress.splitlines()[-1]
-    assert "Configuration for experiment" not in answer + progress  # what Tune prints of itself
+    first, *between, last = progress.splitlines()  # and nothing that Ray, Optuna or MLflow would say
+    assert first == STARTING
+    best = r"best average/excess_loss [\d.e-]+ \((over|under)damped\)"
+    assert re.fullmatch(rf"20/20 settings, {best}, [1-9]\d* diverged", last)
+    for line in between:
+        assert re.fullmatch(rf"\d+/20 settings, (training|({best}, )?(\d+ diverged, )?about \d+ s left)", line)
 
 
 def test_running_a_finished_study_again_prints_the_same_answer_at_once(finished: CommandLine, home: Path) -> None:
@@ -126,8 +146,7 @@ def test_best_lists_settings_best_first_and_by_parameter(finished: CommandLine) 
     by = json.loads(finished("best", "small", "--by", "damping", "--format", "json").out)
     assert min(row["best"] for row in by) == top[0]["mean"]
     refused = finished("best", "small", "--by", "dampin")
-    assert (refused.code, refused.err.count("\n")) == (2, 1)
-    assert "`--by` must be one of decay, damping, coupling" in refused.err
+    assert_refused(refused, 2, "`--by` must be one of decay, damping, coupling", "'dampin'")
 
 
 def test_regimes_and_compare_agree_with_best(finished: CommandLine) -> None:
@@ -138,20 +157,21 @@ def test_regimes_and_compare_agree_with_best(finished: CommandLine) -> None:
     (row,) = json.loads(finished("compare", "small", "--baseline", "none", "--format", "json").out)
     assert row["difference"] == pytest.approx(best["versus"]["none"]["difference"]["mean"])
     refused = finished("compare", "small", "--baseline", "damped")
-    assert refused.code == 2
-    assert "`--baseline` must have been measured, got 'damped'" in refused.err
+    assert_refused(refused, 2, "`--baseline` must have been measured, got 'damped'")
 
 
 def test_export_writes_defaults_that_belay_loads(finished: CommandLine, home: Path) -> None:
     answer = finished("export", "small", "-o", home / "defaults.yaml")
+    load = f'belay.load_defaults("{home}/defaults.yaml", steps=...)'
     assert (answer.code, answer.out) == (0, "")
+    assert answer.err == f"wrote {home}/defaults.yaml; load it with {load}\n"
     best = json.loads(finished("best", "small", "--format", "json").out)["setting"]
     oscillator = load_defaults(home / "defaults.yaml")
     assert asdict(oscillator) == {name: best[name] for name in ("decay", "damping", "coupling")}
     longer = load_defaults(home / "defaults.yaml", steps=600)
     assert longer.half_life == pytest.approx(10 * oscillator.half_life)
     assert finished("export", "small").out.startswith("# Recommended by the study small")
-    assert "`--output` must be a writable file" in finished("export", "small", "-o", home / "no" / "x.yaml").err
+    assert_refused(finished("export", "small", "-o", home / "no" / "x.yaml"), 2, "`--output` must be a writable file")
 
 
 def test_list_and_status_say_how_far_each_study_is(finished: CommandLine) -> None:
@@ -171,10 +191,12 @@ def test_dry_run_says_what_would_be_run_and_leaves_nothing(belay_study: CommandL
 
 
 def test_init_writes_a_config_that_runs_and_overwrites_nothing(belay_study: CommandLine, tmp_path: Path) -> None:
-    assert belay_study("init").code == 0
+    made = belay_study("init")
+    assert (made.code, made.out, made.err) == (0, "", "wrote study.yaml; belay-study run study.yaml\n")
+    written = (tmp_path / "study.yaml").read_text()
     assert belay_study("run", "study.yaml", "--dry-run").code == 0
-    again = belay_study("init")
-    assert (again.code, "must be new" in again.err) == (2, True)
+    assert_refused(belay_study("init"), 2, "the file must be new, got study.yaml")
+    assert (tmp_path / "study.yaml").read_text() == written
 
 
 def test_tasks_and_schema_print_data(belay_study: CommandLine) -> None:
@@ -191,13 +213,13 @@ def test_every_command_has_help(belay_study: CommandLine) -> None:
         assert "Usage" in belay_study(command, "--help").out
 
 
-def assert_refused(answer: Answer, code: int, *parts: str) -> None:
-    """One line on stderr, nothing on stdout, no traceback."""
-    progress = ("starting Ray", " settings, ")
-    lines = [line for line in answer.err.splitlines() if not any(part in line for part in progress)]
-    assert (answer.code, answer.out, len(lines)) == (code, "", 1), answer
+def assert_refused(answer: Answer, code: int, *parts: str, after: Sequence[str] = ()) -> None:
+    """Nothing on stdout; on stderr the lines `after`, which tell what was begun, then one that is the error."""
+    *begun, error = answer.err.splitlines()
+    assert (answer.code, answer.out, begun) == (code, "", list(after)), answer
+    assert error.startswith("belay-study: ")
     for part in parts:
-        assert part in lines[0]
+        assert part in error
 
 
 @pytest.mark.parametrize(("changes", "parts"), [
@@ -210,22 +232,41 @@ def assert_refused(answer: Answer, code: int, *parts: str) -> None:
     ({"space": {"decay": 0.9, "damping": 2.5, "lr": 0.1}}, ("`space.damping`", "(0, 2)", "2.5")),
     ({"space": {"decay": 0.9, "coupling": 1, "lr": 0.1}}, ("`space.coupling`", "[0, 1)", "1.0")),
     ({"space": {"decay": {"choice": []}, "lr": 0.1}}, ("`space.decay", "choice")),
-    ({"resources": {"cpus": 4096}}, ("`resources.cpus` must fit", "4096")),
-    ({"tracking": {"uri": "http://127.0.0.1:9"}}, ("`tracking.uri` must be", "http://127.0.0.1:9", "refused")),
 ])  # fmt: skip
-def test_bad_input_is_one_line_before_any_training(
-    belay_study: CommandLine, tmp_path: Path, ray_cluster: str, changes: dict[str, object], parts: tuple[str, ...]
+def test_a_config_that_is_wrong_is_refused_before_anything_is_started_or_made(
+    belay_study: CommandLine, tmp_path: Path, changes: dict[str, object], parts: tuple[str, ...]
 ) -> None:
     assert_refused(belay_study("run", write(tmp_path / "bad.yaml", **changes)), 2, *parts)
-    made = tmp_path / ".belay-study" / "optuna.db"
-    assert not made.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.yaml"]
+
+
+@pytest.mark.parametrize(("changes", "parts"), [
+    ({"resources": {"cpus": 4096}}, ("`resources.cpus` must fit", "4096; the largest has 2")),
+    ({"tracking": {"uri": "http://127.0.0.1:9"}}, ("`tracking.uri` must be", "http://127.0.0.1:9", "refused")),
+])  # fmt: skip
+def test_what_only_ray_and_mlflow_can_tell_is_refused_before_any_training(
+    belay_study: CommandLine, databases: Path, ray_cluster: str, changes: dict[str, object], parts: tuple[str, ...]
+) -> None:
+    config = write(databases.parent / "bad.yaml", **changes)
+    assert_refused(belay_study("run", config), 2, *parts, after=[STARTING])
+    assert get_all_study_names(f"sqlite:///{databases}/optuna.db") == []
 
 
 def test_an_unwritable_folder_is_refused(belay_study: CommandLine, tmp_path: Path, ray_cluster: str) -> None:
     (tmp_path / ".belay-study").write_text("in the way")
-    assert_refused(
-        belay_study("run", write(tmp_path / "small.yaml")), 2, "must lie in a writable folder", ".belay-study"
-    )
+    refused = belay_study("run", write(tmp_path / "small.yaml"))
+    assert_refused(refused, 2, "must lie in a writable folder", ".belay-study", after=[STARTING])
+
+
+def test_a_ray_that_does_not_answer_is_failed_work_told_at_once(belay_study: CommandLine, databases: Path) -> None:
+    """In a process of its own: in this one Ray may be running."""
+    write(databases.parent / "small.yaml")
+    command = [sys.executable, "-m", "study", "run", "small.yaml"]
+    environment = os.environ | {"RAY_ADDRESS": "127.0.0.1:1"}
+    done = subprocess.run(command, cwd=databases.parent, env=environment, capture_output=True, text=True)
+    reason = "RAY_ADDRESS must answer, got 127.0.0.1:1: [Errno 111] Connection refused; start it or unset it."
+    assert_refused(Answer(done.returncode, done.stdout, done.stderr), 1, reason, after=[STARTING])
+    assert belay_study("run", "small.yaml", "--inline").code == 0
 
 
 def test_what_does_not_exist_is_refused_by_name(finished: CommandLine) -> None:
@@ -239,7 +280,8 @@ def test_what_does_not_exist_is_refused_by_name(finished: CommandLine) -> None:
 
 def test_a_name_taken_by_another_config_is_refused(finished: CommandLine, home: Path) -> None:
     refused = finished("run", home / "small.yaml", "--set", "steps=61")
-    assert_refused(refused, 2, "name must be new or its config the same", "'small'", "name=small-2")
+    after = [STARTING.replace("60 steps", "61 steps")]
+    assert_refused(refused, 2, "name must be new or its config the same", "'small'", "name=small-2", after=after)
 
 
 def test_before_any_study_list_and_best_say_so(belay_study: CommandLine) -> None:
@@ -248,7 +290,7 @@ def test_before_any_study_list_and_best_say_so(belay_study: CommandLine) -> None
 
 
 def test_a_train_function_of_one_s_own_is_searched_and_a_setting_that_raises_fails_alone(
-    belay_study: CommandLine, tmp_path: Path, ray_cluster: str
+    belay_study: CommandLine, tmp_path: Path, databases: Path, ray_cluster: str
 ) -> None:
     config = write(
         tmp_path / "own.yaml",
@@ -271,7 +313,7 @@ def test_a_train_function_of_one_s_own_is_searched_and_a_setting_that_raises_fai
 
 
 def test_a_metric_that_is_never_reported_ends_the_study_with_its_name(
-    belay_study: CommandLine, tmp_path: Path, ray_cluster: str
+    belay_study: CommandLine, tmp_path: Path, databases: Path, ray_cluster: str, seldom: None
 ) -> None:
     config = write(
         tmp_path / "mute.yaml",
@@ -282,13 +324,14 @@ def test_a_metric_that_is_never_reported_ends_the_study_with_its_name(
     )
     answer = belay_study("run", config)
     reason = "objective.metric must be reported, got average/loss: no 'average/score'"
-    assert_refused(answer, 1, "every setting failed", reason)
+    started = "mute: 100 settings x 2 seeds of 60 steps; starting Ray and MLflow"
+    assert_refused(answer, 1, "every setting failed", reason, after=[started])
     (row,) = json.loads(belay_study("status", "mute", "--format", "json").out)
     assert 8 <= row["done"] < 100  # given up early
 
 
 def test_a_worker_that_dies_fails_its_setting_and_not_the_study(
-    belay_study: CommandLine, tmp_path: Path, ray_cluster: str
+    belay_study: CommandLine, tmp_path: Path, databases: Path, ray_cluster: str
 ) -> None:
     space = small()["space"] | {"lr": {"choice": [0.2, 0.5, 1.5]}, "decay": 0.9, "damping": 0.5, "coupling": 0.1}
     config = write(
