@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from belay import Oscillator
 from study.cli import app
@@ -31,23 +35,95 @@ def test_it_has_the_two_commands_and_nothing_else_to_set_up() -> None:
     ]
 
 
-def test_every_command_is_documented() -> None:
-    for command in app.registered_commands:
-        name = command.name or (command.callback.__name__ if command.callback else "")
-        assert f"belay-study {name}" in README, name
+def table(*head: str) -> list[list[str]]:
+    """The cells of the README's one table with this head, row by row."""
+    lines = README.splitlines()
+    (start,) = [place for place, line in enumerate(lines) if cells(line) == list(head)]
+    rows = []
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        rows.append(cells(line))
+        assert len(rows[-1]) == len(head), line
+    return rows
 
 
-def test_every_key_of_the_config_is_documented() -> None:
-    for name, field in StudyConfig.model_fields.items():
-        assert f"`{name}" in README, name
-        nested = getattr(field.annotation, "model_fields", {})
-        for inner in nested:
-            assert f"`{name}.{inner}`" in README, inner
+def cells(line: str) -> list[str]:
+    """The cells of a table's row; a bar with a backslash is part of one."""
+    return [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
 
 
-def test_every_figure_and_task_is_documented() -> None:
-    for name in [*(figure for figure in FIGURES if figure != "memory_share"), *BUILT_IN]:
-        assert f"`{name}`" in README, name
+def spans(text: str) -> list[str]:
+    """What stands in backticks."""
+    return re.findall(r"`([^`]+)`", text)
+
+
+def options(command: typer.core.TyperCommand) -> Iterator[list[str]]:
+    """Every option's names."""
+    for parameter in command.params:
+        if parameter.param_type_name == "option":
+            yield parameter.opts
+
+
+def test_every_command_is_documented_once_with_its_arguments_and_every_option() -> None:
+    documented: dict[str, list[str]] = {}
+    for usage, _ in table("command", "what it does"):
+        for span in spans(usage):
+            program, name, *words = re.sub(r"[\[\]]", "", span).split()
+            assert (program, name in documented) == ("belay-study", False), span
+            documented[name] = words
+    for option, of, _ in table("option", "of", "meaning"):
+        for name in spans(of):
+            documented[name] += spans(option)
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined] # a group
+    assert set(documented) == set(commands)
+    for name, command in commands.items():
+        words = documented[name]
+        arguments = sum(parameter.param_type_name == "argument" for parameter in command.params)
+        assert sum(word.isupper() for word in words) == arguments, name
+        named = [next((names[0] for names in options(command) if word in names), f"no {word}") for word in words
+                 if word.startswith("-")]  # fmt: skip
+        assert sorted(named) == sorted(names[0] for names in options(command)), name
+
+
+def keys(entry: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo]:
+    """Every key of a config that holds no further keys, by its dotted name."""
+    found: dict[str, FieldInfo] = {}
+    for name, field in entry.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            found |= keys(kind, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = field
+    return found
+
+
+def test_every_key_of_the_config_is_documented_once_with_its_default_and_no_other() -> None:
+    defaults: dict[str, str] = {}
+    for key, _, default in table("key", "meaning", "default"):
+        named = spans(key)
+        shared = [default] if len(named) == 1 else default.split(", ")
+        for name, one in zip(named, shared, strict=True):
+            assert name not in defaults
+            defaults[name] = one.strip("`")
+    expected = keys(StudyConfig)
+    assert set(defaults) == set(expected)
+    for name, field in expected.items():
+        if isinstance(field.default, int | float | str):
+            assert defaults[name] == str(field.default), name
+
+
+def test_every_figure_is_documented_once_and_no_other() -> None:
+    named = [name for figure, _, _ in table("figure", "formula", "meaning") for name in spans(figure)]
+    assert sorted(set(named)) == sorted(named)
+    assert set(named) >= set(FIGURES)
+    for name in set(named) - set(FIGURES):
+        assert isinstance(getattr(Oscillator, name), property), name
+
+
+def test_every_built_in_task_is_documented_and_no_other() -> None:
+    (meaning,) = [meaning for key, meaning, _ in table("key", "meaning", "default") if spans(key) == ["task.name"]]
+    assert sorted(span for span in spans(meaning) if span.isidentifier()) == sorted(BUILT_IN)
 
 
 @pytest.mark.parametrize("block", blocks("python"))
