@@ -191,7 +191,7 @@ def _ask_database(url: str) -> None:
         with engine.connect() as connection:
             connection.execute(text("PRAGMA schema_version" if local else "SELECT 1"))
     except (SQLAlchemyError, ValueError) as error:  # the latter of a port that is no number
-        raise OSError(reason(getattr(error, "orig", None) or error, secrets(url))) from None
+        raise OSError(reason(error, secrets(url))) from None
 
 
 def without_password(url: str) -> str:

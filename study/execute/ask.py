@@ -102,10 +102,8 @@ class Asker:
         try:
             yield
         except (SQLAlchemyError, OptunaError) as error:
-            cause = error.__cause__ if isinstance(error.__cause__, SQLAlchemyError) else error
-            said = reason(getattr(cause, "orig", None) or cause, self._secrets)
             raise FailedWork(
-                f"`storage.url` must take what is asked and told, got {said}; mend it, then "
+                f"`storage.url` must take what is asked and told, got {reason(error, self._secrets)}; mend it, then "
                 f"`belay-study resume {self.study.config.name}`."
             ) from error
 

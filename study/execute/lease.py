@@ -156,7 +156,7 @@ class Lease:
             self._acquire()
         except DBAPIError as error:
             raise FailedWork(
-                f"`storage.url` must take the lease of {self._study!r}, got {reason(error.orig or error)}; mend it, "
+                f"`storage.url` must take the lease of {self._study!r}, got {reason(error)}; mend it, "
                 f"then `belay-study resume {self._study}`."
             ) from error
         self._renewing.start()
@@ -182,6 +182,16 @@ class Lease:
                 f"a driver must reach the storage every {LASTS:.0f} s, but this one did not and another driver took "
                 f"{self._study!r} over; `belay-study status {self._study}` says how far that is."
             )
+
+    def check_free(self) -> None:
+        """Refuses at once, before this driver has begun with anything, while one that is known to live holds the lease.
+
+        Raises:
+            BadInput: Such a driver holds it.
+        """
+        holder = self._holder() if inspect(self._engine).has_table(LEASES.name) else None
+        if holder is not None and holder.driver.alive:
+            raise self._refusal(holder)
 
     def _make_table(self) -> None:
         try:

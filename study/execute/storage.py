@@ -48,8 +48,7 @@ def counts(study: Study, url: str) -> Counts:
 
 def check_name(config: StudyConfig, url: str) -> None:
     """Raises BadInput if the storage holds a study of this name that asks something else; creates nothing."""
-    file = sqlite_file(url)
-    taken = None if file is not None and not file.exists() else _config(open_storage(url), config.name)
+    taken = _config(config.name, url)
     if taken is not None and taken.question != config.question:
         raise BadInput(
             f"the study's name must be new or its config the same, got {config.name!r} with another config in "
@@ -59,9 +58,7 @@ def check_name(config: StudyConfig, url: str) -> None:
 
 def is_finished(study: Study, url: str) -> bool:
     """Whether the storage has the study and nothing of it is left to run; creates nothing."""
-    file = sqlite_file(url)
-    absent = file is not None and not file.exists()
-    return not absent and _config(open_storage(url), study.config.name) is not None and counts(study, url).finished
+    return _config(study.config.name, url) is not None and counts(study, url).finished
 
 
 def stored_config(name: str, url: str) -> StudyConfig:
@@ -70,8 +67,7 @@ def stored_config(name: str, url: str) -> StudyConfig:
     Raises:
         BadInput: The storage cannot be opened or has no study of this name.
     """
-    file = sqlite_file(url)
-    config = None if file is not None and not file.exists() else _config(open_storage(url), name)
+    config = _config(name, url)
     if config is None:
         raise BadInput(
             f"the study must exist in {without_password(url)}, got {name!r}; `belay-study list` shows what does."
@@ -94,14 +90,23 @@ def open_storage(url: str) -> RDBStorage:
     try:
         return RDBStorage(with_password(url).replace("{", "{{").replace("}", "}}"))  # Optuna takes it for a template
     except (SQLAlchemyError, CommandError, ImportError, RuntimeError, ValueError) as error:
-        said = reason(getattr(error, "orig", None) or error, secrets(url))
+        said = reason(error, secrets(url))
         raise BadInput(
             f"`storage.url` must be a database that answers, got {without_password(url)}: {said}; start or mend it."
         ) from None  # as its text may hold the password
 
 
-def _config(storage: RDBStorage, name: str) -> StudyConfig | None:
+def is_there(url: str) -> bool:
+    """Whether there is a storage: a file, or a server's database."""
+    file = sqlite_file(url)
+    return file is None or file.exists()
+
+
+def _config(name: str, url: str) -> StudyConfig | None:
     """The config kept with a study; None if there is none, or its driver died before it was kept."""
+    if not is_there(url):
+        return None
+    storage = open_storage(url)
     try:
         attributes = storage.get_study_user_attrs(storage.get_study_id_from_name(study_name(name, "main")))
     except KeyError:

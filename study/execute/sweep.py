@@ -13,7 +13,7 @@ from study.errors import FailedWork, Interrupted
 from study.execute.ask import Asker
 from study.execute.lease import Lease
 from study.execute.packs import BackEnd, Packs, Progress, Watch
-from study.execute.storage import check_name, is_finished, open_storage
+from study.execute.storage import check_name, is_finished, is_there, open_storage
 
 if TYPE_CHECKING:
     from study.execute.record import Ending, Recorder
@@ -42,10 +42,13 @@ def run(
     config = study.config
     url, uri = connections.storage, connections.tracking
     check_name(config, url)
-    with Lease(config.name, open_storage(url).engine, say) as lease, ThreadPoolExecutor(1) as beside:
+    if is_there(url):
+        Lease(config.name, open_storage(url).engine, say).check_free()
+    with ThreadPoolExecutor(1) as beside, contextlib.ExitStack() as held:
         opening = beside.submit(_recorder, study, uri)  # importing MLflow and making its tables takes as long as Ray
         with contextlib.nullcontext() if is_finished(study, url) else back_end(config) as train_all:
             recorder = opening.result()
+            lease = held.enter_context(Lease(config.name, open_storage(url).engine, say))
             asker = Asker(study, url, lease)
             recorder.open(asker.plan.settings)
             packs = Packs(asker, recorder, watch)

@@ -14,9 +14,10 @@ from studies import CommandLine, small, write
 
 from study.design.config import parse_config
 from study.design.study import Study
+from study.design.places import Connections
 from study.errors import BadInput, FailedWork
 from study.execute import inline, tune
-from study.execute.packs import Packs
+from study.execute.packs import BackEnd, Packs, Progress
 from study.execute.sweep import run
 
 STUDY = Path(__file__).parents[1]
@@ -27,6 +28,11 @@ def study(tmp_path: Path, databases: Path, monkeypatch: pytest.MonkeyPatch) -> S
     """The small study, in a working directory of its own."""
     monkeypatch.chdir(tmp_path)
     return Study.of(parse_config(small(search={"sampler": "random", "settings": 4, "baseline": 0})))
+
+
+def done(study: Study, back_end: BackEnd) -> Progress:
+    """Runs the study in its working directory."""
+    return run(study, Connections.of(), back_end, watch=lambda progress: None, say=lambda line: None)
 
 
 @pytest.mark.usefixtures("databases")
@@ -98,14 +104,13 @@ def test_inline_trains_with_the_threads_of_a_worker_and_gives_them_back(study: S
 
 @pytest.mark.parametrize("back_end", [inline.back_end, tune.back_end], ids=["inline", "ray"])
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_run_inside_another_program_leaves_its_signals_and_environment_alone(study: Study, back_end: object) -> None:
+def test_a_run_inside_another_program_leaves_its_signals_and_environment_alone(study: Study, back_end: BackEnd) -> None:
     def handler(*_: object) -> None: ...
 
     before = signal.signal(signal.SIGTERM, handler)
     environment = dict(os.environ)
     try:
-        progress = run(study, back_end, lambda progress: None)  # type: ignore[arg-type]
-        assert progress.done == 4
+        assert done(study, back_end).done == 4
         assert signal.getsignal(signal.SIGTERM) is handler
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -125,7 +130,7 @@ def test_what_fails_while_ray_asks_is_what_the_user_reads(study: Study, monkeypa
 
     monkeypatch.setattr(Packs, "finish", full)
     with pytest.raises(FailedWork, match=r"^`storage.url` must take what is asked, got no space; mend it\.$"):
-        run(study, tune.back_end, lambda progress: None)
+        done(study, tune.back_end)
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -134,4 +139,4 @@ def test_a_pack_that_fits_on_no_node_is_refused_before_anything_is_written(study
     with pytest.raises(
         BadInput, match=r"`resources.gpus` must fit on a node of the cluster, got 7; the largest has 0\."
     ):
-        run(Study.of(config), tune.back_end, lambda progress: None)
+        done(Study.of(config), tune.back_end)
