@@ -52,7 +52,7 @@ def answering(uri: str, key: str, advice: str) -> Iterator[None]:
     """
     try:
         yield
-    except (MlflowException, OSError, ImportError, SQLAlchemyError, CommandError) as error:
+    except (MlflowException, OSError, ImportError, ValueError, SQLAlchemyError, CommandError) as error:
         raise BadInput(
             f"`{key}` must be an MLflow server or database that answers, got {without_password(uri)}: "
             f"{reason(error, secrets(uri))}; start it, or {advice}."
