@@ -9,8 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from study.design.places import knock, make_room, sqlite_file, storage_url, tracking_uri, without_password
-from study.errors import BadInput
+from study.design.places import (
+    knock,
+    make_room,
+    secrets,
+    sqlite_file,
+    storage_url,
+    tracking_uri,
+    with_password,
+    without_password,
+)
+from study.errors import BadInput, reason
 
 
 @pytest.fixture(autouse=True)
@@ -98,10 +107,59 @@ def test_a_folder_that_may_not_be_written_is_refused(tmp_path, monkeypatch):
         ("postgresql://host/db?user=u&password=secret&x=1", "postgresql://host/db?user=u&password=***&x=1"),
         ("http://host:5000", "http://host:5000"),
         ("sqlite:///a@b.db", "sqlite:///a@b.db"),
+        ("sqlite:////a:b/c@d.db", "sqlite:////a:b/c@d.db"),
+        ("postgresql://user:p%40ss@host/db", "postgresql://user:***@host/db"),
+        ("postgresql://user:p?a@ss#w@host/db", "postgresql://user:***@host/db"),
+        ("postgresql://us/er:secret@host/db", "postgresql://us/er:***@host/db"),
+        ("postgresql://host/db?sslpassword=secret", "postgresql://host/db?sslpassword=***"),
+        ("mssql://?odbc_connect=PWD%3Dsecret", "mssql://?odbc_connect=***"),
+        ("postgresql://user:${PGPASSWORD}@host/db", "postgresql://user:${PGPASSWORD}@host/db"),
+        ("postgresql://user:a${PGPASSWORD}@host/db", "postgresql://user:***@host/db"),
+        ("postgresql://user:@host/db", "postgresql://user:@host/db"),
+        ("postgresql://[::1]:5432/db", "postgresql://[::1]:5432/db"),
     ],
 )
 def test_a_password_is_never_shown(url, shown):
     assert without_password(url) == shown
+
+
+@pytest.mark.parametrize(
+    ("given", "kept", "used"),
+    [
+        ("pg://u:${WORD}@h/db", "pg://u:${WORD}@h/db", "pg://u:p%40%2F%25%7B@h/db"),
+        ("pg://h/db?password=${WORD}&x=1", "pg://h/db?password=${WORD}&x=1", "pg://h/db?password=p%40%2F%25%7B&x=1"),
+        ("pg://u:${WORD}@${HOST}/db", "pg://u:${WORD}@h:5432/db", "pg://u:p%40%2F%25%7B@h:5432/db"),
+        ("${URL}", "pg://u:w@h/db", "pg://u:w@h/db"),
+        ("sqlite:////${HOST}/a@b.db", "sqlite:////h:5432/a@b.db", "sqlite:////h:5432/a@b.db"),
+        ("pg://u:$WORD@h/db", "pg://u:$WORD@h/db", "pg://u:$WORD@h/db"),
+    ],
+)
+def test_a_variable_of_the_login_is_read_when_a_connection_is_made_and_others_at_once(monkeypatch, given, kept, used):
+    for name, value in {"WORD": "p@/%{", "HOST": "h:5432", "URL": "pg://u:w@h/db"}.items():
+        monkeypatch.setenv(name, value)
+    assert storage_url(given) == tracking_uri(given) == kept
+    assert with_password(kept) == used
+
+
+@pytest.mark.parametrize("given", ["pg://u:${NONE}@h/db", "sqlite:///${NONE}/x.db", "pg://h/db?password=${NONE}"])
+def test_a_variable_that_is_not_set_is_refused_by_name(given):
+    with pytest.raises(BadInput, match=r"must name environment variables that are set, got \$\{NONE\}, which is not"):
+        storage_url(given)
+
+
+@pytest.mark.parametrize("password", ["p@ss", "pa/ss", "p?ss", "p#ss"])
+def test_a_password_that_runs_into_the_rest_of_the_url_is_refused_without_being_shown(password):
+    with pytest.raises(
+        BadInput, match=r"the tracking URI must have @ / \? # in its password written as .*:\*\*\*@h"
+    ) as no:
+        tracking_uri(f"http://me:{password}@h")
+    assert password not in str(no.value)
+
+
+def test_every_form_of_a_password_is_taken_out_of_another_library_s_words():
+    url = "http://me:p%40%2Fss@host?token=%22x'y"
+    text = "no p@/ss, no p%40%2Fss, no \"x'y, no %22x'y, no %22x%27y" + "-" * 1000
+    assert reason(Exception(text), secrets(url)).startswith("no ***, no ***, no ***, no ***, no ***---")
 
 
 class _Answers404(BaseHTTPRequestHandler):
