@@ -1,4 +1,4 @@
-"""What a study needs of the machine it is started on, looked at without changing anything."""
+"""Checks whether this machine has what a study needs; nothing is changed."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from study.design.places import sqlite_file, storage_url, tracking_uri, without_password
-from study.design.schema import PACKAGES
+from study.design.schema import DISTRIBUTION, PACKAGES
 from study.errors import StudyError
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing looked at."""
+    """What was checked, whether it is as a study needs it, and what was found."""
 
     name: str
     good: bool
@@ -25,17 +25,21 @@ class Check:
 
 
 def examine(tracking: str | None, storage: str | None) -> list[Check]:
-    """Looks at Python, the packages, the processors, Ray, the two databases and the working directory."""
+    """Checks Python, the packages, the processors, Ray, the working directory and the two databases."""
     checks = [Check("python", sys.version_info >= (3, 11), sys.version.split()[0])]
-    for package in PACKAGES:
-        try:
-            checks.append(Check(package, True, version(package)))
-        except PackageNotFoundError:
-            checks.append(Check(package, False, f"must be installed, found none; pip install {package}"))
+    checks += [_package(name) for name in PACKAGES]
     checks += [_processors(), _ray(), _folder()]
     checks.append(_database("tracking", tracking_uri(tracking), _ask_mlflow))
     checks.append(_database("storage", storage_url(storage), _ask_optuna))
     return checks
+
+
+def _package(name: str) -> Check:
+    try:
+        return Check(name, True, version(name))
+    except PackageNotFoundError:
+        command = "pip install -e . in its clone" if name == DISTRIBUTION else f"pip install {name}"
+        return Check(name, False, f"must be installed, found none; {command}")
 
 
 def _processors() -> Check:

@@ -71,7 +71,8 @@ class Tag:
 STUDY_RUN, SETTING_RUN = "study", "setting"  # values of Tag.KIND
 CONFIG_ARTIFACT = "config.json"
 LONGEST_TAG, LONGEST_PARAM = 8000, 6000  # characters that MLflow keeps of one; it cuts off the rest
-PACKAGES = ("belay", "torch", "ray", "optuna", "mlflow", "pandas")  # whose versions are recorded
+DISTRIBUTION = "belay-study"  # what pip calls this project
+PACKAGES = (DISTRIBUTION, "torch", "ray", "optuna", "mlflow", "pandas")  # whose versions are recorded
 LIVE, AVERAGE = "live/", "average/"
 
 

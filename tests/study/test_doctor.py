@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ def checks(tracking: str | None = None, storage: str | None = None) -> dict[str,
 def test_all_is_well_where_the_tests_run_and_nothing_is_made(tmp_path):
     found = checks()
     assert list(found) == [
-        *("python", "belay", "torch", "ray", "optuna", "mlflow", "pandas"),
+        *("python", "belay-study", "torch", "ray", "optuna", "mlflow", "pandas"),
         *("processors", "ray cluster", "folder", "tracking", "storage"),
     ]
     assert all(check.good for check in found.values())
@@ -54,6 +55,14 @@ def test_a_package_that_is_missing_is_bad(monkeypatch):
     assert found["torch"].good
     assert not found["no-such-package"].good
     assert found["no-such-package"].text == "must be installed, found none; pip install no-such-package"
+
+
+def test_this_project_is_not_to_be_installed_from_the_index_where_the_name_could_be_anybody_s(monkeypatch):
+    def find_nothing(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(doctor, "version", find_nothing)
+    assert checks()["belay-study"].text == "must be installed, found none; pip install -e . in its clone"
 
 
 def test_a_python_that_is_too_old_is_bad(monkeypatch):
