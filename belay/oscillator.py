@@ -209,13 +209,32 @@ class Oscillator:
 
     @property
     def effective_mass_ratio(self) -> float:
-        """``coupling c / k = coupling (lag + 1)``: how heavily the average hangs on the model's slow motion."""
+        """``coupling c / k = coupling (lag + 1)``: what the average adds to the model's mass in slow motion."""
         return self.coupling * self.damping / self.stiffness
 
     @property
-    def slowdown(self) -> float:
-        """Factor by which slow modes learn as if the learning rate were smaller: ``1 + effective_mass_ratio``."""
-        return 1 + self.effective_mass_ratio
+    def immediate_lr_factor(self) -> float:
+        """What is left of the learning rate in the gradient's immediate step: ``1 - coupling``, in (0, 1].
+
+        The optimizer moves the model by learning rate times gradient; in the same step the average pulls it back by
+        the coupling's share of that. `slow_mode_lr_factor` says what is left of it in the long run.
+
+        >>> Oscillator(decay=0.9, coupling=0.25).immediate_lr_factor
+        0.75
+        """
+        return 1 - self.coupling
+
+    @property
+    def slow_mode_lr_factor(self) -> float:
+        """Slow modes learn as if the learning rate were multiplied by this: ``1 / (1 + effective_mass_ratio)``.
+
+        Slow modes are the directions of low curvature, in which many steps add up: there model and average move as one
+        body, which is heavier than the model alone. The factor is 1 without coupling.
+
+        >>> round(Oscillator(decay=0.9, coupling=0.3).slow_mode_lr_factor, 12)  # the average weighs 3 models
+        0.25
+        """
+        return 1 / (1 + self.effective_mass_ratio)
 
     @property
     def max_stable_step(self) -> float:
@@ -223,6 +242,14 @@ class Oscillator:
 
         Every step below it is stable, and it is always finite. The limit is reached where a real pole meets -1, or
         earlier where a complex pair meets the unit circle; both are solved exactly.
+
+        That it rises with the coupling is partly a change of units: of the learning rate, only `immediate_lr_factor`
+        reaches the model at once and `slow_mode_lr_factor` in the long run. At damping 1, ``immediate_lr_factor *
+        max_stable_step`` is below 2 wherever ``coupling < decay``.
+
+        >>> pulled = Oscillator(decay=0.999, coupling=0.5)
+        >>> round(pulled.max_stable_step, 3), round(pulled.immediate_lr_factor * pulled.max_stable_step, 3)
+        (3.001, 1.501)
         """
         return coupled.max_stable_step(self.stiffness, self.damping, self.coupling)
 

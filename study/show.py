@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Format = Literal["table", "json", "yaml"]
 
-WIDE = 200  # columns where stdout is no terminal: a table is cut nowhere, and grep finds a row on one line
+WIDE = 1000  # characters a line where stdout is no terminal: more than any table has, so that grep finds whole rows
 
 
 def number(value: Any) -> str:

@@ -50,8 +50,9 @@ FIGURES = {
     "noise_gain": "variance of the average over that of white noise in the model",
     "overshoot": "overshoot of the step response, as a share of the step",
     "memory_share": "lag + 1 as a share of the run",
-    "effective_mass_ratio": "coupling times (lag + 1): how heavily the average hangs on the model",
-    "slowdown": "factor by which slow modes learn as if at a smaller learning rate",
+    "effective_mass_ratio": "coupling times (lag + 1): what the average adds to the model's mass in slow motion",
+    "immediate_lr_factor": "factor on the learning rate in the gradient's immediate step: 1 - coupling",
+    "slow_mode_lr_factor": "factor on the learning rate at which slow modes learn: 1 / (1 + effective mass ratio)",
     "max_stable_step": "largest stable learning rate times curvature of plain SGD (2 without coupling)",
 }
 

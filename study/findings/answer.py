@@ -8,23 +8,24 @@ from typing import Any
 
 import pandas as pd
 
-from study.design.schema import PARAMETERS, figures
+from study.design.schema import PARAMETERS, Scalar, figures
 from study.findings.compare import Baseline, Comparison, Difference, row
 from study.findings.recommend import Recommendation
 from study.show import number
 
-BASELINES: dict[Baseline, str] = {
+BASELINE_TEXTS: dict[Baseline, str] = {
     "ema": "the best EMA",
     "damped": "the best damped average",
     "belay": "the best BELAY",
     "none": "no averaging",
 }
-PARTS: dict[Baseline, Sequence[str]] = {  # of the average, what tells a family's members apart
+BASELINE_PARAMETERS: dict[Baseline, Sequence[str]] = {  # those in which averages of one family differ
     "ema": ["decay"],
     "damped": ["decay", "damping"],
     "belay": list(PARAMETERS),
     "none": [],
 }
+LEARNING_RATE = "lr"  # what the built-in tasks call it
 
 
 def setting_text(parameters: Mapping[str, Any] | pd.Series, names: Sequence[str]) -> str:
@@ -40,7 +41,7 @@ def difference_text(difference: Difference) -> str:
 
 
 def answer(found: Recommendation) -> str:
-    """The recommendation in a few lines: what, which regime, how sure, how much better, what next."""
+    """The recommendation in a few lines: what, which regime and rates, how sure, how much better, what next."""
     records = found.records
     varied = [name for name in records.parameters if name not in PARAMETERS and records.table[name].nunique() > 1]
     derived = figures(found.oscillator, records.steps)
@@ -59,6 +60,7 @@ def answer(found: Recommendation) -> str:
             f"{100 * derived['memory_share']:.3g} % of the run (lag {number(derived['lag'])} of {records.steps}), "
             f"effective mass ratio {number(derived['effective_mass_ratio'])}",
         ),
+        ("rates", _rates(derived, found.parameters.get(LEARNING_RATE))),
         ("how sure", _sureness(found)),
     ]
     lines += [(f"vs {comparison.baseline}", _versus(found, comparison, varied)) for comparison in found.versus]
@@ -70,13 +72,26 @@ def answer(found: Recommendation) -> str:
     return "\n".join(f"{head:<10}{text}" for head, text in lines)
 
 
+def _rates(derived: Mapping[str, float], lr: Scalar | None) -> str:
+    """What the average leaves of the learning rate, at once and in the long run."""
+    immediate, slow = _times(derived["immediate_lr_factor"], lr), _times(derived["slow_mode_lr_factor"], lr)
+    return f"the gradient's immediate step is {immediate}, slow modes learn at {slow}"
+
+
+def _times(factor: float, lr: Scalar | None) -> str:
+    """A factor on the learning rate, with the product where the setting has a learning rate."""
+    if isinstance(lr, bool | str) or lr is None:
+        return f"{number(factor)} times the learning rate"
+    return f"{number(factor)} lr = {number(factor * lr)}"
+
+
 def _versus(found: Recommendation, comparison: Comparison, varied: Sequence[str]) -> str:
     """The difference to a baseline, and what its best setting is."""
-    name = BASELINES[comparison.baseline]
+    name = BASELINE_TEXTS[comparison.baseline]
     if comparison.setting == found.setting and comparison.baseline != "none":
         return f"the best setting is itself {name}"
     settings = found.records.table.drop_duplicates("setting").set_index("setting")
-    where = setting_text(row(settings, comparison.setting), [*PARTS[comparison.baseline], *varied])
+    where = setting_text(row(settings, comparison.setting), [*BASELINE_PARAMETERS[comparison.baseline], *varied])
     return f"{difference_text(comparison.difference)} over {name}" + (f" ({where})" if where else "")
 
 

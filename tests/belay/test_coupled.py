@@ -1,4 +1,4 @@
-"""The oscillator coupled to training by plain SGD on a quadratic: stability, slow-down and rest."""
+"""The oscillator coupled to training by plain SGD on a quadratic: stability, learning rates and rest."""
 
 import math
 
@@ -99,9 +99,23 @@ def test_the_spectral_radius_refuses_a_step_out_of_range(rate):
 
 
 @pytest.mark.parametrize("setting", [(0.99, 1.0, 0.03), (0.99, 0.1, 0.1), (0.9, 0.5, 0.2), (0.9, 1.4, 0.2)])
-def test_slow_modes_learn_as_if_the_learning_rate_were_divided_by_the_slowdown(setting):
+def test_slow_modes_learn_as_if_the_learning_rate_were_multiplied_by_their_factor(setting):
     oscillator = Oscillator(*setting)
-    assert -math.log(oscillator.spectral_radius(1e-6)) == pytest.approx(1e-6 / oscillator.slowdown, rel=1e-4)
+    rate = -math.log(oscillator.spectral_radius(1e-6))
+    assert rate == pytest.approx(1e-6 * oscillator.slow_mode_lr_factor, rel=1e-4)
+
+
+@pytest.mark.parametrize("setting", [(0.99, 1.0, 0.03), (0.9, 0.5, 0.2), (0.9, 1.4, 0.0)])
+def test_the_gradient_s_immediate_step_is_that_of_a_learning_rate_multiplied_by_its_factor(setting):
+    oscillator = Oscillator(*setting)
+    moved, _, _ = step(-1.0, 0.0, 0.0, oscillator)  # at rest at 0, then an optimizer step of -1
+    assert moved == pytest.approx(-oscillator.immediate_lr_factor, abs=1e-15)
+
+
+@pytest.mark.parametrize(("decay", "coupling"), [(0.999, 0.5), (0.9, 0.3), (0.5, 0.45)])
+def test_at_damping_one_the_largest_stable_step_rises_and_the_immediate_one_within_it_falls(decay, coupling):
+    pulled = Oscillator(decay, coupling=coupling)
+    assert pulled.immediate_lr_factor * pulled.max_stable_step < 2 < pulled.max_stable_step
 
 
 def test_the_spring_conserves_the_centre_of_mass_at_damping_one():

@@ -47,7 +47,6 @@ def test_rescale_keeps_the_effective_mass_ratio(oscillator, n):
     except ValueError:
         assume(False)
     assert rescaled.effective_mass_ratio == pytest.approx(oscillator.effective_mass_ratio, rel=8 * EPS)
-    assert oscillator.slowdown == 1 + oscillator.effective_mass_ratio
     assert oscillator.effective_mass_ratio == pytest.approx(oscillator.mass_ratio * oscillator.damping, rel=2 * EPS)
 
 

@@ -69,7 +69,7 @@ def finished(
 def test_run_prints_the_answer_on_stdout_and_progress_on_stderr(finished: CommandLine, home: Path) -> None:
     answer, progress = (home / "answer.txt").read_text(), (home / "progress.txt").read_text()
     assert [line.split("  ")[0] for line in answer.splitlines()] == [
-        "study", "best", "measured", "regime", "how sure", "vs ema", "vs none", "", "next",
+        "study", "best", "measured", "regime", "rates", "how sure", "vs ema", "vs none", "", "next",
     ]  # fmt: skip
     assert "small: 20 of 20 settings x 2 seeds done" in answer
     first, *between, last = progress.splitlines()  # and nothing that Ray, Optuna or MLflow would say

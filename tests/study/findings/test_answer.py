@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 import recorded
@@ -16,8 +17,11 @@ pytestmark = [pytest.mark.filterwarnings(warning) for warning in recorded.WARNIN
 
 def said(name: str) -> dict[str, str]:
     """The lines of a study's answer by their heads."""
-    lines = answer(recommend(recorded.records(name))).splitlines()
-    return {line[:10].strip(): line[10:] for line in lines}
+    return by_head(answer(recommend(recorded.records(name))))
+
+
+def by_head(text: str) -> dict[str, str]:
+    return {line[:10].strip(): line[10:] for line in text.splitlines()}
 
 
 def test_the_whole_answer_of_a_study_that_belay_wins():
@@ -28,6 +32,7 @@ def test_the_whole_answer_of_a_study_that_belay_wins():
         "best": "decay 0.95, damping 0.4, coupling 0.1, lr 1, optimizer sgd",
         "measured": f"average/val_accuracy {chosen.mean:.4g} (standard error {chosen.se:.2g})",
         "regime": "overdamped: damping ratio 1.008, memory 1.33 % of the run (lag 7 of 600), effective mass ratio 0.8",
+        "rates": "the gradient's immediate step is 0.9 lr = 0.9, slow modes learn at 0.5556 lr = 0.5556",
         "how sure": "1 of the other 4 settings are statistically as good (paired over 5 seeds, each at 95 %)",
         "vs ema": f"{ema} over the best EMA (decay 0.99, lr 1, optimizer sgd)",
         "vs none": f"{none} over no averaging (lr 1, optimizer adam)",
@@ -45,6 +50,15 @@ def test_where_ema_wins_the_answer_says_so_and_what_belay_came_to():
     )
     assert lines["vs none"].endswith(" over no averaging")
     assert lines["regime"].startswith("overdamped: damping ratio inf, ")
+
+
+@pytest.mark.parametrize("own", [{}, {"lr": "cosine"}, {"lr": True}])
+def test_where_a_setting_has_no_learning_rate_the_answer_gives_the_factors_alone(own):
+    pulled = {"decay": 0.9, "damping": 1.0, "coupling": 0.3, **own}
+    lines = by_head(answer(replace(recommend(recorded.records("tiny")), parameters=pulled)))
+    assert lines["rates"] == (
+        "the gradient's immediate step is 0.7 times the learning rate, slow modes learn at 0.25 times the learning rate"
+    )
 
 
 def test_small_numbers_keep_their_digits():

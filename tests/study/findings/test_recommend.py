@@ -15,11 +15,12 @@ import yaml
 from scipy import stats
 
 from belay import Oscillator, load_defaults
-from study.design.schema import FIGURES, figures
+from study.design.schema import FIGURES, PARAMETERS, figures
 from study.errors import FailedWork
 from study.findings.compare import ranking
 from study.findings.recommend import as_data, defaults_file, recommend
 from study.findings.regimes import regimes
+from study.show import show_table
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in recorded.WARNINGS]
 
@@ -203,6 +204,13 @@ def test_the_best_settings_are_shown_as_oscillators():
         assert line["mean"] == ranked.loc[number, "mean"]
         assert line["regime"] == average.regime
         assert dict(line[list(FIGURES)]) == pytest.approx(figures(average, 600))
+
+
+def test_the_table_of_regimes_has_a_row_a_line_where_it_is_read_by_a_program(capsys):
+    show_table(regimes(recorded.records("many"), 5).reset_index())
+    head, _, *rows = capsys.readouterr().out.splitlines()
+    assert head.split() == ["setting", "mean", "se", *PARAMETERS, "regime", *FIGURES]
+    assert [len(row.split()) for row in rows] == [len(head.split())] * 5
 
 
 def test_no_more_regimes_are_shown_than_there_are_settings():
