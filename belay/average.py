@@ -24,26 +24,27 @@ STATE_VERSION = 1
 class Belay:
     """Averages a model's weights while it trains: EMA, damped average or BELAY, by the oscillator it is given.
 
-    Every floating-point or complex parameter is averaged, a tied one once, a frozen one too (it stays as it is).
-    Integer parameters are never touched. The average starts at the weights the model has now. Pickle or deepcopy it
-    together with its model: it holds the model, and brings a copy of its own if alone.
+    Every floating-point or complex parameter is averaged: tied ones once, frozen ones too (their average equals them).
+    Integer parameters are never touched. The average starts at the weights the model has now. It refers to its model:
+    pickle or deepcopy both together, as a pickle of the average alone contains a second copy of the model.
 
     Args:
-        model: The model in training; compiled and DDP-wrapped models are seen through, FSDP2's shards are averaged as
-            they are. It may be moved and converted later, as a whole; `to` takes the averages along.
-        oscillator: Decay, damping and coupling, in optimizer steps. With coupling, weights in half precision feel only
-            a pull above their own rounding: in bfloat16 one that moves them by more than 0.2 to 0.4 %.
+        model: The model in training; of a compiled or DistributedDataParallel one the module inside is averaged, with
+            FSDP2 each process averages its own shards. It may be moved and converted later, as a whole; `to` moves the
+            averages.
+        oscillator: Decay, damping and coupling, in optimizer steps. With coupling, the average moves half-precision
+            weights only where its pull exceeds their rounding: in bfloat16 0.2 to 0.4 % of the weight.
         update_every: Average only every n-th step (>= 1); decay, damping and coupling keep their meaning in steps.
-        buffers: Which of the buffers that a checkpoint holds (BatchNorm's statistics) go with the averages: "copy" the
-            model's latest; "average" the average of the floating-point ones, by the EMA of equal lag (its weights are
-            all positive, so variances stay so), and the latest of the others; "ignore" none, and `copy_to` leaves
-            those of its target.
+        buffers: What the averaged model gets as the buffers that a checkpoint holds (BatchNorm's statistics): "copy"
+            the model's latest; "average" the average of the floating-point ones, by the EMA of equal lag (whose weights
+            are all positive, so that variances stay positive), and the latest of the others; "ignore" none of them:
+            `copy_to` leaves those of its target.
         warmup: Steps (>= 0) over which the memory grows in proportion to the steps done, from none to its full length,
             so that a poor start is forgotten early; needs damping <= 1.
         dtype: ``torch.float32`` or ``torch.float64`` for the averages; by default the weights' own, and float32 for
-            half precision, in which an average would stand still. So does a float32 one where ``(1 - decay) |x - y|``
-            is below ``3e-8 |y|``: at decay 0.9999 and above, slowly moving weights want ``torch.float64`` or a larger
-            `update_every`. Complex averages keep the weights' own.
+            half precision, in which an average would stand still. A float32 average stands still where
+            ``(1 - decay) |x - y|`` is below ``3e-8 |y|``: at decay 0.9999 and above, slowly moving weights need
+            ``torch.float64`` or a larger `update_every`. Complex averages keep the weights' own.
         parameters: Which parameters to average, as ``f(name, parameter) -> bool``; all others keep their live values.
             ``lambda name, parameter: parameter.requires_grad`` saves the memory of a frozen backbone.
 
@@ -153,12 +154,12 @@ class Belay:
             yield
         finally:
             reshard(self._model)
-            copy_(self._live_tensors(), saved)  # asked anew: buffers are other tensors once the model was moved
+            copy_(self._live_tensors(), saved)  # looked up again, as moving the model replaces its buffers
             self._inside = False
 
     @torch.no_grad()
     def copy_to(self, model: nn.Module) -> None:
-        """Copies the averages into `model`, which may be the one in training (that ends its own weights) or its like.
+        """Copies the averages into `model`: a copy of the one in training, or that one, which loses its own weights.
 
         What is not averaged (filtered or integer parameters) is copied from the model in training; buffers too, unless
         they are ignored.
@@ -237,13 +238,13 @@ class Belay:
         return f"Belay({self._oscillator}, update_every={self._update_every}, steps={self.steps}, weights={weights})"
 
     def _warmed(self) -> Oscillator:
-        """The oscillator of this update: during warm-up one whose time runs faster, with the same damping ratio."""
+        """The oscillator of this update: during warm-up one with a shorter memory and the same damping ratio."""
         full = self._per_update
         if self.steps >= self._warmup:
             return full
         faster = self._warmup / self.steps
         if angle := cmath.phase(full.poles[0]):
-            faster = min(faster, max(1.0, 1 / angle))  # beyond a radian an update stiffness would come to exceed 1
+            faster = min(faster, max(1.0, 1 / angle))  # a faster swing would need a stiffness above 1
         return dataclasses.replace(dataclasses.replace(full, coupling=0.0).rescale(faster), coupling=full.coupling)
 
     def _live_buffers(self) -> dict[str, Tensor]:
@@ -273,7 +274,7 @@ def _per_update(oscillator: Oscillator, update_every: int, warmup: int) -> Oscil
         raise ValueError(f"`update_every` must suit the oscillator, got {update_every=}: {error}") from error
 
 
-@torch.inference_mode(False)  # its tensors could not be changed outside of it
+@torch.inference_mode(False)  # tensors made in inference mode cannot be updated outside it
 def _start(weight: Tensor, dtype: torch.dtype | None) -> Tensor:
     """A copy of a weight to average from, in the dtype asked for; complex numbers keep their own."""
     if weight.is_complex():
@@ -284,5 +285,5 @@ def _start(weight: Tensor, dtype: torch.dtype | None) -> Tensor:
 
 
 def _share(oscillator: Oscillator) -> float:
-    """Stiffness of the EMA whose lag is the oscillator's, or none where the oscillator runs ahead."""
+    """Stiffness of the EMA of the oscillator's lag; 1, an EMA without memory, where that lag is negative."""
     return min(1.0, oscillator.stiffness / oscillator.damping)

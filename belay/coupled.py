@@ -1,4 +1,4 @@
-"""What the oscillator does when it is coupled to training: plain SGD on a quadratic, its stability and its rest.
+"""The oscillator coupled to training by plain SGD on a quadratic: stability limit and stationary covariance.
 
 The state is (x, y, v): model, average, velocity; ``step`` is learning rate times curvature. Arguments are taken as
 valid: `belay.oscillator.Oscillator` checks them.
@@ -32,7 +32,7 @@ def stationary_covariance(k: float, c: float, kappa: float, step: float) -> Matr
 
 
 def max_stable_step(k: float, c: float, kappa: float) -> float:
-    """Smallest step at which a root leaves the unit circle; one does, as the product of all three grows with the step.
+    """Smallest step at which a root leaves the unit circle; one must, as the product of all three grows with the step.
 
     With m = 1 - kappa, q = 1 - c and s the step: a real root leaves through -1 where ``(m (4 - 2c) - k) (s - 1) =
     4 - 2c - k``; a complex pair where the product of all 1 - z_i z_j vanishes, which is ``m^2 q c s^2 +

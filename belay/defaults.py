@@ -22,7 +22,7 @@ def load_defaults(path: str | Path, *, steps: int | None = None, batch_size: int
 
     Args:
         path: A file written by ``belay-study export``.
-        steps: Optimizer steps of the new run, >= 1. It decides alone, as memory is a share of the run.
+        steps: Optimizer steps of the new run, >= 1. If given, `batch_size` is not needed and not used.
         batch_size: Batch size of the new run, >= 1; without `steps` the run is taken to see as many samples as the
             one measured, so that an n times larger batch means n times fewer steps.
 
@@ -31,7 +31,7 @@ def load_defaults(path: str | Path, *, steps: int | None = None, batch_size: int
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is not a defaults file, lacks what is asked of it, or its oscillator cannot be fitted so far.
+        ValueError: It is not a defaults file, lacks what is asked of it, or its oscillator cannot be rescaled that far.
     """
     document = read_defaults(path)
     setting, measured = document["setting"], document["transfer"]

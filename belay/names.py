@@ -1,4 +1,4 @@
-"""A model's tensors by name, free of wrappers; the checks that two sets belong together, and copying between them."""
+"""Finds a model's tensors by name, also inside wrappers; checks that two sets match, and copies between them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def reshard(model: nn.Module) -> None:
-    """Lets go of the weights that FSDP2 keeps gathered after a forward pass: its shards are the ones that train."""
+    """Frees the whole weights that FSDP2 keeps after a forward pass: the parameters are then its shards again."""
     fsdp = sys.modules.get("torch.distributed.fsdp")  # slow to import, and already loaded where it is used
     if fsdp is not None:
         for module in model.modules():
@@ -41,7 +41,7 @@ def parameters_of(model: nn.Module, tied: bool = False) -> dict[str, nn.Paramete
 
 
 def owners_of(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
-    """Where the buffers live that a checkpoint of the model holds: module and attribute, as a move replaces tensors."""
+    """Module and attribute of each buffer that a checkpoint holds; not the tensor, which moving the model replaces."""
     kept = model.state_dict().keys()
     return {
         _plain(name): (module, attribute)
@@ -52,7 +52,7 @@ def owners_of(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
 
 
 def buffers_at(owners: Mapping[str, tuple[nn.Module, str]]) -> dict[str, Tensor]:
-    """The buffers that live at these places now."""
+    """The tensors that these modules and attributes hold now."""
     return {name: cast(Tensor, owner._buffers[attribute]) for name, (owner, attribute) in owners.items()}
 
 

@@ -40,8 +40,8 @@ class Oscillator:
         coupling: Share of the stretch by which the model is pulled back each step, in [0, 1); 0 leaves training alone.
 
     Raises:
-        ValueError: An argument is out of range, or average and model would fly apart without any gradient, which they
-            do unless ``1 - decay < (2 - damping) (2 - coupling)`` (the pole at -1 of the free system).
+        ValueError: An argument is out of range, or model and average would move ever further apart even without a
+            gradient; they stay together where ``1 - decay < (2 - damping) (2 - coupling)``.
         TypeError: An argument is not a real number.
 
     >>> Oscillator(decay=0.99, damping=0.1).regime
@@ -254,18 +254,18 @@ class Oscillator:
         return coupled.max_stable_step(self.stiffness, self.damping, self.coupling)
 
     def spectral_radius(self, step: float) -> float:
-        """Growth a step of the slowest mode of (x, y, v) on a quadratic.
+        """Factor by which the slowest mode of (x, y, v) grows in each step on a quadratic.
 
         Args:
             step: Learning rate times curvature, >= 0.
 
         Returns:
-            The spectral radius; below 1 training converges, above 1 it diverges.
+            The largest modulus of an eigenvalue; below 1 training converges, above 1 it diverges.
         """
         return coupled.spectral_radius(self.stiffness, self.damping, self.coupling, nonnegative("step", step))
 
     def stationary_covariance(self, step: float) -> NDArray[np.float64]:
-        """Covariance of (x, y, v) at rest on a quadratic, per unit variance of the noise in each SGD step.
+        """Stationary covariance of (x, y, v) on a quadratic, per unit variance of the noise in each SGD step.
 
         Solves ``P = M P M' + b b'`` with ``b = (1 - coupling, k, k)``.
 
@@ -276,7 +276,7 @@ class Oscillator:
             Array of shape (3, 3): model, average, velocity.
 
         Raises:
-            ValueError: There is no rest at this step.
+            ValueError: Training is unstable at this step.
         """
         step = positive("step", step)
         if self.spectral_radius(step) >= 1:
@@ -285,7 +285,7 @@ class Oscillator:
         return coupled.stationary_covariance(self.stiffness, self.damping, self.coupling, step)
 
     def stationary_variance(self, step: float) -> float:
-        """Variance of the averaged weight at rest on a quadratic, per unit variance of the noise in each SGD step.
+        """Stationary variance of the averaged weight on a quadratic, per unit variance of the noise in each SGD step.
 
         Args:
             step: Learning rate times curvature, in (0, max_stable_step).

@@ -1,7 +1,7 @@
-"""What the second-order filter of stiffness k and damping c does in time: poles, decay rates, swings.
+"""The average as a second-order filter of stiffness k and damping c: its poles and its response over time.
 
-All of it in closed form and in terms that keep their digits when k is tiny: ``w = 1 - z`` for a pole z near 1,
-logarithms through log1p and expm1. Arguments are taken as valid: `belay.oscillator.Oscillator` checks them.
+All in closed form, written so that no digits are lost when k is tiny: by ``1 - z`` for a pole z near 1, by logarithms
+through log1p and expm1. Arguments are taken as valid: `belay.oscillator.Oscillator` checks them.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 Steps = NDArray[np.float64]
 
 EPS = float(np.finfo(float).eps)
-CYCLES_SEARCHED = 1024  # of a slowly damped swing; sampling phases past these gain less than 1e-6 of the overshoot
-STEPS_SEARCHED = [1 << bits for bits in range(12, 22, 2)]  # back from where a swing last leaves the band
+CYCLES_SEARCHED = 1024  # of a slowly damped swing; searching more raises the overshoot found by less than 1e-6 of it
+STEPS_SEARCHED = [1 << bits for bits in range(12, 22, 2)]  # going back from where the swing last leaves the band
 
 
 def critical_stiffness(c: float) -> float:
@@ -28,7 +28,7 @@ def is_critical(k: float, c: float) -> bool:
     """Whether the poles coincide, as far as floating point can tell; never so for EMA (c = 1)."""
     if c >= 1:
         return False
-    rounding = 2 * EPS * (1 + k / math.sqrt(1 - c))  # of decay, and of the critical stiffness through that of damping
+    rounding = 2 * EPS * (1 + k / math.sqrt(1 - c))  # of decay, and of k* where damping is rounded
     return abs(k - critical_stiffness(c)) <= rounding or _discriminant(k, c) == 0
 
 
@@ -139,7 +139,7 @@ def overshoot(k: float, c: float) -> float:
 def settling_time(k: float, c: float, band: float) -> int:
     """First step from which the response to a unit step at step 0 stays within `band` of 1.
 
-    Below a damping of 1e-6 it may be up to 4 % late: that of the swing at any real time, not at whole steps alone.
+    Below a damping of 1e-6 it may be up to 4 % late: there the response is looked at between whole steps too.
     """
     latest = crossing = _last_crossing(k, c, band)
     for width in STEPS_SEARCHED:  # at whole steps the last excess can lie well before the crossing
@@ -151,7 +151,7 @@ def settling_time(k: float, c: float, band: float) -> int:
     return crossing
 
 
-# --- poles in the terms that keep their digits ------------------------------------------------------------------------
+# --- poles, written so that no digits are lost ------------------------------------------------------------------------
 
 
 def _discriminant(k: float, c: float) -> float:
@@ -173,13 +173,13 @@ def _rate_and_angle(k: float, c: float) -> tuple[float, float]:
 
 
 def _rates(k: float, c: float) -> tuple[float, float]:
-    """``-log |z|`` of two real poles, the larger one first; of both only the second can be negative, where c > 1."""
+    """``-log |z|`` of two real poles, the larger pole first; where c > 1 the second pole is negative."""
     larger = -math.log1p(-_slow_gap(k, c))
     return larger, -(math.log1p(-c) if c < 1 else math.log(c - 1)) - larger
 
 
 def _logarithms(damping_ratio: float, frequency: float) -> NDArray[np.complex128] | NDArray[np.float64]:
-    """The poles' logarithms at a damping ratio and natural frequency, complex only if they are."""
+    """The poles' logarithms at a damping ratio and natural frequency; complex where the poles are."""
     if damping_ratio < 1:
         upper = frequency * complex(-damping_ratio, math.sqrt((1 - damping_ratio) * (1 + damping_ratio)))
         return np.array([upper, upper.conjugate()])
@@ -238,7 +238,7 @@ def _last_crossing(k: float, c: float, band: float) -> int:
 
 
 def _alternating_overshoot(k: float, c: float) -> float:
-    """Above damping 1 the response exceeds 1 at every second update, where the negative pole is the slower one."""
+    """Overshoot above damping 1: at every second update, and only where the negative pole is the slower one."""
     positive, negative = _rates(k, c)
     if negative >= positive:
         return 0.0
@@ -252,7 +252,7 @@ def _alternating_overshoot(k: float, c: float) -> float:
 
 
 def _first(holds: Callable[[int], bool]) -> int:
-    """Smallest n >= 0 at which a condition holds that then holds for ever."""
+    """Smallest n >= 0 from which on a condition holds; where it holds once, it holds ever after."""
     high = 1
     while not holds(high):
         high *= 2
@@ -264,7 +264,7 @@ def _first(holds: Callable[[int], bool]) -> int:
 
 
 def _bisect(above: Callable[[float], bool], low: float, high: float) -> float:
-    """The point where a condition that holds at `low` stops to hold, to the last digit."""
+    """The point where a condition that holds at `low` stops holding, to the last digit."""
     while low < (middle := (low + high) / 2) < high:
         low, high = (middle, high) if above(middle) else (low, middle)
     return high

@@ -28,7 +28,7 @@ class Group:
 
 
 def grouped(live: Mapping[str, Tensor], average: Mapping[str, Tensor], velocity: Mapping[str, Tensor]) -> list[Group]:
-    """Sorts tensors into groups of at most `CHUNK` weights (a larger tensor alone); no velocity at all is allowed."""
+    """Sorts tensors into groups of at most `CHUNK` weights (a larger tensor alone); `velocity` may be empty."""
     groups: list[Group] = []
     filling: dict[object, Group] = {}
     for name, y in average.items():
@@ -51,7 +51,7 @@ def step_(x: list[Tensor], y: list[Tensor], v: list[Tensor] | None, oscillator: 
     """Advances averages, velocities and (if coupled) model weights by one step.
 
     Args:
-        x: Model weights; if of another dtype or device than `y`, what is computed from them is in `y`'s.
+        x: Model weights; where their dtype or device is another than `y`'s, the arithmetic is done in `y`'s.
         y: Averages, shaped like `x`, all of one dtype and device.
         v: Velocities, like `y`; None if damping is 1, where the average keeps none.
         oscillator: The average's settings.
@@ -68,7 +68,7 @@ def step_(x: list[Tensor], y: list[Tensor], v: list[Tensor] | None, oscillator: 
         torch._foreach_mul_(v, 1 - oscillator.damping)
         torch._foreach_add_(v, d, alpha=oscillator.stiffness)
         torch._foreach_add_(y, v)
-    if oscillator.coupling:  # on x itself, so that it is never rounded to a narrower y
+    if oscillator.coupling:  # from x itself, which would lose digits if it were converted to y's dtype
         pull = d if alike else [stretch.to(weight.device) for stretch, weight in zip(d, x, strict=True)]
         torch._foreach_sub_(x, pull, alpha=oscillator.coupling)
 

@@ -1,4 +1,4 @@
-"""Progress of a running study on stderr: a live view on a terminal, now and then a line elsewhere."""
+"""Shows a running study's progress on stderr: a bar on a terminal, elsewhere a line every few seconds."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class LiveView:
 
     Args:
         metric: The objective's name.
-        text: What is being waited for until the first progress.
+        text: What to show until the first progress.
         clock: Tells the seconds between lines.
     """
 
     def __init__(self, metric: str, text: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._metric, self._clock = metric, clock
         self._console = Console(file=sys.stderr, markup=False, emoji=False)
-        self._live = self._console.is_terminal
+        self._on_terminal = self._console.is_terminal
         columns = (
             BarColumn(),
             MofNCompleteColumn(),
@@ -44,7 +44,7 @@ class LiveView:
         self._text, self._last = text, 0.0
 
     def __enter__(self) -> LiveView:
-        if self._live:
+        if self._on_terminal:
             self._bar.start()
         else:
             self.say(self._text)
@@ -53,19 +53,19 @@ class LiveView:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._live:
+        if self._on_terminal:
             self._bar.stop()
 
     def show(self, progress: Progress) -> None:
-        """Takes note of a progress; the last one is always shown."""
+        """Shows a progress; where there is no terminal, only every few seconds, and the last."""
         text = describe(progress, self._metric)
-        if self._live:
+        if self._on_terminal:
             self._bar.update(self._task, completed=progress.done, total=progress.planned, description=text)
         elif progress.done == progress.planned or self._clock() - self._last > EVERY:
             self.say(f"{progress.done}/{progress.planned} settings, {text}")
 
     def say(self, text: str) -> None:
-        """Prints a line; the live view stays below it."""
+        """Prints a line; a bar stays below it."""
         self._last = self._clock()
         self._console.print(text, soft_wrap=True, highlight=False)
 

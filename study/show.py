@@ -40,7 +40,7 @@ def plain(value: Any) -> Any:
 
 
 def show_table(table: pd.DataFrame) -> None:
-    """Prints a table, a row a line."""
+    """Prints a table, one line for each row."""
     console = Console(width=None if sys.stdout.isatty() else WIDE, markup=False, emoji=False, highlight=False)
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in table.columns:
@@ -53,7 +53,7 @@ def show_table(table: pd.DataFrame) -> None:
 def show_data(data: Any, form: Format) -> None:
     """Prints plain data as JSON or YAML."""
     if form == "json":
-        print(json.dumps(data, indent=2, allow_nan=False))  # noqa: T201 # data for pipes, not for rich to wrap
+        print(json.dumps(data, indent=2, allow_nan=False))  # noqa: T201 # rich would wrap long lines
     else:
         print(yaml.safe_dump(data, sort_keys=False), end="")  # noqa: T201
 

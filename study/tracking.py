@@ -1,4 +1,4 @@
-"""MLflow's tracking store as both its writer and its reader use it: a client that answers, and runs found by kind."""
+"""Connects to MLflow's tracking store and finds runs in it: for the recorder, and for the commands that read."""
 
 from __future__ import annotations
 

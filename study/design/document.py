@@ -13,12 +13,12 @@ import yaml
 from study.design.faults import shown
 from study.errors import BadInput
 
-LARGEST = 100_000  # values in a document, its aliases written out
-REFUSED = (yaml.YAMLError, ValueError, RecursionError)  # the latter two of an impossible date, of nesting without end
+LARGEST = 100_000  # values in a document, with its aliases expanded
+REFUSED = (yaml.YAMLError, ValueError, RecursionError)  # in turn: no YAML, an impossible date, nested too deeply
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, which builds plain data alone, for which 1e-3 is a number, as in YAML 1.2 and JSON."""
+    """PyYAML's safe loader, which builds plain data only; it also reads 1e-3 as a number, as YAML 1.2 and JSON do."""
 
 
 _Loader.add_implicit_resolver(
@@ -83,7 +83,7 @@ def _parse(text: str) -> Any:
 
 
 def _check(node: yaml.Node | None, count: Iterator[int]) -> None:
-    """Refuses a key given twice, of which PyYAML would keep the last without a word, and aliases that explode.
+    """Refuses keys given twice, of which PyYAML silently keeps the last, and aliases that expand without bound.
 
     Raises:
         ValueError: There is such a key, or there are more than `LARGEST` values.

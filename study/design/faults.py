@@ -50,12 +50,12 @@ _short.maxlevel = 3
 
 
 def shown(value: Any) -> str:
-    """A value as it stands in a message: on one line, long ones cut, the passwords of URLs replaced by stars."""
+    """A value as text for a message: on one line, cut if long, with stars in place of the passwords of URLs."""
     return " ".join(_short.repr(_without_passwords(value, _short.maxlevel)).split())
 
 
 def _without_passwords(value: Any, levels: int) -> Any:
-    """The value with every URL in it, as deep as it is shown, as it may be shown."""
+    """The value with stars in place of the passwords of URLs, down to the level that messages show."""
     if isinstance(value, str):
         return without_password(value)
     if levels and isinstance(value, list | tuple):
@@ -100,13 +100,13 @@ def _sentence(fault: ErrorDetails, location: Location, model: type[BaseModel]) -
 
 
 def _plain(location: Location) -> Location:
-    """A location as the user wrote it: without pydantic's mark of a key, and a dimension's kind once."""
+    """A location as the user wrote it: without what pydantic adds, "[key]" and a second mention of a dimension."""
     pairs = zip(location, (None, *location), strict=False)
     return tuple(part for part, before in pairs if part != "[key]" and (isinstance(part, int) or part != before))
 
 
 def _field(location: Location, model: type[BaseModel]) -> FieldInfo | None:
-    """The field at a location; None if what is there is no field of its own."""
+    """The field at a location; None if there is none, as inside a mapping or a list."""
     field: FieldInfo | None = None
     fields: type[BaseModel] | None = model
     for part in location:

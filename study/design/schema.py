@@ -1,6 +1,6 @@
-"""Every quantity of a study once: parameters, derived figures, metric and tag names, and the outcome of a setting.
+"""What a study records: the names of parameters, figures, metrics and tags, and the types of settings and outcomes.
 
-What `study.execute` writes to MLflow and `study.findings` reads from it is spelt here and nowhere else.
+`study.execute` writes these to MLflow and `study.findings` reads them; each name is defined here and nowhere else.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PARAMETERS = {
     "damping": "share of the average's velocity lost to friction each step, in (0, 2); 1 is EMA",
     "coupling": "share of the stretch by which the model is pulled back each step, in [0, 1); 0 leaves training alone",
 }
-RESERVED = frozenset(  # columns of the tables that settings stand in: no hyperparameter may be called so
+RESERVED = frozenset(  # other columns of the tables that hold settings: names that no hyperparameter may have
     (
         "steps",
         "setting",
@@ -40,7 +40,7 @@ RESERVED = frozenset(  # columns of the tables that settings stand in: no hyperp
         "median",
     )
 )
-METRIC = re.compile(r"(average|live)/[\w./ -]+")  # averaged weights or the model's own; MLflow takes no other letters
+METRIC = re.compile(r"(average|live)/[\w./ -]+")  # averaged weights or the model's own; MLflow's characters only
 PLAIN = {"damping": 1.0, "coupling": 0.0}  # what makes an average an EMA
 
 FIGURES = {

@@ -1,4 +1,4 @@
-"""The search space: for each parameter the values it may take, as what Optuna draws, as grids and as unit cubes."""
+"""The search space: which values a parameter may take, drawn by Optuna, listed in a grid or computed from [0, 1]."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from study.design.schema import Scalar
 if TYPE_CHECKING:
     from optuna.trial import Trial
 
-LARGEST, LARGEST_WHOLE = 1e100, 10**9  # in size; TPE takes larger whole numbers that follow each other for the same
-BETWEEN = (3 - math.sqrt(5)) / 2  # a share of a range at which no round number lies
+LARGEST, LARGEST_WHOLE = 1e100, 10**9  # in size; TPE cannot tell larger whole numbers from their neighbours
+# The share of a range at which it is probed between its ends; irrational, so that between whole ends the value is not
+# whole and shows where a task takes whole numbers only.
+BETWEEN = (3 - math.sqrt(5)) / 2
 
 
 def _two_numbers(value: Any) -> Any:
@@ -55,7 +57,7 @@ class _Dimension(BaseModel):
 
 
 class Uniform(_Dimension):
-    """Any real number between two, all alike."""
+    """A real number between two, drawn uniformly."""
 
     uniform: Interval
 
@@ -65,11 +67,11 @@ class Uniform(_Dimension):
         return self
 
     def probes(self) -> Sequence[Scalar]:
-        """Values to hold a rule against: least, largest and one between."""
+        """Values to check a rule with: least, largest and one between."""
         return *self.uniform, self.at(BETWEEN)
 
     def at(self, share: float) -> Scalar:
-        """The value below which this share of the range lies."""
+        """The value at this share of the range, from 0 (the low end) to 1 (the high end)."""
         low, high = self.uniform
         return min(low + share * (high - low), high)
 
@@ -79,7 +81,7 @@ class Uniform(_Dimension):
 
 
 class Log(_Dimension):
-    """Any positive number between two, uniform in its logarithm."""
+    """A positive number between two, drawn uniformly in its logarithm."""
 
     log: Interval
 
@@ -89,11 +91,11 @@ class Log(_Dimension):
         return self
 
     def probes(self) -> Sequence[Scalar]:
-        """Values to hold a rule against: least, largest and one between."""
+        """Values to check a rule with: least, largest and one between."""
         return *self.log, self.at(BETWEEN)
 
     def at(self, share: float) -> Scalar:
-        """The value below which this share of the range lies."""
+        """The value at this share of the range, from 0 (the low end) to 1 (the high end)."""
         low, high = self.log
         return float(min(low * (high / low) ** share, high))
 
@@ -103,7 +105,7 @@ class Log(_Dimension):
 
 
 class LogGap(_Dimension):
-    """Any number below 1 between two, uniform in the logarithm of its gap to 1: the natural scale of decay."""
+    """A number below 1 between two, drawn uniformly in the logarithm of its gap to 1: the natural scale of decay."""
 
     log_gap: Interval
 
@@ -113,11 +115,11 @@ class LogGap(_Dimension):
         return self
 
     def probes(self) -> Sequence[Scalar]:
-        """Values to hold a rule against: least, largest and one between."""
+        """Values to check a rule with: least, largest and one between."""
         return *self.log_gap, 1 - cast(float, self.at(BETWEEN))
 
     def at(self, share: float) -> Scalar:
-        """The gap to 1 above which this share of the range lies: what Optuna draws in place of the value."""
+        """The gap to 1 of the value at this share of the range; Optuna draws the gap in place of the value."""
         wide, narrow = self._gaps()
         return float(max(wide * (narrow / wide) ** share, narrow))
 
@@ -131,7 +133,7 @@ class LogGap(_Dimension):
 
 
 class Integers(_Dimension):
-    """Any whole number between two, both included."""
+    """A whole number between two, both included."""
 
     integers: Annotated[tuple[Whole, Whole], BeforeValidator(_two_numbers)]
 
@@ -146,11 +148,11 @@ class Integers(_Dimension):
         return self.integers[1] - self.integers[0] + 1
 
     def probes(self) -> Sequence[Scalar]:
-        """Values to hold a rule against: least and largest."""
+        """Values to check a rule with: least and largest."""
         return self.integers
 
     def at(self, share: float) -> Scalar:
-        """The value below which this share of the range lies."""
+        """The value at this share of the range, from 0 (the low end) to 1 (the high end)."""
         low, high = self.integers
         return min(high, low + math.floor(share * (high - low + 1)))
 
@@ -171,7 +173,7 @@ class Choice(_Dimension):
         return self
 
     def probes(self) -> Sequence[Scalar]:
-        """Values to hold a rule against: all."""
+        """Values to check a rule with: all."""
         return self.choice
 
     def at(self, share: float) -> Scalar:
@@ -226,5 +228,5 @@ def _check_order(interval: tuple[float, float], least: float = -math.inf, most: 
 
 
 def label(name: str, dimension: Dimension) -> str:
-    """What Optuna calls a parameter: by its gap to 1 where that is what it draws."""
+    """Optuna's name of a parameter: ``1 - name`` where Optuna draws its gap to 1."""
     return f"1 - {name}" if isinstance(dimension, LogGap) else name

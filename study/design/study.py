@@ -1,4 +1,4 @@
-"""A study ready to run: its config held against its task, and the settings it may ask for."""
+"""A study ready to run: its config, checked against its task, and the settings that it may try."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from study.errors import BadInput
 
 Space = Mapping[str, Dimension]
 
-MOST_INTEGERS = 1_000_000
-NAME = re.compile(r"[^\W\d]\w{0,99}")  # of a hyperparameter: Python's own rule
+MOST_INTEGERS = 1_000_000  # that the gp sampler lists
+HYPERPARAMETER = re.compile(r"[^\W\d]\w{0,99}")  # its name, by Python's own rule
 
 
 @dataclass(frozen=True)
 class Study:
-    """A config and its task, found to fit each other."""
+    """A config and its task, checked against each other."""
 
     config: StudyConfig
     task: Task | TrainFunction
@@ -53,7 +53,7 @@ class Study:
 
     @property
     def spaces(self) -> dict[str, Space]:
-        """The space of each search by name: the study's own and, where that is more, plain EMA beside it."""
+        """The space of each search by name: the study's own and, unless that is plain EMA alone, one of plain EMA."""
         main = dict(self.config.space)
         plain = main | {name: only(value) for name, value in PLAIN.items()}
         fixed = all(main.get(name, only(value)) == only(value) for name, value in PLAIN.items())
@@ -62,7 +62,7 @@ class Study:
     def setting(self, number: int, drawn: Mapping[str, Scalar]) -> Setting:
         """The whole setting of what a search drew: with ``steps`` and the values that do not vary.
 
-        A `Task` gives it defaults and types; values that it refuses together stay as they are, for training to fail.
+        A `Task` adds defaults and types; values that it refuses in combination stay as they are, and training fails.
         """
         values: dict[str, Scalar] = {**PLAIN, **self.config.task.options, **drawn}
         averages = {name: float(values.pop(name)) for name in PARAMETERS}
@@ -106,7 +106,7 @@ class Study:
         for name in options.keys() | (space.keys() - PARAMETERS.keys()):
             if name in PARAMETERS:
                 raise BadInput(f"`{name}` must be given in `space`, got `task.{name}`; move it there.")
-            if name in RESERVED or not NAME.fullmatch(name):
+            if name in RESERVED or not HYPERPARAMETER.fullmatch(name):
                 raise BadInput(
                     f"a hyperparameter's name must be letters, digits and `_` and none of the study's own "
                     f"({', '.join(sorted(RESERVED))}), got {shown(name)}; rename it."
@@ -127,7 +127,7 @@ class Study:
                 )
 
     def _check_gp(self) -> None:
-        """Refuses ranges of which Optuna's GP sampler, which lists every whole number, would fill the memory."""
+        """Refuses long ranges of whole numbers for Optuna's GP sampler, which lists them all in memory."""
         if self.config.search.sampler == "gp":
             for name, dimension in self.config.space.items():
                 if isinstance(dimension, Integers) and (count := dimension.values) > MOST_INTEGERS:
@@ -137,7 +137,10 @@ class Study:
                     )
 
     def _check_averages(self) -> None:
-        """Holds decay, damping and coupling, alone and at their worst together, against what an `Oscillator` may be."""
+        """Checks decay, damping and coupling by the rules of `Oscillator`.
+
+        Each alone, then the least decay together with the largest damping and coupling, which is the least stable.
+        """
         values = {name: self._numbers(name) for name in PARAMETERS if name in self.config.space}
         for value in values["decay"]:
             _probe("space.decay", {"decay": value})
@@ -147,7 +150,7 @@ class Study:
         _probe("space", {name: (min if name == "decay" else max)(values[name]) for name in values})
 
     def _numbers(self, name: str) -> list[float]:
-        """Values of decay, damping or coupling to hold rules against."""
+        """Values of decay, damping or coupling to check rules with."""
         values = self.config.space[name].probes()
         for value in values:
             if isinstance(value, bool | str):
@@ -178,7 +181,7 @@ def _probe(key: str, values: Mapping[str, Any]) -> Oscillator:
 
 
 def _check_value(task: Task, name: str, value: Scalar) -> None:
-    """Holds one value of a hyperparameter, the others as they are, against what the task allows."""
+    """Raises BadInput if the task refuses this value of a hyperparameter, the others as they are."""
     try:
         type(task)(**{**task.model_dump(mode="json"), name: value})
     except ValidationError as error:

@@ -1,1 +1,1 @@
-"""Trying it: packs, the training loop, Ray Tune, Optuna's asking and telling, and the records in MLflow."""
+"""How it is tried: packs, the training loop, Ray Tune, Optuna's asking and telling, and the records in MLflow."""

@@ -14,11 +14,11 @@ from study.design.study import Study
 from study.design.tasks.base import Report, Task
 from study.execute.plan import Pack
 
-DIVERGED_LOSS = 1e6  # times the first loss (or times 1, where that is smaller): far beyond what training recovers from
+DIVERGED_LOSS = 1e6  # times the first loss or 1, whichever is larger; training does not recover from such a loss
 
 
 class Diverged(Exception):
-    """Training left what can be measured, at this step."""
+    """At this step the loss or a metric is infinite, nan or far too large."""
 
     def __init__(self, step: int) -> None:
         super().__init__(step)

@@ -1,4 +1,4 @@
-"""Measurements to MLflow: a parent run for the study, a child run for each setting, off the training path.
+"""Writes results to MLflow: a parent run for the study, a child run for each setting.
 
 Everything is found again by its tags, so that recording twice, or going on after a kill, changes nothing. Children are
 written by one thread; what it could not deliver, a later `resume` delivers from Optuna's storage.
@@ -119,7 +119,7 @@ class Recorder:
             if self._fault is None:
                 try:
                     self._write(*item)
-                except Exception as error:  # told by `close`; training goes on
+                except Exception as error:  # `close` raises it; training goes on until then
                     self._fault = error
 
     def _write(self, setting: Setting, outcome: Outcome) -> None:
@@ -192,7 +192,7 @@ class Recorder:
 def _metrics(setting: Setting, outcome: Outcome) -> Iterator[tuple[str, float, int]]:
     """Name, value and step of everything measured or derived; nothing that is not finite.
 
-    The mean over seeds is kept only of a setting that every seed completed, so that no other can win an ordering.
+    The mean over seeds is kept only of a setting that every seed completed, so that MLflow sorts no other first.
     """
     for result in outcome.seeds:
         if result.state == "complete":

@@ -1,4 +1,4 @@
-"""MLflow to tidy tables: the list of studies, and of one study a row for each setting and seed."""
+"""Reads MLflow's records as tables: the list of studies, and of one study a row for each setting and seed."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def knock_tracking(uri: str) -> None:
 
 
 def load(name: str, uri: str) -> Records:
-    """The records of a study, as far as it is.
+    """The records of a study, finished or not.
 
     Raises:
         BadInput: The tracking store does not answer or has no such study, or none of its settings is done.
@@ -149,7 +149,7 @@ def _connect(uri: str) -> MlflowClient:
         raise BadInput(
             f"the records must exist, got no {file}; run a study here first, or name another with `--tracking`."
         )
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a person waits
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a command is to say soon that a server is down
     return connect(uri, *ADVICE)
 
 

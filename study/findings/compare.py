@@ -1,4 +1,4 @@
-"""Settings held against each other, paired over their seeds: means, standard errors, differences with intervals."""
+"""Compares settings, paired over their seeds: means, standard errors, differences with intervals."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from study.show import number
 CONFIDENCE = 0.95
 Baseline = Literal["ema", "damped", "belay", "none"]
 BASELINES: tuple[Baseline, ...] = ("ema", "damped", "belay", "none")
-DISTINCT = 12  # values of a parameter that are still shown one by one
+DISTINCT = 12  # the most values of a parameter that are shown one by one
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,9 @@ def paired(ours: pd.Series, theirs: pd.Series, mode: str) -> Difference:
 
 
 def rivals(records: Records, best: int) -> list[int]:
-    """Settings whose paired difference to the best leaves open which is better, best first; none with one seed.
+    """Settings that are not shown to be worse than the best (paired, at 95 %), best first; none with one seed.
 
-    Each is held against the best alone, at 95 %: with many settings a few are kept out, or in, by chance.
+    Each is compared with the best on its own: of many settings, a few are called rivals, or not, by chance.
     """
     measured = values(records, records.metric)
     ours = row(measured, best)

@@ -1,4 +1,4 @@
-"""Small studies that the tests run, and what a call of the command line comes to."""
+"""Small studies that the tests run, and what a call of the command line returns."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import yaml
 
 @dataclass
 class Answer:
-    """What a call of the command line came to."""
+    """Exit code and output of a call of the command line."""
 
     code: int
     out: str

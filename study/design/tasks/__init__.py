@@ -83,7 +83,7 @@ def _look_here_too() -> None:
 
 
 def _check_class(name: str, task: type[Task]) -> None:
-    """Raises BadInput if a task class lacks a part, or has a field that the study cannot tell from its own."""
+    """Raises BadInput if a task class lacks a method or metrics, or has a field with a name of the study's own."""
     if missing := sorted(task.__abstractmethods__):
         raise BadInput(f"`task.name` must be a whole Task, got {name!r} without {', '.join(missing)}; define them.")
     metrics = getattr(task, "metrics", None)

@@ -1,4 +1,4 @@
-"""The protocol of a task: what is trained and how it is measured, cut so that the study can run it in several ways."""
+"""The protocol of a task: the parts of training and measuring that a study puts together into a run."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ Report = Callable[[int, Mapping[str, float]], None]
 TrainFunction = Callable[[Mapping[str, Any], int, Report], None]
 """A plain task: ``train(setting, seed, report)``.
 
-It builds `Belay` itself from ``setting.oscillator``, trains ``setting["steps"]`` steps (its own affair how) and calls
-``report(step, {"average/val_loss": ..., "live/val_loss": ...})`` as often as it likes; what it reported last counts.
+It builds `Belay` itself from ``setting.oscillator``, trains ``setting["steps"]`` steps as it likes and calls
+``report(step, {"average/val_loss": ..., "live/val_loss": ...})`` once or more; the last value of a metric counts.
 Every metric's name begins with ``average/`` or ``live/``.
 """

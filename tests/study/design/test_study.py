@@ -1,4 +1,4 @@
-"""A config held against its task: settings completed, searches laid out, what cannot work refused."""
+"""A config checked against its task: settings are completed, searches laid out, and what cannot work is refused."""
 
 from __future__ import annotations
 

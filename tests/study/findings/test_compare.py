@@ -1,4 +1,4 @@
-"""Rankings and paired comparisons, held against NumPy and SciPy on the very numbers that were recorded."""
+"""Rankings and paired comparisons, compared with NumPy's and SciPy's on the numbers that were recorded."""
 
 from __future__ import annotations
 
