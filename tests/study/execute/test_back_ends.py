@@ -13,8 +13,8 @@ import torch
 from studies import CommandLine, small, write
 
 from study.design.config import parse_config
-from study.design.study import Study
 from study.design.places import Connections
+from study.design.study import Study
 from study.errors import BadInput, FailedWork
 from study.execute import inline, tune
 from study.execute.packs import BackEnd, Packs, Progress

@@ -106,7 +106,7 @@ def test_the_study_s_run_holds_its_question_and_where_it_came_from(uri):
     assert {name: tags[name] for name in known} == known
     assert tags["question"] == study_of().config.question
     assert json.loads(tags["task"]) == {"name": "quadratic", "dimensions": 4}
-    assert set(json.loads(tags["versions"])) == {"belay", "torch", "ray", "optuna", "mlflow", "pandas"}
+    assert set(json.loads(tags["versions"])) == {"belay-study", "torch", "ray", "optuna", "mlflow", "pandas"}
     assert [file.path for file in MlflowClient(uri).list_artifacts(run.info.run_id)] == ["config.json"]
 
 
