@@ -30,8 +30,8 @@ def blocks(language: str) -> list[str]:
 def test_it_has_the_two_commands_and_nothing_else_to_set_up() -> None:
     commands = "".join(blocks("bash main")).splitlines()
     assert commands == [
-        "pip install -e . && belay-study run configs/quickstart.yaml",
-        "pip install -e '.[test]' && pytest",
+        "pip install -e . -c tests/constraints.txt && belay-study run configs/quickstart.yaml",
+        "pip install -e '.[test]' -c tests/constraints.txt && pytest",
     ]
 
 
@@ -136,6 +136,16 @@ def test_its_study_is_a_valid_one(tmp_path: Path) -> None:
     (text,) = blocks("yaml")
     (tmp_path / "study.yaml").write_text(text)
     assert Study.of(load_config(tmp_path / "study.yaml")).config.name == "digits-damping"
+
+
+def test_its_table_of_stability_limits_is_what_the_library_computes() -> None:
+    rows = table("coupling", "largest stable lr x curvature", "its immediate step", "slow modes")
+    assert len(rows) >= 4
+    for coupling, largest, immediate, slow in rows:
+        pulled = Oscillator(0.999, coupling=float(coupling))
+        assert f"{pulled.max_stable_step:.3f}" == largest
+        assert f"{pulled.immediate_lr_factor * pulled.max_stable_step:.3f}" == immediate
+        assert f"{pulled.slow_mode_lr_factor:.5f} lr" == slow
 
 
 def test_its_table_of_oscillators_is_what_the_library_computes() -> None:
