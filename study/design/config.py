@@ -38,7 +38,7 @@ class _Entry(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _no_truth_value(cls, value: Any) -> Any:
-        if isinstance(value, bool):  # `yes` would be taken for 1
+        if isinstance(value, bool):  # pydantic would take YAML's `yes` for 1
             raise ValueError(f"must not be a truth value, got {value}; change it.")
         return value
 
@@ -100,8 +100,8 @@ class Search(_Entry):
         8,
         ge=1,
         le=MOST_SETTINGS,
-        description="tpe and gp ask setting n knowing the results up to n - in_flight, however large the cluster: the "
-        f"answer does not depend on timing, and no more run at once; at most {MOST_SETTINGS:,}",
+        description="for tpe and gp: settings that run at once, at most; setting n is chosen from the results up to "
+        f"n - in_flight, so that the answer does not depend on timing; at most {MOST_SETTINGS:,}",
     )
     seed: int = Field(0, ge=0, le=2**53, description="seed of the sampler, at most 2**53")
 

@@ -123,7 +123,7 @@ def _filled(url: str, private: bool) -> str:
 
 
 def _anchored(url: str) -> str:
-    """The URL with an SQLite file's path made absolute: MLflow keeps one store a URL, wherever it is asked from."""
+    """The URL with an SQLite file's path made absolute, so that it names the same file in every directory."""
     path = url.removeprefix(SQLITE)
     return url if path in (url, "", ":memory:") else SQLITE + str(Path.cwd() / path)
 
@@ -161,7 +161,7 @@ def make_room(key: str, url: str) -> None:
 
 
 def knock(url: str) -> None:
-    """Makes sure that something answers at an HTTP or database URL; what is neither is taken on trust.
+    """Makes sure that something answers at an HTTP or database URL; other URLs are not checked.
 
     Raises:
         OSError: Nothing does within a few seconds; MLflow itself would try for minutes. Its text holds no password.
@@ -172,7 +172,7 @@ def knock(url: str) -> None:
         plain = place._replace(netloc=place.netloc.rpartition("@")[2]).geturl()  # urllib takes no login there
         try:
             urllib.request.urlopen(plain, timeout=PATIENCE).close()
-        except urllib.error.HTTPError as answer:  # all the same; later requests tell its meaning
+        except urllib.error.HTTPError as answer:  # an answer too: something listens there
             answer.close()
         except (urllib.error.URLError, http.client.HTTPException, ValueError) as error:
             raise OSError(reason(getattr(error, "reason", None) or error, secrets(url))) from None
@@ -195,7 +195,7 @@ def _ask_database(url: str) -> None:
 
 
 def without_password(url: str) -> str:
-    """The URL as it may be shown: stars stand for a password, and the name of an environment variable for itself."""
+    """The URL as it may be shown: with stars in place of a password; the name of an environment variable stays."""
 
     def hidden(found: re.Match[str]) -> str:
         return found[0] if VARIABLE.fullmatch(found[2]) or not found[2] else f"{found[1]}***"

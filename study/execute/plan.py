@@ -1,4 +1,4 @@
-"""What is run with what: the order in which settings are asked, and the packs they are trained in.
+"""Lays out a study: the order in which settings are asked, and the packs in which they are trained.
 
 The only place that decides this. Today one setting with all of its seeds is a pack.
 """
@@ -55,7 +55,7 @@ class Plan:
 def plan(study: Study) -> Plan:
     """Lays out a study: how many settings of each search there are and in which order they are asked.
 
-    The searches take turns in proportion to their sizes, so that each knows the plain EMA early.
+    The searches take turns in proportion to their sizes: an unfinished study has plain EMAs to compare with.
     """
     search, spaces = study.config.search, study.spaces
     grids: dict[str, list[dict[str, Any]]] = {}

@@ -73,7 +73,7 @@ def _train_all(packs: Packs) -> None:
         ),
     )
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # Tune prints there in spite of verbose=0; it is for answers
+        with contextlib.redirect_stdout(io.StringIO()):  # Tune prints in spite of verbose=0; stdout is for answers
             tuner.fit()
     except (tune.TuneError, RayError, RuntimeError) as error:
         raise trials.fault or FailedWork(
