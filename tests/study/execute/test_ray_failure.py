@@ -1,0 +1,65 @@
+"""A Ray that goes away in mid-study."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from studies import CommandLine, write
+
+RAY = """
+import ray, sys
+ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="CRITICAL")
+print(ray.get_runtime_context().gcs_address, flush=True)
+sys.stdin.read()
+"""
+
+
+def descendants(pid: int) -> Iterator[int]:
+    """The processes that a process started, and those that they started."""
+    for child in map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
+        yield child
+        yield from descendants(child)
+
+
+@pytest.mark.slow
+def test_a_ray_that_goes_away_ends_the_study_with_one_line_and_resume_goes_on(
+    belay_study: CommandLine, databases: Path
+) -> None:
+    home = databases.parent
+    task = {"name": "tasks_of_tests:waits_at_a_gate", "gate": str(home)}
+    write(home / "small.yaml", task=task, objective={"metric": "average/score", "mode": "max"})
+    environment = {name: text for name, text in os.environ.items() if name != "RAY_ADDRESS"}
+    environment["RAY_AUTH_MODE"] = "disabled"  # the study's process does not know this Ray's token
+    ray = subprocess.Popen(
+        [sys.executable, "-c", RAY], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert ray.stdout is not None
+    address = ray.stdout.readline().strip()
+    study = subprocess.Popen(
+        [sys.executable, "-m", "study", "run", "small.yaml"],
+        cwd=home, env=environment | {"RAY_ADDRESS": address},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while len(list(home.glob("waiting-*"))) < 2:
+        assert study.poll() is None, study.communicate()
+        time.sleep(0.05)
+    for pid in [ray.pid, *descendants(ray.pid)]:
+        os.kill(pid, signal.SIGKILL)
+    ray.communicate()
+    out, err = study.communicate(timeout=600)
+    assert (study.returncode, out) == (1, ""), err
+    assert err.splitlines()[-1] == (
+        "belay-study: this process was killed or lost its Ray; `belay-study resume small` goes on."
+    )
+    assert "Traceback" not in err
+    (home / "open").touch()
+    resumed = belay_study("resume", "small", "--inline")
+    assert resumed.code == 0, resumed.err
+    assert "small: 20 of 20 settings x 2 seeds done" in resumed.out
