@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
+import socket
 import sqlite3
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -230,4 +238,65 @@ def test_a_study_whose_records_are_refused_is_trained_to_its_end_and_resume_reco
     assert resumed.code == 0, resumed.err
     assert "small: 20 of 20 settings x 2 seeds done" in resumed.out
     assert sorted(int(run.data.tags["belay.setting"]) for run in runs_of(uri, "setting")) == list(range(20))
+    assert {run.info.status for kind in ("setting", "study") for run in runs_of(uri, kind)} == {"FINISHED"}
+
+
+@pytest.fixture
+def server(uri: str, databases: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A real MLflow server over the database: its address and its process, which leads a group of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    kept = ["--backend-store-uri", uri, "--no-serve-artifacts", "--default-artifact-root", databases.as_uri()]
+    with (databases / "server.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "server", *place, *kept],
+            stdout=log, stderr=log, start_new_session=True, cwd=databases,
+        )  # fmt: skip
+    while not answers(f"http://127.0.0.1:{port}/health"):
+        assert process.poll() is None, (databases / "server.log").read_text()
+        time.sleep(0.1)
+    yield f"http://127.0.0.1:{port}", process
+    end(process)
+
+
+def answers(url: str) -> bool:
+    try:
+        urllib.request.urlopen(url, timeout=60).close()
+    except urllib.error.URLError:
+        return False
+    return True
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Kills a process with its group, if it lives."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.mark.slow
+def test_a_server_that_goes_away_in_mid_study_loses_no_record(server, uri, monkeypatch, capsys):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    address, process = server
+    done = [(setting(number), outcome(number)) for number in range(3)]
+    recorder = Recorder(study_of(), address)
+    recorder.open(20)
+    recorder.record(*done[0])
+    while not any(run.info.status == "FINISHED" for run in runs_of(uri, "setting")):
+        time.sleep(0.1)
+    end(process)
+    recorder.record(*done[1])
+    recorder.record(*done[2])
+    with pytest.raises(FailedWork) as told:
+        recorder.close("FINISHED")
+    text = str(told.value)
+    assert len(text.splitlines()) == 1
+    assert text.startswith(f"MLflow must take the records, got API request to {address}/api")
+    assert text.endswith(f"from {address}: no result is lost, `belay-study resume small` delivers the rest.")
+    assert capsys.readouterr().out == ""  # where answers go
+    assert [run.data.tags["belay.setting"] for run in runs_of(uri, "setting")] == ["0"]
+    record(uri, *done)
+    assert sorted(run.data.tags["belay.setting"] for run in runs_of(uri, "setting")) == ["0", "1", "2"]
     assert {run.info.status for kind in ("setting", "study") for run in runs_of(uri, kind)} == {"FINISHED"}
