@@ -27,7 +27,7 @@ from study.design.config import parse_config
 from study.design.schema import Outcome, SeedResult, Setting
 from study.design.study import Study
 from study.errors import BadInput, FailedWork
-from study.execute.record import LARGEST_BATCH, Recorder
+from study.execute.record import Recorder
 
 METRIC = "average/excess_loss"
 REFUSED = "the disk is full, says the test"
@@ -142,14 +142,6 @@ def test_a_figure_that_is_infinite_is_left_out(uri):
     assert "oscillator/half_life" in child(uri).data.metrics
 
 
-def test_more_metrics_than_mlflow_takes_at_once_are_all_recorded(uri):
-    values = [number / 1000 for number in range(LARGEST_BATCH + 1)]
-    results = [SeedResult(seed, [(step, {METRIC: value}) for step, value in enumerate(values, 1)]) for seed in (0, 1)]
-    record(uri, (setting(0), outcome(0, *results)))
-    assert history(uri, METRIC) == list(enumerate(values, 1))
-    assert [step for step, _ in history(uri, f"{METRIC}.se")] == list(range(1, len(values) + 1))
-
-
 @pytest.mark.parametrize(("ending", "status", "tags"), [
     ({"state": "diverged", "diverged_at": 41}, "FINISHED", {"outcome": "diverged", "diverged_at": "41", "message": ""}),
     ({"state": "failed", "message": "OSError: gone"}, "FAILED", {"outcome": "failed", "message": "OSError: gone"}),
@@ -167,11 +159,10 @@ def test_a_setting_with_a_bad_seed_has_its_reason_the_good_seeds_and_no_mean(uri
 # --- again ------------------------------------------------------------------------------------------------------------
 
 
-def test_recording_twice_changes_nothing(uri):
-    done = [(setting(number), outcome(number)) for number in range(3)]
-    record(uri, *done)
+def test_a_setting_that_is_recorded_is_left_as_it_is(uri):
+    record(uri, *[(setting(number), outcome(number)) for number in range(3)])
     before = rows(uri)
-    record(uri, *done)
+    record(uri, *[(setting(number), outcome(number, result(0, 9.0), result(1, 8.0))) for number in range(3)])
     assert rows(uri) == before
     assert len(runs_of(uri, "study")) == 1
 
@@ -277,15 +268,21 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.mark.slow
-def test_a_server_that_goes_away_in_mid_study_loses_no_record(server, uri, monkeypatch, capsys):
+def test_a_server_takes_more_metrics_than_fit_a_batch_and_when_it_goes_away_in_mid_study_no_record_is_lost(
+    server, uri, monkeypatch, capsys
+):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     address, process = server
-    done = [(setting(number), outcome(number)) for number in range(3)]
+    values = [number / 1000 for number in range(1001)]  # a server takes 1,000 at once
+    many = [SeedResult(seed, [(step, {METRIC: value}) for step, value in enumerate(values, 1)]) for seed in (0, 1)]
+    done = [(setting(0), outcome(0, *many)), (setting(1), outcome(1)), (setting(2), outcome(2))]
     recorder = Recorder(study_of(), address)
     recorder.open(20)
     recorder.record(*done[0])
     while not any(run.info.status == "FINISHED" for run in runs_of(uri, "setting")):
+        assert recorder._fault is None
         time.sleep(0.1)
+    assert history(uri, METRIC) == list(enumerate(values, 1))
     end(process)
     recorder.record(*done[1])
     recorder.record(*done[2])
