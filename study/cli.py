@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +18,11 @@ from study.errors import BadInput, StudyError
 if TYPE_CHECKING:
     from study.design.study import Study
     from study.options import Chosen
+
+ENVIRONMENT = {  # of MLflow, which reads it as it is imported
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # at the end of each run, into the answer
+}
 
 app = typer.Typer(
     help="Find a model's best weight averaging: sweep decay, damping and coupling, and say how sure the answer is.",
@@ -80,7 +87,8 @@ def run(
     from study.options import connecting
 
     study = Study.of(load_config(config, override))
-    with connecting(storage or study.config.storage.url, tracking or study.config.tracking.uri) as chosen:
+    storage, tracking = storage or study.config.storage.url, tracking or study.config.tracking.uri
+    with connecting(storage, tracking, hurried=False) as chosen:
         if dry_run:
             _show_plan(study)
         elif debug:
@@ -96,7 +104,7 @@ def resume(study: Name, inline: Inline = False, tracking: Tracking = None, stora
     from study.execute.storage import stored_config
     from study.options import connecting
 
-    with connecting(storage, tracking) as chosen:
+    with connecting(storage, tracking, hurried=False) as chosen:
         _run(Study.of(stored_config(study, chosen.connections.storage)), chosen, inline)
 
 
@@ -309,7 +317,7 @@ def _run(study: Study, chosen: Chosen, inline: bool) -> None:
     config, settings = study.config, plan(study).settings
     started = "MLflow" if inline else "Ray and MLflow"
     text = f"{config.name}: {settings} settings x {config.seeds} seeds of {config.steps} steps; starting {started}"
-    with LiveView(config.objective.metric, text) as view, _terminated_as_interrupted():
+    with LiveView(config.objective.metric, text) as view, _terminated_as_interrupted(), _last_words(config.name):
         if inline:
             from study.execute.inline import back_end
         else:
@@ -321,8 +329,7 @@ def _run(study: Study, chosen: Chosen, inline: bool) -> None:
     from study.findings.collect import load
     from study.findings.recommend import recommend
 
-    records = load(config.name, chosen.connections.tracking)
-    typer.echo(chosen.repeated(answer(recommend(records))))
+    typer.echo(chosen.repeated(answer(recommend(load(config.name, chosen.connections.tracking)))))
 
 
 @contextmanager
@@ -337,6 +344,21 @@ def _terminated_as_interrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _last_words(name: str) -> Iterator[None]:
+    """Has a process beside this one print a line if this one is ended meanwhile.
+
+    Ray ends its driver's process, without a word and without an exception, when Ray's own process on the machine dies.
+    """
+    text = f"belay-study: this process was killed or lost its Ray; `belay-study resume {name}` goes on."
+    command = ["sh", "-c", 'read -r ended || printf "%s\\n" "$1" >&2', "sh", text]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True) as beside:
+        try:
+            yield
+        finally:
+            beside.communicate(b"ended\n")
 
 
 def _debug(study: Study) -> None:
@@ -358,6 +380,8 @@ def _show_plan(study: Study) -> None:
 
 def main() -> NoReturn:
     """Runs the command line; an expected failure is one line on stderr and an exit code, never a traceback."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     try:
         code = app(standalone_mode=False)
     except StudyError as error:

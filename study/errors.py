@@ -24,6 +24,10 @@ class FailedWork(StudyError):
     """The request was sound, but work that it needs failed."""
 
 
+class TakenOver(FailedWork):
+    """Another driver has the study now: this one must write nothing more."""
+
+
 class Interrupted(StudyError):
     """The user stopped the work; what was done is kept."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Iterator, Sequence
@@ -42,16 +43,19 @@ class Chosen:
 
 
 @contextmanager
-def connecting(storage: str | None = None, tracking: str | None = None) -> Iterator[Chosen]:
+def connecting(storage: str | None = None, tracking: str | None = None, hurried: bool = True) -> Iterator[Chosen]:
     """The connections of a command; the advice in errors raised meanwhile names them too.
 
     Args:
         storage: What `--storage` or the config gives, if anything.
         tracking: What `--tracking` or the config gives, if anything.
+        hurried: Whether to say soon that an MLflow server is down, rather than to try for minutes.
 
     Raises:
         BadInput: A URL names an environment variable that is not set, or its password cannot be told from the rest.
     """
+    if hurried:
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     chosen = Chosen(Connections.of(storage, tracking), bool(storage), bool(tracking))
     try:
         yield chosen

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from studies import Answer, CommandLine, copy_databases
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # several processes share the cores
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
@@ -73,28 +74,38 @@ def ray_cluster(shared_folder: Path) -> Iterator[str]:
     ray.shutdown()
 
 
-SERVER = "postgresql://postgres@127.0.0.1:5432"
-
-
 @pytest.fixture
-def postgresql() -> Iterator[str]:
-    """The URL of a PostgreSQL database of the test's own.
+def new_postgresql() -> Iterator[Callable[[], str]]:
+    """Makes PostgreSQL databases, on a server that trusts its callers, and gives their URLs; drops them at the end.
 
     Where no server answers the test is skipped, unless BELAY_REQUIRE_POSTGRESQL is set.
     """
     import psycopg
 
-    name = f"belay_{uuid.uuid4().hex}"
+    server = "postgresql://postgres@127.0.0.1:5432"
     try:
-        connection = psycopg.connect(f"{SERVER}/postgres", autocommit=True, connect_timeout=30)
+        connection = psycopg.connect(f"{server}/postgres", autocommit=True, connect_timeout=30)
     except psycopg.OperationalError as error:
         if os.environ.get("BELAY_REQUIRE_POSTGRESQL"):
             raise
-        pytest.skip(f"PostgreSQL must answer at {SERVER}: {error}")
+        pytest.skip(f"PostgreSQL must answer at {server}: {error}")
+    made: list[str] = []
+
+    def make() -> str:
+        made.append(f"belay_{uuid.uuid4().hex}")
+        connection.execute(f"create database {made[-1]} template template0")  # template1 may be in use
+        return f"{server}/{made[-1]}"
+
     with connection:
-        connection.execute(f"create database {name}")
-        yield f"{SERVER}/{name}".replace("postgresql:", "postgresql+psycopg:")
-        connection.execute(f"drop database {name} with (force)")
+        yield make
+        for name in made:
+            connection.execute(f"drop database {name} with (force)")
+
+
+@pytest.fixture
+def postgresql(new_postgresql: Callable[[], str]) -> str:
+    """The URL of a PostgreSQL database of the test's own."""
+    return new_postgresql().replace("postgresql:", "postgresql+psycopg:")
 
 
 @pytest.fixture

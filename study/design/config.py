@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -132,7 +133,7 @@ class Resources(_Entry):
     @property
     def threads(self) -> int:
         """Threads that torch uses while it trains a pack."""
-        return max(1, int(self.cpus))
+        return max(1, min(int(self.cpus), os.cpu_count() or 1))
 
 
 class Tracking(_Entry):

@@ -44,7 +44,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from study.errors import BadInput, FailedWork, reason
+from study.errors import BadInput, FailedWork, TakenOver, reason
 
 LASTS = 60.0  # seconds from a renewal: how long a study waits for a driver that was killed on another machine
 EVERY = 10.0  # seconds between two renewals: how long a second driver waits to see that one elsewhere is alive
@@ -174,11 +174,11 @@ class Lease:
         """Makes sure that this driver may write now, and for the next `LASTS` seconds.
 
         Raises:
-            FailedWork: Another driver has taken the study over.
+            TakenOver: Another driver has taken the study over.
             DBAPIError: The database does not answer.
         """
         if not self._renew():
-            raise FailedWork(
+            raise TakenOver(
                 f"a driver must reach the storage every {LASTS:.0f} s, but this one did not and another driver took "
                 f"{self._study!r} over; `belay-study status {self._study}` says how far that is."
             )

@@ -57,11 +57,11 @@ class Recorder:
         self._study, self._uri = study, uri
         make_room("tracking.uri", uri)
         self._client = connect(uri, "tracking.uri", f"leave `tracking` out for a local file in {HOME}")
-        self._experiment = self._find_experiment()
-        self._parent, self._children = self._find_runs(self._experiment) if self._experiment else ("", {})
+        self._experiment, self._parent, self._children = self._find_records()
         self._queue: queue.SimpleQueue[tuple[Setting, Outcome] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._deliver, name="recorder", daemon=True)
         self._fault: Exception | None = None
+        self._abandoned = False
 
     def open(self, planned: int) -> None:
         """Creates the experiment and the parent run, or goes on with those that are there.
@@ -72,6 +72,8 @@ class Recorder:
         """
         tags = self._parent_tags()  # before anything is made: a task's data may be missing
         tags[Tag.PLANNED] = str(planned)
+        # Another driver may have written until this one got the study's lease.
+        self._experiment, self._parent, self._children = self._find_records()
         with self._delivering():
             if not self._experiment:
                 local = sqlite_file(self._uri)
@@ -89,14 +91,20 @@ class Recorder:
         """Queues a setting's outcome; one that is recorded already is left as it is."""
         self._queue.put((setting, outcome))
 
-    def close(self, ending: Ending) -> None:
+    def close(self, ending: Ending | None) -> None:
         """Delivers what is queued and ends the parent run.
+
+        Args:
+            ending: How the work ended; None leaves what is queued and the parent run to another driver.
 
         Raises:
             FailedWork: Something could not be delivered.
         """
+        self._abandoned = ending is None
         self._queue.put(None)
         self._thread.join()
+        if ending is None:
+            return
         with self._delivering():
             if self._fault is not None:
                 raise self._fault
@@ -116,7 +124,7 @@ class Recorder:
 
     def _deliver(self) -> None:
         while (item := self._queue.get()) is not None:
-            if self._fault is None:
+            if self._fault is None and not self._abandoned:
                 try:
                     self._write(*item)
                 except Exception as error:  # `close` raises it; training goes on until then
@@ -143,6 +151,11 @@ class Recorder:
             self._client.log_batch(run, metrics=metrics[start : start + LARGEST_BATCH])
         self._client.set_terminated(run, "FAILED" if outcome.state == "failed" else "FINISHED", end_time=at)
         self._children[setting.number] = run, True
+
+    def _find_records(self) -> tuple[str, str, dict[int, tuple[str, bool]]]:
+        """What is on record already: the experiment, the parent run, the children; "" and {} where there is nothing."""
+        experiment = self._find_experiment()
+        return experiment, *(self._find_runs(experiment) if experiment else ("", {}))
 
     def _find_experiment(self) -> str:
         found = self._client.get_experiment_by_name(self._study.config.name)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from study.design.places import Connections
 from study.design.study import Study
-from study.errors import FailedWork, Interrupted
+from study.errors import FailedWork, Interrupted, TakenOver
 from study.execute.ask import Asker
 from study.execute.lease import Lease
 from study.execute.packs import BackEnd, Packs, Progress, Watch
@@ -73,14 +73,17 @@ def _recorder(study: Study, uri: str) -> Recorder:
 
 @contextlib.contextmanager
 def _finishing(recorder: Recorder, packs: Packs) -> Iterator[None]:
-    """Ends the study's record the way the work ended."""
-    ending: Ending = "FAILED"
+    """Ends the study's record the way the work ended; that of a study which was taken over is another driver's."""
+    ending: Ending | None = "FAILED"
     try:
         packs.record_all()
         yield
         ending = "FINISHED"
     except KeyboardInterrupt:
         ending = "KILLED"
+        raise
+    except TakenOver:
+        ending = None
         raise
     finally:
         recorder.close(ending)

@@ -9,7 +9,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
@@ -50,7 +49,7 @@ def back_end(config: StudyConfig) -> Iterator[Callable[[Packs], None]]:
         BadInput: No node of it has the resources of a pack.
         FailedWork: It does not start or answer.
     """
-    with _environment(), _last_words(config.name), connected():
+    with _environment(), connected():
         _check_resources(config)
         yield _train_all
 
@@ -144,22 +143,6 @@ def _train(tried: dict[str, Any], document: dict[str, Any], paths: list[str]) ->
     except StudyError as error:  # the worker lacks what the driver has: the task's module, most likely
         outcomes = lost(pack, str(error))
     tune.report({"outcomes": [outcome.to_json() for outcome in outcomes]})
-
-
-@contextlib.contextmanager
-def _last_words(name: str) -> Iterator[None]:
-    """Has a process beside this one print a line if this one is ended meanwhile.
-
-    Ray ends the driver's process, without a word and without an exception, when Ray's own process on the machine dies.
-    """
-    text = f"belay-study: this process was killed or lost its Ray; `belay-study resume {name}` goes on."
-    script = 'read -r ended || printf "%s\\n" "$1" >&2'
-    command = ["sh", "-c", script, "sh", text]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True) as beside:
-        try:
-            yield
-        finally:
-            beside.communicate(b"ended\n")
 
 
 @contextlib.contextmanager

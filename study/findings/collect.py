@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -149,7 +148,6 @@ def _connect(uri: str) -> MlflowClient:
         raise BadInput(
             f"the records must exist, got no {file}; run a study here first, or name another with `--tracking`."
         )
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a command is to say soon that a server is down
     return connect(uri, *ADVICE)
 
 

@@ -7,8 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
-import uuid
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
@@ -22,30 +21,22 @@ from study.design.places import Connections
 from study.errors import BadInput
 from study.execute.storage import open_storage
 
-SERVER = os.environ.get("BELAY_TEST_POSTGRESQL", "postgresql://postgres@127.0.0.1:5432/postgres")  # trusts its callers
 STRANGE = "kJ8vPz3QmX"  # nothing but the password holds these letters
 PASSWORD = f"{STRANGE}@/:%41"
 
 
+Databases = tuple[str, str]
+
+
 @pytest.fixture
-def databases() -> Iterator[tuple[str, str]]:
-    """The names of two empty databases on the server, dropped at the end."""
-    try:
-        server = psycopg.connect(SERVER, autocommit=True, connect_timeout=30)
-    except psycopg.OperationalError:
-        pytest.skip("no PostgreSQL server answers at BELAY_TEST_POSTGRESQL")
-    names = f"belay_{uuid.uuid4().hex}", f"belay_{uuid.uuid4().hex}"
-    with server:
-        for name in names:
-            server.execute(f"create database {name} template template0")  # template1 may be in use
-        yield names
-        for name in names:
-            server.execute(f"drop database {name} with (force)")
+def two_databases(new_postgresql: Callable[[], str]) -> Databases:
+    """The URLs of two empty databases on a server that trusts its callers."""
+    return new_postgresql(), new_postgresql()
 
 
-def url_of(database: str, login: str) -> str:
-    place = SERVER.rpartition("@")[2].rpartition("/")[0]
-    return f"postgresql://{login}@{place}/{database}"
+def with_login(url: str, login: str) -> str:
+    """The URL with another user, or user and password."""
+    return f"postgresql://{login}@{url.rpartition('@')[2]}"
 
 
 def holds(path: Path) -> bool:
@@ -62,9 +53,9 @@ def leaks(*folders: Path) -> set[str]:
     return {str(path) for path in (*commands, *(f for folder in folders for f in folder.rglob("*"))) if holds(path)}
 
 
-def rows_with_password(database: str, expected: set[str]) -> list[str]:
+def rows_with_password(url: str, expected: set[str]) -> list[str]:
     """Tables of a database, the expected among them, that have a row with the password in any column."""
-    with psycopg.connect(url_of(database, "postgres")) as connection:
+    with psycopg.connect(url) as connection:
         tables = connection.execute("select tablename from pg_tables where schemaname = 'public'").fetchall()
         assert expected <= {name for (name,) in tables}
         query = "select count(*) from {} as kept where kept::text like %s"
@@ -72,14 +63,14 @@ def rows_with_password(database: str, expected: set[str]) -> list[str]:
 
 
 def test_a_password_is_found_nowhere_but_in_the_config(
-    databases: tuple[str, str], ray_cluster: str, tmp_path: Path
+    two_databases: Databases, ray_cluster: str, tmp_path: Path
 ) -> None:
     import ray
 
     home, scratch = tmp_path / "home", tmp_path / "scratch"
     home.mkdir()
     scratch.mkdir()
-    storage, tracking = (url_of(database, f"postgres:{quote(PASSWORD, safe='')}") for database in databases)
+    storage, tracking = (with_login(url, f"postgres:{quote(PASSWORD, safe='')}") for url in two_databases)
     search = {"sampler": "tpe", "settings": 4, "baseline": 2, "in_flight": 2}
     config = write(tmp_path / "small.yaml", storage={"url": storage}, tracking={"uri": tracking}, search=search)
     line = [sys.executable, "-m", "study", "run", str(config)]
@@ -94,19 +85,19 @@ def test_a_password_is_found_nowhere_but_in_the_config(
     said = (home / "output").read_text()
     assert driver.returncode == 0, said
     assert "6 of 6 settings x 2 seeds done" in said
-    assert f"--tracking '{url_of(databases[1], 'postgres:***')}'" in said
+    assert f"--tracking '{with_login(two_databases[1], 'postgres:***')}'" in said
     session = Path(ray.worker.global_worker.node.get_session_dir_path())
     assert session.is_dir()
     assert found | leaks(home, scratch, session) == set()
-    assert rows_with_password(databases[0], {"studies", "trials", "study_user_attributes"}) == []
-    assert rows_with_password(databases[1], {"experiments", "runs", "params", "tags"}) == []
+    assert rows_with_password(two_databases[0], {"studies", "trials", "study_user_attributes"}) == []
+    assert rows_with_password(two_databases[1], {"experiments", "runs", "params", "tags"}) == []
 
 
 def test_a_password_that_a_variable_or_the_environment_gives_reaches_the_server(
-    databases: tuple[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    two_databases: Databases, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def used(login: str) -> str:
-        storage = open_storage(Connections.of(url_of(databases[0], login)).storage)
+        storage = open_storage(Connections.of(with_login(two_databases[0], login)).storage)
         with storage.engine.connect() as connection:
             password = connection.connection.driver_connection.info.password
         storage.engine.dispose()
@@ -124,18 +115,14 @@ def test_a_password_that_a_variable_or_the_environment_gives_reaches_the_server(
 
 
 def test_one_database_for_both_stores_is_refused_in_one_line(
-    databases: tuple[str, str], tmp_path: Path, ray_cluster: str
+    two_databases: Databases, belay_study: CommandLine, tmp_path: Path
 ) -> None:
-    url = url_of(databases[0], "postgres")
+    url = two_databases[0]
     open_storage(url).engine.dispose()
-    config = write(tmp_path / "small.yaml")
-    line = [sys.executable, "-m", "study", "run", str(config), f"--storage={url}", f"--tracking={url}"]
-    done = subprocess.run(
-        line, cwd=tmp_path, env=os.environ | {"RAY_ADDRESS": ray_cluster}, capture_output=True, text=True
-    )
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "`tracking.uri` must be an MLflow server or database that answers" in done.stderr
-    assert "Traceback" not in done.stderr
+    done = belay_study("run", write(tmp_path / "small.yaml"), "--inline", f"--storage={url}", f"--tracking={url}")
+    assert (done.code, done.out) == (2, "")
+    assert "`tracking.uri` must be an MLflow server or database that answers" in done.err
+    assert "Traceback" not in done.err
 
 
 def test_connections_show_no_password_and_cannot_be_pickled() -> None:
@@ -149,13 +136,13 @@ def test_connections_show_no_password_and_cannot_be_pickled() -> None:
 @pytest.mark.parametrize("place", ["nowhere", "127.0.0.1:1", "127.0.0.1:port", "[half"])
 @pytest.mark.parametrize("scheme", ["postgresql", "http", "nonsense", "mysql+absent"])
 def test_an_error_of_whatever_library_shows_no_password(
-    scheme: str, place: str, key: str, tmp_path: Path, belay_study: CommandLine, ray_cluster: str
+    scheme: str, place: str, key: str, tmp_path: Path, belay_study: CommandLine
 ) -> None:
     config = write(tmp_path / "small.yaml")
     group, entry = key.split(".")
     written = yaml.safe_load(config.read_text()) | {group: {entry: f"{scheme}://me:{STRANGE}%40@{place}/db"}}
     config.write_text(yaml.safe_dump(written))
-    answer = belay_study("run", config)
+    answer = belay_study("run", config, "--inline")
     assert (answer.code, answer.out) == (2, ""), answer
     assert f"{scheme}://me:***@{place}/db" in answer.err
     assert STRANGE not in answer.err
@@ -200,16 +187,16 @@ def test_a_password_on_the_command_line_is_refused(tmp_path: Path, belay_study: 
 
 
 def test_the_storage_and_tracking_of_a_command_hold_to_its_end(
-    tmp_path: Path, belay_study: CommandLine, ray_cluster: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, belay_study: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     search = {"sampler": "random", "settings": 3, "baseline": 0}
     places = [f"--storage=sqlite:///{tmp_path}/there/s.db", "--tracking=sqlite:///${THERE}/t.db"]
     monkeypatch.setenv("THERE", f"{tmp_path}/there")
-    ran = belay_study("run", write(tmp_path / "small.yaml", search=search), *places)
+    ran = belay_study("run", write(tmp_path / "small.yaml", search=search), "--inline", *places)
     assert ran.code == 0, ran.err
     option = f"--tracking sqlite:///{tmp_path}/there/t.db"
     assert f"belay-study export small {option} -o defaults.yaml" in ran.out
-    resumed = belay_study("resume", "small", places[0], "--tracking=sqlite:///${THERE}/again.db")
+    resumed = belay_study("resume", "small", "--inline", places[0], "--tracking=sqlite:///${THERE}/again.db")
     assert (resumed.code, resumed.out) == (0, ran.out.replace("/t.db", "/again.db")), resumed.err
     assert {path.name for path in (tmp_path / "there").glob("*.db")} == {"s.db", "t.db", "again.db"}
     assert not (tmp_path / ".belay-study").exists()

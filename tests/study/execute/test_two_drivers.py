@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sqlite3
@@ -88,7 +89,7 @@ def test_a_second_driver_is_refused_and_changes_nothing(
             )
         assert stored(tmp_path) == before
         open_gate(tmp_path, "small")
-        _, err = first.communicate(timeout=200)
+        _, err = first.communicate(timeout=600)
         assert first.returncode == 0, err
     pd.testing.assert_frame_equal(table(tmp_path, "small"), undisturbed)
 
@@ -101,4 +102,25 @@ def test_a_killed_driver_makes_nobody_wait(undisturbed: pd.DataFrame, belay_stud
     resumed = belay_study("resume", "small", "--inline")
     assert resumed.code == 0, resumed.err
     assert "waiting" not in resumed.err
+    pd.testing.assert_frame_equal(table(tmp_path, "small"), undisturbed)
+
+
+def test_a_driver_that_was_taken_over_writes_nothing_more(
+    undisturbed: pd.DataFrame, belay_study: CommandLine, tmp_path: Path
+) -> None:
+    config = gated(tmp_path, "small")
+    with driver_at_the_gate(tmp_path, config) as first:
+        with closing(sqlite3.connect(tmp_path / ".belay-study" / "optuna.db")) as database, database:
+            database.execute("update belay_leases set token = 'of another driver'")
+        before = stored(tmp_path)
+        open_gate(tmp_path, "small")
+        _, err = first.communicate(timeout=600)
+    assert first.returncode == 1
+    assert "did not and another driver took 'small' over; `belay-study status small` says" in err.splitlines()[-1]
+    assert stored(tmp_path) == before
+    (row,) = json.loads(belay_study("list", "--format", "json").out)[:1]
+    assert row["status"] == "running"  # as the other driver would have it
+    with closing(sqlite3.connect(tmp_path / ".belay-study" / "optuna.db")) as database, database:
+        database.execute("delete from belay_leases")
+    assert belay_study("resume", "small", "--inline").code == 0
     pd.testing.assert_frame_equal(table(tmp_path, "small"), undisturbed)
