@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -47,6 +48,12 @@ def write(path: Path, **changes: Any) -> Path:
     """Writes `small` with changes as a config file."""
     path.write_text(yaml.safe_dump(small(**changes), sort_keys=False))
     return path
+
+
+def environment_with(**changes: str) -> dict[str, str]:
+    """The environment of a process of its own that finds this checkout and the tests' tasks, with changes."""
+    tests = Path(__file__).parent
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(tests.parents[1]), str(tests)])} | changes
 
 
 def copy_databases(made: Path, home: Path) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 from optuna.study import get_all_study_names
-from studies import Answer, CommandLine, copy_databases, small, write
+from studies import Answer, CommandLine, copy_databases, environment_with, small, write
 
 from belay import load_defaults
 
@@ -92,7 +91,7 @@ def test_running_a_finished_study_again_prints_the_same_answer_at_once(finished:
 
 
 def test_a_finished_study_needs_no_ray_to_print_its_answer(finished: CommandLine, home: Path) -> None:
-    environment = os.environ | {"RAY_ADDRESS": "127.0.0.1:1"}
+    environment = environment_with(RAY_ADDRESS="127.0.0.1:1")
     command = [sys.executable, "-m", "study", "run", "small.yaml"]
     done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, (home / "answer.txt").read_text()), done.stderr
@@ -270,7 +269,7 @@ def test_a_ray_that_does_not_answer_is_failed_work_told_at_once(belay_study: Com
     """In a process of its own: in this one Ray may be running."""
     write(databases.parent / "small.yaml")
     command = [sys.executable, "-m", "study", "run", "small.yaml"]
-    environment = os.environ | {"RAY_ADDRESS": "127.0.0.1:1"}
+    environment = environment_with(RAY_ADDRESS="127.0.0.1:1")
     done = subprocess.run(command, cwd=databases.parent, env=environment, capture_output=True, text=True)
     reason = "RAY_ADDRESS must answer, got 127.0.0.1:1: [Errno 111] Connection refused; start it or unset it."
     assert_refused(Answer(done.returncode, done.stdout, done.stderr), 1, reason, after=[STARTING_RAY])

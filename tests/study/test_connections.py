@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import pickle
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from urllib.parse import quote
 import psycopg
 import pytest
 import yaml
-from studies import CommandLine, write
+from studies import CommandLine, environment_with, write
 
 from study.design.config import parse_config
 from study.design.places import Connections
@@ -74,7 +73,7 @@ def test_a_password_is_found_nowhere_but_in_the_config(
     search = {"sampler": "tpe", "settings": 4, "baseline": 2, "in_flight": 2}
     config = write(tmp_path / "small.yaml", storage={"url": storage}, tracking={"uri": tracking}, search=search)
     line = [sys.executable, "-m", "study", "run", str(config)]
-    environment = os.environ | {"RAY_ADDRESS": ray_cluster, "TMPDIR": str(scratch)}
+    environment = environment_with(RAY_ADDRESS=ray_cluster, TMPDIR=str(scratch))
     found: set[str] = set()
     with (home / "output").open("w") as output:
         driver = subprocess.Popen(line, cwd=home, env=environment, stdout=output, stderr=output)

@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
+from studies import environment_with
 
 from study import doctor
 from study.doctor import Check, examine
@@ -130,7 +131,7 @@ def test_a_cluster_that_does_not_answer_is_bad_at_once(monkeypatch, address):
 
 
 def test_a_cluster_that_answers_is_good(ray_cluster, tmp_path):
-    environment = os.environ | {"RAY_ADDRESS": ray_cluster}
+    environment = environment_with(RAY_ADDRESS=ray_cluster)
     command = [sys.executable, "-m", "study", "doctor"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from studies import CommandLine, small, write
+from studies import CommandLine, environment_with, small, write
 
 from study.design.config import parse_config
 from study.design.places import Connections
@@ -77,7 +77,7 @@ def test_debug_lets_the_task_s_exception_through(tmp_path: Path) -> None:
         space={"decay": 0.9, "lr": 2.0},
     )
     command = [sys.executable, "-m", "study", "run", "own.yaml", "--debug"]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(STUDY), str(STUDY.parents[1])])}
+    environment = environment_with()
     ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
     assert ended.returncode == 1
     assert 'raise RuntimeError("no batch fits' in ended.stderr

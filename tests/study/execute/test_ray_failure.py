@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from studies import CommandLine, write
+from studies import CommandLine, environment_with, write
 
 RAY = """
 import ray, sys
@@ -35,8 +35,8 @@ def test_a_ray_that_goes_away_ends_the_study_with_one_line_and_resume_goes_on(
     home = databases.parent
     task = {"name": "tasks_of_tests:waits_at_a_gate", "gate": str(home)}
     write(home / "small.yaml", task=task, objective={"metric": "average/score", "mode": "max"})
-    environment = {name: text for name, text in os.environ.items() if name != "RAY_ADDRESS"}
-    environment["RAY_AUTH_MODE"] = "disabled"  # the study's process does not know this Ray's token
+    environment = environment_with(RAY_AUTH_MODE="disabled")  # the study's process does not know this Ray's token
+    environment.pop("RAY_ADDRESS", None)
     ray = subprocess.Popen(
         [sys.executable, "-c", RAY], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

@@ -269,7 +269,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 @pytest.mark.slow
 def test_a_server_takes_more_metrics_than_fit_a_batch_and_when_it_goes_away_in_mid_study_no_record_is_lost(
-    server, uri, monkeypatch, capsys
+    server, uri, monkeypatch
 ):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     address, process = server
@@ -292,8 +292,19 @@ def test_a_server_takes_more_metrics_than_fit_a_batch_and_when_it_goes_away_in_m
     assert len(text.splitlines()) == 1
     assert text.startswith(f"MLflow must take the records, got API request to {address}/api")
     assert text.endswith(f"from {address}: no result is lost, `belay-study resume small` delivers the rest.")
-    assert capsys.readouterr().out == ""  # where answers go
     assert [run.data.tags["belay.setting"] for run in runs_of(uri, "setting")] == ["0"]
     record(uri, *done)
     assert sorted(run.data.tags["belay.setting"] for run in runs_of(uri, "setting")) == ["0", "1", "2"]
     assert {run.info.status for kind in ("setting", "study") for run in runs_of(uri, kind)} == {"FINISHED"}
+
+
+@pytest.mark.slow
+def test_a_study_whose_records_a_server_takes_prints_its_answer_and_nothing_else(server, belay_study, databases):
+    address, _ = server
+    config = write(databases.parent / "small.yaml")
+    beside_it = belay_study("run", config, "--inline")
+    (databases / "optuna.db").unlink()
+    by_server = belay_study("run", config, "--inline", "--tracking", address, "--set", "name=other")
+    assert by_server.code == 0, by_server.err
+    advised = f"belay-study export other --tracking {address}"
+    assert by_server.out == beside_it.out.replace("belay-study export small", advised).replace("small", "other")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -18,11 +17,11 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from optuna.trial import TrialState
-from studies import CommandLine, copy_databases, write
+from studies import CommandLine, copy_databases, environment_with, write
 
 from study.findings.collect import load
 
-DRIVER, TASKS = Path(__file__).parent / "doomed.py", Path(__file__).parents[1]
+DRIVER = Path(__file__).parent / "doomed.py"
 UNDISTURBED = ("never", 0)
 
 # Where the driver dies: (function, which call), in the order in which a setting passes them.
@@ -45,10 +44,7 @@ ON_RAY = ["before a result is kept", "after MLflow has begun a setting's run"]
 def start(home: Path, ray: str, doom: tuple[str, int] = UNDISTURBED) -> subprocess.Popen[str]:
     """Starts `run small.yaml` in a process of its own, on the Ray at this address or, where that is "", inline."""
     line = [sys.executable, DRIVER, *doom, "run", "small.yaml", *([] if ray else ["--inline"])]
-    environment = os.environ | {
-        "RAY_ADDRESS": ray,
-        "PYTHONPATH": os.pathsep.join([str(TASKS), os.environ.get("PYTHONPATH", "")]),
-    }
+    environment = environment_with(RAY_ADDRESS=ray)
     return subprocess.Popen(
         list(map(str, line)), cwd=home, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import sqlite3
 import subprocess
@@ -16,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from studies import CommandLine, write
+from studies import CommandLine, environment_with, write
 
 from study.findings.collect import load
 
@@ -37,11 +36,8 @@ def open_gate(home: Path, name: str) -> None:
 @contextmanager
 def driver_at_the_gate(home: Path, config: Path) -> Iterator[subprocess.Popen[str]]:
     """A process of its own that drives the study, while it waits at the gate."""
-    paths = os.pathsep.join([str(Path(__file__).parents[3]), str(Path(__file__).parents[1])])
     line = [sys.executable, "-m", "study", "run", str(config), "--inline"]
-    with subprocess.Popen(
-        line, cwd=home, env=os.environ | {"PYTHONPATH": paths}, text=True, stderr=subprocess.PIPE
-    ) as driver:
+    with subprocess.Popen(line, cwd=home, env=environment_with(), text=True, stderr=subprocess.PIPE) as driver:
         try:
             while not any((home / f"gate-{config.stem}").glob("waiting-*")):
                 assert driver.poll() is None, driver.communicate()[1]
