@@ -85,9 +85,9 @@ def value_tags(setting: Mapping[str, Any]) -> dict[str, str]:
 
 
 def tagged_values(tags: Mapping[str, str]) -> dict[str, Any]:
-    """The setting that `value_tags` wrote."""
+    """The setting that `value_tags` wrote; {} where there is none."""
     pieces = itertools.takewhile(lambda piece: piece, (tags.get(f"{Tag.VALUES}.{n}") for n in itertools.count()))
-    return dict(json.loads("".join(map(str, pieces))))
+    return dict(json.loads("".join(map(str, pieces)) or "{}"))
 
 
 def seed_metric(metric: str, seed: int) -> str:

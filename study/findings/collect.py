@@ -139,6 +139,11 @@ def _rows(run: Run, seeds: int) -> Iterator[dict[str, Any]]:
 def _values(run: Run) -> dict[str, Scalar | None]:
     """A setting's values as they were tried; a list or mapping, which no table takes, as JSON."""
     values = tagged_values(run.data.tags)
+    if not values:
+        raise BadInput(
+            f"a setting's values must be on record with their types, got none of {run.info.run_name!r}, which an "
+            "earlier version recorded; run the study anew under another name."
+        )
     return {n: json.dumps(value) if isinstance(value, list | dict) else value for n, value in values.items()}
 
 

@@ -167,6 +167,20 @@ def test_hyperparameters_stand_as_mlflow_s_own_parameters_too_for_people_to_read
     assert run.data.params.keys() == {"steps", *kinds.parameters}
 
 
+def test_a_setting_whose_values_an_earlier_version_recorded_without_their_types_is_refused():
+    recorded.records("mixed")
+    client = MlflowClient(tracking_uri=recorded.uri())
+    experiment = client.create_experiment("old")
+    tags = {Tag.KIND: STUDY_RUN, Tag.SEEDS: "1", Tag.STEPS: "10", Tag.PLANNED: "1", Tag.TASK: '{"name": "digits"}'}
+    client.create_run(experiment, tags=tags | {Tag.METRIC: "average/val_loss", Tag.MODE: "min"})
+    setting = client.create_run(experiment, tags={Tag.KIND: SETTING_RUN, Tag.SETTING: "0"}, run_name="0000 ema")
+    client.set_terminated(setting.info.run_id)
+    assert refusal(load, "old", recorded.uri()) == (
+        "a setting's values must be on record with their types, got none of '0000 ema', which an earlier version "
+        "recorded; run the study anew under another name."
+    )
+
+
 # --- settings that are still being written ----------------------------------------------------------------------------
 
 
