@@ -120,20 +120,24 @@ def test_databases_with_their_tables_answer_and_stay_as_they_are(databases):
 # --- Ray --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1"])
-def test_a_cluster_that_does_not_answer_is_bad_at_once(monkeypatch, address):
-    monkeypatch.setenv("RAY_ADDRESS", address)
-    assert checks()["ray cluster"] == Check(
-        "ray cluster",
-        False,
-        f"RAY_ADDRESS must answer, got {address}: [Errno 111] Connection refused; start it or unset it.",
+def doctor_at(address: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """The doctor in a process of its own: in this one a Ray may be connected already."""
+    command = [sys.executable, "-m", "study", "doctor"]
+    return subprocess.run(
+        command, cwd=folder, env=environment_with(RAY_ADDRESS=address), capture_output=True, text=True
     )
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1"])
+def test_a_cluster_that_does_not_answer_is_bad_at_once(tmp_path, address):
+    said = f"RAY_ADDRESS must answer, got {address}: [Errno 111] Connection refused; start it or unset it."
+    done = doctor_at(address, tmp_path)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert f"BAD  ray cluster {said}" in done.stdout.splitlines()
+
+
 def test_a_cluster_that_answers_is_good(ray_cluster, tmp_path):
-    environment = environment_with(RAY_ADDRESS=ray_cluster)
-    command = [sys.executable, "-m", "study", "doctor"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = doctor_at(ray_cluster, tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert f"ok   ray cluster 1 node at {ray_cluster}" in done.stdout.splitlines()
     assert list(tmp_path.iterdir()) == []
