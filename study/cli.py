@@ -317,7 +317,11 @@ def _run(study: Study, chosen: Chosen, inline: bool) -> None:
     config, settings = study.config, plan(study).settings
     started = "MLflow" if inline else "Ray and MLflow"
     text = f"{config.name}: {settings} settings x {config.seeds} seeds of {config.steps} steps; starting {started}"
-    with LiveView(config.objective.metric, text) as view, _terminated_as_interrupted(), _last_words(config.name):
+    with (
+        LiveView(config.objective.metric, text) as view,
+        _terminated_as_interrupted(),
+        _last_words(chosen, inline, config.name),
+    ):
         if inline:
             from study.execute.inline import back_end
         else:
@@ -347,13 +351,14 @@ def _terminated_as_interrupted() -> Iterator[None]:
 
 
 @contextmanager
-def _last_words(name: str) -> Iterator[None]:
+def _last_words(chosen: Chosen, inline: bool, name: str) -> Iterator[None]:
     """Has a process beside this one print a line if this one is ended meanwhile.
 
     Ray ends its driver's process, without a word and without an exception, when Ray's own process on the machine dies.
     """
-    text = f"belay-study: this process was killed or lost its Ray; `belay-study resume {name}` goes on."
-    command = ["sh", "-c", 'read -r ended || printf "%s\\n" "$1" >&2', "sh", text]
+    text = f"this process was killed{'' if inline else ' or lost its Ray'}; `belay-study resume {name}` goes on."
+    line = f"belay-study: {chosen.repeated(text)}"
+    command = ["sh", "-c", 'read -r ended || printf "%s\\n" "$1" >&2', "sh", line]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True) as beside:
         try:
             yield

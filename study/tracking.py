@@ -13,7 +13,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from study.design.places import knock, secrets, with_password, without_password
+from study.design.places import alone, knock, secrets, with_password, without_password
 from study.design.schema import Tag
 from study.errors import BadInput, reason
 
@@ -35,8 +35,9 @@ def connect(uri: str, key: str, advice: str) -> MlflowClient:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     with answering(uri, key, advice):
         knock(uri)
-        client = MlflowClient(tracking_uri=with_password(uri))
-        client.search_experiments(max_results=1)
+        with alone(uri):
+            client = MlflowClient(tracking_uri=with_password(uri))
+            client.search_experiments(max_results=1)
     return client
 
 

@@ -9,22 +9,29 @@ never shown.
 from __future__ import annotations
 
 import errno
+import hashlib
 import http.client
 import os
 import re
+import tempfile
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 from urllib.parse import quote, unquote, urlsplit
+
+from filelock import FileLock
 
 from study.errors import BadInput, reason
 
 HOME = Path(".belay-study")
 SQLITE, IN_MEMORY = "sqlite:///", "sqlite://"
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
-PATIENCE = 5  # seconds
+PATIENCE = 30  # seconds that a server may take to answer; one that refuses is told at once
+MAKING = 0x62656C6179  # number of the lock that whoever makes the tables in a PostgreSQL database holds
 
 VARIABLE = re.compile(r"\$\{(\w*)\}")
 LOGIN = re.compile(r"((?<!sqlite)://[^:]*:)(.*)(?=@)", re.DOTALL)  # the password: all up to the last @ of a URL
@@ -209,3 +216,27 @@ def secrets(url: str) -> list[str]:
     plain = [unquote(password) for password in found]
     forms = {*found, *plain, *(quote(password, safe="") for password in plain), *(repr(one)[1:-1] for one in plain)}
     return sorted(forms, key=len, reverse=True)
+
+
+@contextmanager
+def alone(url: str) -> Iterator[None]:
+    """Keeps other processes from making the tables of a database meanwhile, which MLflow and Optuna do not.
+
+    Args:
+        url: Of an SQLite file or a PostgreSQL database; any other is left to its server.
+    """
+    file = sqlite_file(url)
+    if file is not None:
+        name = hashlib.sha256(str(file.absolute()).encode()).hexdigest()[:16]
+        with FileLock(Path(tempfile.gettempdir()) / f"belay-study-{os.getuid()}-{name}.lock"):
+            yield
+    elif url.startswith("postgresql"):
+        from sqlalchemy import create_engine, text
+        from sqlalchemy.pool import NullPool
+
+        engine = create_engine(with_password(url), poolclass=NullPool)
+        with engine.connect() as connection:
+            connection.execute(text(f"select pg_advisory_lock({MAKING})"))  # given back with the connection
+            yield
+    else:
+        yield

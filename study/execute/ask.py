@@ -30,7 +30,7 @@ from study.design.places import secrets
 from study.design.schema import Outcome, Setting
 from study.design.space import label
 from study.design.study import Space, Study
-from study.errors import FailedWork, reason
+from study.errors import FailedWork, TakenOver, reason
 from study.execute.lease import Lease
 from study.execute.plan import Plan, plan
 from study.execute.storage import CONFIG, OUTCOME, SETTING, check_name, open_storage, outcome_of, study_name
@@ -224,9 +224,9 @@ class _Search:
                 raise self._interference(f"trial {self.told} was told by another driver") from error
             self.told += 1
 
-    def _interference(self, what: str) -> FailedWork:
+    def _interference(self, what: str) -> TakenOver:
         name = self.study.config.name
-        return FailedWork(
+        return TakenOver(
             f"a study must have one driver at a time, got {name!r}, whose {what}; stop that one or wait for its end, "
             f"then `belay-study resume {name}`."
         )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 
 import torch
 
@@ -35,13 +36,15 @@ def debug(study: Study) -> tuple[Setting, SeedResult]:
     with tempfile.TemporaryDirectory(prefix="belay-study-") as folder:
         setting = Asker(study, f"sqlite:///{folder}/optuna.db").ask()
     assert setting is not None  # nothing has to be waited for yet
-    with _threads(study.config):
+    with _threads(study.config), redirect_stdout(sys.stderr):
         return setting, train_seed(study, setting, seed=0, kept=())
 
 
 def _train_all(packs: Packs) -> None:
     while (pack := packs.next()) is not None:
-        packs.finish(pack, list(train_pack(packs.study, pack)))
+        with redirect_stdout(sys.stderr):  # what a task prints; stdout is for answers
+            outcomes = list(train_pack(packs.study, pack))
+        packs.finish(pack, outcomes)
 
 
 @contextmanager

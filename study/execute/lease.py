@@ -42,7 +42,7 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from study.errors import BadInput, FailedWork, TakenOver, reason
 
@@ -154,7 +154,7 @@ class Lease:
         try:
             self._make_table()
             self._acquire()
-        except DBAPIError as error:
+        except SQLAlchemyError as error:
             raise FailedWork(
                 f"`storage.url` must take the lease of {self._study!r}, got {reason(error)}; mend it, "
                 f"then `belay-study resume {self._study}`."
@@ -167,7 +167,7 @@ class Lease:
     ) -> None:
         self._left.set()
         self._renewing.join()
-        with suppress(DBAPIError), self._engine.begin() as connection:  # a lease that cannot be deleted expires
+        with suppress(SQLAlchemyError), self._engine.begin() as connection:  # a lease that cannot be deleted expires
             connection.execute(delete(LEASES).where(LEASES.c.token == self._token))
 
     def check(self) -> None:
@@ -175,23 +175,13 @@ class Lease:
 
         Raises:
             TakenOver: Another driver has taken the study over.
-            DBAPIError: The database does not answer.
+            SQLAlchemyError: The database does not answer.
         """
         if not self._renew():
             raise TakenOver(
                 f"a driver must reach the storage every {LASTS:.0f} s, but this one did not and another driver took "
                 f"{self._study!r} over; `belay-study status {self._study}` says how far that is."
             )
-
-    def check_free(self) -> None:
-        """Refuses at once, before this driver has begun with anything, while one that is known to live holds the lease.
-
-        Raises:
-            BadInput: Such a driver holds it.
-        """
-        holder = self._holder() if inspect(self._engine).has_table(LEASES.name) else None
-        if holder is not None and holder.driver.alive:
-            raise self._refusal(holder)
 
     def _make_table(self) -> None:
         try:
@@ -247,7 +237,7 @@ class Lease:
 
     def _keep_renewing(self) -> None:
         while not self._left.wait(self._every):
-            with suppress(DBAPIError):  # the next renewal may succeed; if none does, `check` says so
+            with suppress(SQLAlchemyError):  # the next renewal may succeed; if none does, `check` says so
                 self._renew()
 
     def _holder(self) -> Holder | None:

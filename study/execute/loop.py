@@ -17,6 +17,9 @@ from study.execute.plan import Pack
 DIVERGED_LOSS = 1e6  # times the first loss or 1, whichever is larger; training does not recover from such a loss
 
 
+KEPT = (Exception, SystemExit)  # whatever a task may raise, but for Ctrl-C
+
+
 class Diverged(Exception):
     """At this step the loss or a metric is infinite, nan or far too large."""
 
@@ -42,15 +45,15 @@ def lost(pack: Pack, message: str) -> list[Outcome]:
     return [Outcome(setting.number, results, finished=time.time()) for setting in pack.settings]
 
 
-def train_seed(study: Study, setting: Setting, seed: int, kept: type[Exception] | tuple[()] = Exception) -> SeedResult:
+def train_seed(study: Study, setting: Setting, seed: int, kept: tuple[type[BaseException], ...] = KEPT) -> SeedResult:
     """Trains one seed of a setting.
 
     Args:
         study: The study.
         setting: One of its settings.
         seed: Of initial weights, order of the data and noise.
-        kept: Exceptions that are the seed's result: by default whatever the task raises, so that it does not end the
-            study. With () a debugger sees them where they are raised.
+        kept: Exceptions that are the seed's result and do not end the study; with () a debugger sees them where they
+            are raised.
 
     Returns:
         What it measured, until it diverged or raised.

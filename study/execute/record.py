@@ -10,7 +10,7 @@ import json
 import queue
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from statistics import fmean, stdev
@@ -35,10 +35,11 @@ from study.design.schema import (
     value_tags,
 )
 from study.design.study import Study
-from study.errors import BadInput, FailedWork, reason
-from study.tracking import connect, runs
+from study.errors import BadInput, FailedWork, TakenOver, reason
+from study.tracking import answering, connect, runs
 
 LARGEST_BATCH, MOST_PARAMS = 1000, 100  # metrics and parameters that MLflow takes at once
+ADVICE = f"leave `tracking` out for a local file in {HOME}"
 Ending = Literal["FINISHED", "KILLED", "FAILED"]
 
 
@@ -48,20 +49,22 @@ class Recorder:
     Args:
         study: The study.
         uri: MLflow's tracking URI.
+        check: Called before each write; raises TakenOver if another driver has the study now. May be left out where no
+            other driver can reach the study.
 
     Raises:
         BadInput: The tracking server does not answer, or holds a study of this name that asks something else.
     """
 
-    def __init__(self, study: Study, uri: str) -> None:
-        self._study, self._uri = study, uri
+    def __init__(self, study: Study, uri: str, check: Callable[[], None] = lambda: None) -> None:
+        self._study, self._uri, self._check = study, uri, check
         make_room("tracking.uri", uri)
-        self._client = connect(uri, "tracking.uri", f"leave `tracking` out for a local file in {HOME}")
-        self._experiment, self._parent, self._children = self._find_records()
+        self._client = connect(uri, "tracking.uri", ADVICE)
+        with answering(uri, "tracking.uri", ADVICE):
+            self._experiment, self._parent, self._children = self._find_records()
         self._queue: queue.SimpleQueue[tuple[Setting, Outcome] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._deliver, name="recorder", daemon=True)
         self._fault: Exception | None = None
-        self._abandoned = False
 
     def open(self, planned: int) -> None:
         """Creates the experiment and the parent run, or goes on with those that are there.
@@ -72,9 +75,8 @@ class Recorder:
         """
         tags = self._parent_tags()  # before anything is made: a task's data may be missing
         tags[Tag.PLANNED] = str(planned)
-        # Another driver may have written until this one got the study's lease.
-        self._experiment, self._parent, self._children = self._find_records()
         with self._delivering():
+            self._check()
             if not self._experiment:
                 local = sqlite_file(self._uri)
                 where = (local.parent / "artifacts").absolute().as_uri() if local else None
@@ -91,23 +93,19 @@ class Recorder:
         """Queues a setting's outcome; one that is recorded already is left as it is."""
         self._queue.put((setting, outcome))
 
-    def close(self, ending: Ending | None) -> None:
-        """Delivers what is queued and ends the parent run.
-
-        Args:
-            ending: How the work ended; None leaves what is queued and the parent run to another driver.
+    def close(self, ending: Ending) -> None:
+        """Delivers what is queued and ends the parent run; if another driver has the study, leaves both to that one.
 
         Raises:
             FailedWork: Something could not be delivered.
+            TakenOver: Another driver has the study now.
         """
-        self._abandoned = ending is None
         self._queue.put(None)
         self._thread.join()
-        if ending is None:
-            return
         with self._delivering():
             if self._fault is not None:
                 raise self._fault
+            self._check()
             self._client.set_terminated(self._parent, status=ending)
 
     @contextmanager
@@ -115,6 +113,8 @@ class Recorder:
         """Says in one line that MLflow did not take the records."""
         try:
             yield
+        except TakenOver:
+            raise
         except Exception as error:  # whatever MLflow, its database or its server may raise
             raise FailedWork(
                 f"MLflow must take the records, got {reason(error, secrets(self._uri))} from "
@@ -124,8 +124,9 @@ class Recorder:
 
     def _deliver(self) -> None:
         while (item := self._queue.get()) is not None:
-            if self._fault is None and not self._abandoned:
+            if self._fault is None:
                 try:
+                    self._check()
                     self._write(*item)
                 except Exception as error:  # `close` raises it; training goes on until then
                     self._fault = error

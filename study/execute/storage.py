@@ -11,12 +11,13 @@ from optuna.trial import FrozenTrial
 from sqlalchemy.exc import SQLAlchemyError
 
 from study.design.config import StudyConfig, parse_config
-from study.design.places import make_room, secrets, sqlite_file, with_password, without_password
+from study.design.places import alone, make_room, secrets, sqlite_file, with_password, without_password
 from study.design.schema import Outcome
 from study.design.study import Study
 from study.errors import BadInput, reason
 from study.execute.plan import plan
 
+BUSY = 300  # seconds to wait for another thread's or process's write to an SQLite file
 CONFIG, SETTING, OUTCOME = "config", "setting", "outcome"  # attributes of Optuna's studies and trials
 
 
@@ -88,7 +89,9 @@ def open_storage(url: str) -> RDBStorage:
     """
     make_room("storage.url", url)
     try:
-        return RDBStorage(with_password(url).replace("{", "{{").replace("}", "}}"))  # Optuna takes it for a template
+        with alone(url):
+            escaped = with_password(url).replace("{", "{{").replace("}", "}}")  # Optuna takes it for a template
+            return RDBStorage(escaped, engine_kwargs={"connect_args": {"timeout": BUSY}} if sqlite_file(url) else None)
     except (SQLAlchemyError, CommandError, ImportError, RuntimeError, ValueError) as error:
         said = reason(error, secrets(url))
         raise BadInput(
@@ -96,15 +99,10 @@ def open_storage(url: str) -> RDBStorage:
         ) from None  # as its text may hold the password
 
 
-def is_there(url: str) -> bool:
-    """Whether there is a storage: a file, or a server's database."""
-    file = sqlite_file(url)
-    return file is None or file.exists()
-
-
 def _config(name: str, url: str) -> StudyConfig | None:
     """The config kept with a study; None if there is none, or its driver died before it was kept."""
-    if not is_there(url):
+    file = sqlite_file(url)
+    if file is not None and not file.exists():
         return None
     storage = open_storage(url)
     try:

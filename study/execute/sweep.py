@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 from study.design.places import Connections
 from study.design.study import Study
-from study.errors import FailedWork, Interrupted, TakenOver
+from study.errors import FailedWork, Interrupted
 from study.execute.ask import Asker
 from study.execute.lease import Lease
 from study.execute.packs import BackEnd, Packs, Progress, Watch
-from study.execute.storage import check_name, is_finished, is_there, open_storage
+from study.execute.storage import check_name, is_finished, open_storage
 
 if TYPE_CHECKING:
-    from study.execute.record import Ending, Recorder
+    from study.execute.record import Recorder
 
 
 def run(
@@ -42,16 +42,17 @@ def run(
     config = study.config
     url, uri = connections.storage, connections.tracking
     check_name(config, url)
-    if is_there(url):
-        Lease(config.name, open_storage(url).engine, say).check_free()
-    with ThreadPoolExecutor(1) as beside, contextlib.ExitStack() as held:
-        opening = beside.submit(_recorder, study, uri)  # importing MLflow and making its tables takes as long as Ray
+    with contextlib.ExitStack() as held:
+        engine = open_storage(url).engine
+        held.callback(engine.dispose)
+        lease = held.enter_context(Lease(config.name, engine, say))
+        beside = held.enter_context(ThreadPoolExecutor(1))
+        opening = beside.submit(_recorder, study, uri, lease)  # importing MLflow, making its tables: as long as Ray
         with contextlib.nullcontext() if is_finished(study, url) else back_end(config) as train_all:
             recorder = opening.result()
-            lease = held.enter_context(Lease(config.name, open_storage(url).engine, say))
             asker = Asker(study, url, lease)
-            recorder.open(asker.plan.settings)
             packs = Packs(asker, recorder, watch)
+            recorder.open(asker.plan.settings)
             try:
                 with _finishing(recorder, packs):
                     if train_all is not None and not asker.asked_all:
@@ -65,28 +66,23 @@ def run(
     return packs.progress
 
 
-def _recorder(study: Study, uri: str) -> Recorder:
+def _recorder(study: Study, uri: str, lease: Lease) -> Recorder:
     from study.execute.record import Recorder
 
-    return Recorder(study, uri)
+    return Recorder(study, uri, lease.check)
 
 
 @contextlib.contextmanager
 def _finishing(recorder: Recorder, packs: Packs) -> Iterator[None]:
-    """Ends the study's record the way the work ended; that of a study which was taken over is another driver's."""
-    ending: Ending | None = "FAILED"
+    """Ends the study's record the way the work ended."""
     try:
         packs.record_all()
         yield
-        ending = "FINISHED"
-    except KeyboardInterrupt:
-        ending = "KILLED"
+    except BaseException as stop:
+        with contextlib.suppress(FailedWork):  # what went wrong first is what the user reads
+            recorder.close("KILLED" if isinstance(stop, KeyboardInterrupt) else "FAILED")
         raise
-    except TakenOver:
-        ending = None
-        raise
-    finally:
-        recorder.close(ending)
+    recorder.close("FINISHED")
 
 
 def _check_results(asker: Asker, progress: Progress) -> None:

@@ -6,7 +6,6 @@ import contextlib
 import io
 import logging
 import os
-import shutil
 import signal
 import socket
 import sys
@@ -59,28 +58,34 @@ def _train_all(packs: Packs) -> None:
     config = packs.study.config
     trainable = tune.with_parameters(_train, document=config.plain(), paths=[str(Path.cwd()), *sys.path])
     trials = _Trials(packs)
-    folder = tempfile.mkdtemp(prefix="belay-study-")  # Tune's own notes, of no use afterwards
-    tuner = tune.Tuner(
-        tune.with_resources(trainable, {"cpu": config.resources.cpus, "gpu": config.resources.gpus}),
-        tune_config=tune.TuneConfig(
-            search_alg=trials, num_samples=-1, reuse_actors=True, trial_dirname_creator=lambda trial: trial.trial_id
-        ),
-        run_config=tune.RunConfig(
-            name=config.name,
-            storage_path=folder,
-            verbose=0,
-            failure_config=tune.FailureConfig(max_failures=RETRIES),
-        ),
-    )
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):  # Tune prints in spite of verbose=0; stdout is for answers
-            tuner.fit()
-    except (tune.TuneError, RayError, RuntimeError) as error:
-        raise trials.fault or FailedWork(
-            f"Ray must keep its workers, got {reason(error)}; `belay-study resume {config.name}` goes on."
-        ) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="belay-study-", ignore_cleanup_errors=True) as folder:  # Tune's own notes
+        tuner = tune.Tuner(
+            tune.with_resources(trainable, {"cpu": config.resources.cpus, "gpu": config.resources.gpus}),
+            tune_config=tune.TuneConfig(
+                search_alg=trials, num_samples=-1, reuse_actors=True, trial_dirname_creator=lambda trial: trial.trial_id
+            ),
+            run_config=tune.RunConfig(
+                name=config.name,
+                storage_path=folder,
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=RETRIES),
+            ),
+        )
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):  # Tune prints in spite of verbose=0; stdout is for answers
+                tuner.fit()
+        except (tune.TuneError, RayError, RuntimeError) as error:
+            raise trials.fault or FailedWork(
+                f"Ray must keep its workers, got {_last_line(error)}; `belay-study resume {config.name}` goes on."
+            ) from error
+    if trials.fault is not None:  # after the last trial was given
+        raise trials.fault
+
+
+def _last_line(error: Exception) -> str:
+    """What an error of Tune says, whose text may be a whole traceback."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip()[:300].rstrip(".") if lines else type(error).__name__
 
 
 class _Trials(Searcher):
@@ -90,27 +95,37 @@ class _Trials(Searcher):
         super().__init__()
         self._packs = packs
         self._running: dict[str, Pack] = {}
-        self.fault: Exception | None = None  # what ended the sweep, of which Tune itself gives the traceback as text
+        self.fault: Exception | None = None  # what ends the sweep; of Tune itself one gets its traceback as text
 
     def suggest(self, trial_id: str) -> Any:
         """The next trial's pack; None while settings wait for results; FINISHED when none is left."""
-        with self._keeping_the_fault():
+        if self.fault is not None:
+            raise self.fault
+        try:
             pack = self._packs.next()
-            if pack is None:
-                return Searcher.FINISHED if self._packs.exhausted else None
+        except Exception as error:
+            self.fault = error
+            raise
+        if pack is None:
+            return Searcher.FINISHED if self._packs.exhausted else None
         self._running[trial_id] = pack
         return {"pack": pack.to_json()}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Gives a pack back with its outcomes; one that was only stopped has none."""
+        """Gives a pack back with its outcomes; one that was only stopped has none.
+
+        It raises nothing, as Tune would train the pack again; `suggest`, which comes next, raises what failed here.
+        """
         pack = self._running.pop(trial_id)
         outcomes = [Outcome.from_json(outcome) for outcome in (result or {}).get("outcomes", ())]
         if error and not outcomes:
             outcomes = lost(
                 pack, f"the worker died {RETRIES + 1} times; see Ray's logs in /tmp/ray/session_latest/logs."
             )
-        with self._keeping_the_fault():
+        try:
             self._packs.finish(pack, outcomes)
+        except Exception as error:
+            self.fault = self.fault or error
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune writes its searcher to disk, and the state of this one is in Optuna's storage."""
@@ -122,14 +137,6 @@ class _Trials(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Reads nothing; a study goes on from Optuna's storage."""
-
-    @contextlib.contextmanager
-    def _keeping_the_fault(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            self.fault = error
-            raise
 
 
 def _train(tried: dict[str, Any], document: dict[str, Any], paths: list[str]) -> None:
@@ -156,12 +163,12 @@ def connected() -> Iterator[None]:
         yield
         return
     address = os.environ.get("RAY_ADDRESS")
-    local: dict[str, Any] = {} if address else {"include_dashboard": False}
+    local: dict[str, Any] = {} if address else {"address": "local", "include_dashboard": False}
     try:
         _knock(address or "")
         with _same_signals():
             ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **local)
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # of many kinds: ValueError, RayError, a bare Exception after half a minute
         said = (
             f"RAY_ADDRESS must answer, got {address}: {reason(error)}; start it or unset it."
             if address
@@ -214,5 +221,5 @@ def _same_signals() -> Iterator[None]:
     try:
         yield
     finally:
-        if threading.current_thread() is threading.main_thread():
+        if threading.current_thread() is threading.main_thread() and before is not None:  # None: not set by Python
             signal.signal(signal.SIGTERM, before)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -37,6 +38,14 @@ def breaks_above_one(setting: Mapping[str, Any], seed: int, report: Report) -> N
     """Raises where lr is above 1."""
     if setting["lr"] > 1:
         raise RuntimeError("no batch fits\nhere")
+    parabola(setting, seed, report)
+
+
+def exits_above_one(setting: Mapping[str, Any], seed: int, report: Report) -> None:
+    """Prints a line, and ends its program where lr is above 1."""
+    print("hello from the task")  # noqa: T201
+    if setting["lr"] > 1:
+        sys.exit("no such data")
     parabola(setting, seed, report)
 
 

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,10 +15,12 @@ from studies import CommandLine, environment_with, small, write
 
 from study.design.config import parse_config
 from study.design.places import Connections
+from study.design.schema import Outcome
 from study.design.study import Study
 from study.errors import BadInput, FailedWork
 from study.execute import inline, tune
 from study.execute.packs import BackEnd, Packs, Progress
+from study.execute.plan import Pack
 from study.execute.sweep import run
 
 STUDY = Path(__file__).parents[1]
@@ -141,6 +143,44 @@ def test_what_fails_while_ray_asks_is_what_the_user_reads(study: Study, monkeypa
     monkeypatch.setattr(Packs, "finish", full)
     with pytest.raises(FailedWork, match=r"^`storage.url` must take what is asked, got no space; mend it\.$"):
         done(study, tune.back_end)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_storage_that_fails_once_on_ray_ends_the_study_and_has_nothing_trained_twice(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, given = Packs.finish, []
+
+    def fail_once(packs: Packs, pack: Pack, outcomes: Sequence[Outcome]) -> None:
+        given.extend(setting.number for setting in pack.settings)
+        if len(given) == 1:
+            raise FailedWork("`storage.url` must take what is told, got a lock; mend it.")
+        real(packs, pack, outcomes)
+
+    monkeypatch.setattr(Packs, "finish", fail_once)
+    with pytest.raises(FailedWork, match=r"^`storage.url` must take what is told, got a lock; mend it\.$"):
+        done(study, tune.back_end)
+    assert len(given) == len(set(given))
+
+
+@pytest.mark.parametrize("back_end", ["inline", pytest.param("ray", marks=pytest.mark.xdist_group("ray"))])
+@pytest.mark.usefixtures("databases")
+def test_a_task_that_prints_or_ends_its_program_disturbs_neither_the_answer_nor_the_study(
+    back_end: str, belay_study: CommandLine, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if back_end == "ray":
+        request.getfixturevalue("ray_cluster")
+    config = write(
+        tmp_path / "small.yaml",
+        task={"name": "tasks_of_tests:exits_above_one"},
+        objective={"metric": "average/score", "mode": "max"},
+        space={"decay": 0.9, "lr": {"choice": [0.2, 0.5, 1.5]}},
+        search={"sampler": "grid", "baseline": 0},
+    )
+    answer = belay_study("run", config, *(["--inline"] if back_end == "inline" else []))
+    assert answer.code == 0, answer.err
+    assert answer.out.startswith("study     small: 3 of 3 settings x 2 seeds done, 1 failed\n")
+    assert "hello" not in answer.out
 
 
 @pytest.mark.usefixtures("ray_cluster")

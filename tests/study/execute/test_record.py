@@ -26,7 +26,7 @@ from studies import CommandLine, small, write
 from study.design.config import parse_config
 from study.design.schema import Outcome, SeedResult, Setting
 from study.design.study import Study
-from study.errors import BadInput, FailedWork
+from study.errors import BadInput, FailedWork, TakenOver
 from study.execute.record import Recorder
 
 METRIC = "average/excess_loss"
@@ -230,6 +230,23 @@ def test_a_study_whose_records_are_refused_is_trained_to_its_end_and_resume_reco
     assert "small: 20 of 20 settings x 2 seeds done" in resumed.out
     assert sorted(int(run.data.tags["belay.setting"]) for run in runs_of(uri, "setting")) == list(range(20))
     assert {run.info.status for kind in ("setting", "study") for run in runs_of(uri, kind)} == {"FINISHED"}
+
+
+def test_a_recorder_whose_study_another_driver_has_taken_over_writes_nothing_more(uri):
+    allowed = iter([True] * 3)  # the study's run, and two settings
+
+    def check() -> None:
+        if not next(allowed, False):
+            raise TakenOver("another driver took 'small' over.")
+
+    recorder = Recorder(study_of(), uri, check)
+    recorder.open(20)
+    for number in range(4):
+        recorder.record(setting(number), outcome(number))
+    with pytest.raises(TakenOver, match="another driver"):
+        recorder.close("FINISHED")
+    assert sorted(run.data.tags["belay.setting"] for run in runs_of(uri, "setting")) == ["0", "1"]
+    assert [run.info.status for run in runs_of(uri, "study")] == ["RUNNING"]
 
 
 @pytest.fixture
