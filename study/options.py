@@ -9,11 +9,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from study.design.places import Connections, without_password
+from study.design.places import Connections, without_password, without_passwords
 from study.errors import BadInput, StudyError
 
 STORED = ("run", "resume", "status", "doctor")  # commands that take --storage
 TRACKED = ("run", "resume", "list", "best", "regimes", "compare", "export", "doctor")  # and --tracking
+CONNECTION = re.compile(r"(?P<key>tracking\.uri|storage\.url)=(?P<url>.*)|\W*(?P<entry>tracking|storage)\b", re.DOTALL)
 COMMAND = re.compile(r"belay-study (\w+)( [\w.-]+)?")
 
 
@@ -67,8 +68,32 @@ def connecting(storage: str | None = None, tracking: str | None = None, hurried:
 def check_no_password(option: str, values: Sequence[str]) -> None:
     """Raises BadInput if an option's value holds a password: a command line can be read by all, and Ray keeps it."""
     for value in values:
-        if without_password(value) != value:
+        where, url = _connection(value) if option == "--set" else ("", value)
+        shown = where + without_password(url) if url else without_passwords(value)
+        if shown != (where + url if url else value):
             raise BadInput(
-                f"`{option}` must hold no password, as others can read a command line, got {without_password(value)}; "
+                f"`{option}` must hold no password, as others can read a command line, got {shown}; "
                 "name an environment variable in its place, in single quotes, as in '${PGPASSWORD}'."
             )
+        if url and "***" in url:
+            raise BadInput(
+                f"`{option}` must hold the password that stars stand for, got {shown}; write an environment variable, "
+                "as in '${PGPASSWORD}', in place of ***."
+            )
+
+
+def _connection(override: str) -> tuple[str, str | None]:
+    """What a `--set` says of where the records are, as the key with its = and the URL; else an empty text and None.
+
+    Raises:
+        BadInput: It says so in another way than as one URL, and may hold a password anywhere.
+    """
+    found = CONNECTION.match(override)
+    if not found:
+        return "", None
+    if found["url"] is None:
+        raise BadInput(
+            f"`--set` must say where the records are as tracking.uri=URL or storage.url=URL, got {found['entry']}...; "
+            "change it, and write no password."
+        )
+    return f"{found['key']}=", found["url"].strip(" '\"")

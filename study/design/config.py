@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from study.design.document import apply_override, read_document
-from study.design.faults import explain, shown
+from study.design.faults import CONNECTIONS, explain, shown
 from study.design.schema import LONGEST_TAG, Scalar
 from study.design.space import Dimension
 from study.design.tasks.base import Direction
@@ -30,7 +30,6 @@ from study.errors import BadInput
 Sampler = Literal["grid", "random", "qmc", "tpe", "gp"]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 MOST_SETTINGS = 100_000  # of one search
-CONNECTIONS = {"tracking", "storage"}  # where the records are; may hold passwords
 
 
 class _Entry(BaseModel):

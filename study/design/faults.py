@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import reprlib
 from typing import Any
 
@@ -10,9 +11,12 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from study.design.places import without_password
+from study.design.places import without_passwords
 
 Location = tuple[int | str, ...]
+
+CONNECTIONS = {"tracking", "storage"}  # entries of a config that say where the records are; may hold passwords
+SECRET = re.compile(r".*(?:password|passwd|pwd|secret|token)", re.IGNORECASE | re.DOTALL)  # names of such values
 
 DIMENSION = (
     "must be one value or one of {{uniform: [a, b]}}, {{log: [a, b]}}, {{log_gap: [a, b]}}, {{integers: [a, b]}}, "
@@ -50,18 +54,21 @@ _short.maxlevel = 3
 
 
 def shown(value: Any) -> str:
-    """A value as text for a message: on one line, cut if long, with stars in place of the passwords of URLs."""
+    """A value as text for a message: on one line, cut if long, with stars in place of passwords."""
     return " ".join(_short.repr(_without_passwords(value, _short.maxlevel)).split())
 
 
 def _without_passwords(value: Any, levels: int) -> Any:
-    """The value with stars in place of the passwords of URLs, down to the level that messages show."""
+    """The value with stars in place of passwords, in URLs or named so, down to the level that messages show."""
     if isinstance(value, str):
-        return without_password(value)
+        return without_passwords(value)
     if levels and isinstance(value, list | tuple):
         return type(value)([_without_passwords(entry, levels - 1) for entry in value])
     if levels and isinstance(value, dict):
-        return {_without_passwords(key, 0): _without_passwords(entry, levels - 1) for key, entry in value.items()}
+        return {
+            _without_passwords(key, 0): "***" if SECRET.fullmatch(str(key)) else _without_passwords(entry, levels - 1)
+            for key, entry in value.items()
+        }
     return value
 
 
@@ -76,13 +83,14 @@ def explain(error: ValidationError, model: type[BaseModel], where: str = "") -> 
     faults = error.errors()
     more = f" ({len(faults) - 1} more to mend.)" if len(faults) > 1 else ""
     location = _plain(faults[0]["loc"])
-    key = without_password((where + ".".join(map(str, location))).rstrip("."))
+    named = [str(part) if not _private(location) or str(part).isidentifier() else "***" for part in location]
+    key = without_passwords((where + ".".join(named)).rstrip("."))
     return f"`{key}`{_sentence(faults[0], location, model)}{more}"
 
 
 def _sentence(fault: ErrorDetails, location: Location, model: type[BaseModel]) -> str:
     """What follows the key: the rule, the value and what to do."""
-    kind, given = fault["type"], shown(fault["input"])
+    kind, given = fault["type"], "***" if _private(location) else shown(fault["input"])
     context = {
         name: f"{value:g}" if isinstance(value, float) else value for name, value in fault.get("ctx", {}).items()
     }
@@ -97,6 +105,11 @@ def _sentence(fault: ErrorDetails, location: Location, model: type[BaseModel]) -
         return f" must be given, got nothing; add it{help_text}."
     rule = f" {RULES[kind].format(**context)}" if kind in RULES else f": {fault['msg'][0].lower()}{fault['msg'][1:]}"
     return f"{rule}, got {given}; change it{help_text}."
+
+
+def _private(location: Location) -> bool:
+    """Whether what stands at a location may be a password."""
+    return bool(location) and (location[0] in CONNECTIONS or bool(SECRET.fullmatch(str(location[-1]))))
 
 
 def _plain(location: Location) -> Location:

@@ -34,8 +34,19 @@ PATIENCE = 30  # seconds that a server may take to answer; one that refuses is t
 MAKING = 0x62656C6179  # number of the lock that whoever makes the tables in a PostgreSQL database holds
 
 VARIABLE = re.compile(r"\$\{(\w*)\}")
-LOGIN = re.compile(r"((?<!sqlite)://[^:]*:)(.*)(?=@)", re.DOTALL)  # the password: all up to the last @ of a URL
-QUERY = re.compile(r"([?&;][^=&;]*(?:pass|pwd|secret|token|odbc)[^=&;]*=)([^&;]*)", re.IGNORECASE)
+# A password, in group 2: of a login all up to the last @ of a URL; of HTTP also a login of one word, which is a token.
+LOGIN = re.compile(r"((?:(?<!sqlite)://|sqlite://(?!/))[^:]*:)(.*)(?=@)", re.DOTALL)
+TOKEN = re.compile(r"(https?://)([^:]*)(?=@)", re.DOTALL)
+QUERY = re.compile(r"([?&;][^=&;]*(?:pass|pwd|secret|token|odbc|(?<!ssl)key)[^=&;]*=)([^&;]*)", re.IGNORECASE)
+PASSWORDS = (LOGIN, TOKEN, QUERY)
+
+SCHEME = re.compile(r"[a-zA-Z][\w+.-]*:")
+HOST = r"(?:\[[^]@/]*\]|[^:/?#@,\s]*)(?::(?:\d|\$\{\w*\})*)?"
+PLACE = re.compile(  # what can be told from a password: a file, a name, a URL with a login, a URL without an @
+    rf"sqlite:///.*|sqlite://|file:[^@]*|[\w./~${{}}-]*|{SCHEME.pattern}//"
+    rf"(?:[^:]*:.*@.*|[^:@/?#]*@[^@]*|{HOST}(?:,{HOST})*(?:[/?#][^@]*)?)",
+    re.DOTALL,
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -89,12 +100,18 @@ def storage_url(given: str | None) -> str:
 def _resolved(what: str, given: str | None, default: Path) -> str:
     url = _filled(given or SQLITE + str(default), private=False)
     with_password(url)  # says now if a variable is not set
-    login = LOGIN.search(url)
-    if login and set("@/?#") & set(login[2]):
+    if not PLACE.fullmatch(url):
+        raise BadInput(
+            f"the {what} must be SCHEME://HOST or SCHEME://USER:PASSWORD@HOST and what follows, got "
+            f"{without_password(url)}; write it so, with @ / ? # in other places than these as %40 %2F %3F %23."
+        )
+    if any(set("@/?#") & set(login[2]) for pattern in (LOGIN, TOKEN) if (login := pattern.search(url))):
         raise BadInput(
             f"the {what} must have @ / ? # in its password written as %40 %2F %3F %23, got {without_password(url)}; "
             "write them so, or name an environment variable in its place, as in ${PGPASSWORD}, which may hold them."
         )
+    if url.startswith("sqlite") and QUERY.search(url):
+        raise BadInput(f"the {what} must have no password for an SQLite file, got {without_password(url)}; remove it.")
     return _anchored(url)
 
 
@@ -152,7 +169,7 @@ def make_room(key: str, url: str) -> None:
     """
     file = sqlite_file(url)
     if url == IN_MEMORY or file in (Path(), Path(":memory:")):
-        raise BadInput(f"`{key}` must name a file, got {url}; give e.g. {SQLITE}study.db.")
+        raise BadInput(f"`{key}` must name a file, got {without_password(url)}; give e.g. {SQLITE}study.db.")
     if file is None:
         return
     try:
@@ -163,7 +180,7 @@ def make_room(key: str, url: str) -> None:
             raise PermissionError(errno.EACCES, "not writable")
     except OSError as error:
         raise BadInput(
-            f"`{key}` must lie in a writable folder, got {url}: {error.strerror}; choose another."
+            f"`{key}` must lie in a writable folder, got {without_password(url)}: {error.strerror}; choose another."
         ) from error
 
 
@@ -202,17 +219,30 @@ def _ask_database(url: str) -> None:
 
 
 def without_password(url: str) -> str:
-    """The URL as it may be shown: with stars in place of a password; the name of an environment variable stays."""
+    """The URL as it may be shown: with stars in place of a password; the name of an environment variable stays.
+
+    Of a text whose password cannot be told from the rest only the scheme is shown.
+    """
+    if PLACE.fullmatch(url):
+        return without_passwords(url)
+    scheme = SCHEME.match(url)
+    return f"{scheme[0] if scheme else ''}***"
+
+
+def without_passwords(text: str) -> str:
+    """Any text with stars in place of the passwords of well-formed URLs."""
 
     def hidden(found: re.Match[str]) -> str:
         return found[0] if VARIABLE.fullmatch(found[2]) or not found[2] else f"{found[1]}***"
 
-    return QUERY.sub(hidden, LOGIN.sub(hidden, url))
+    for pattern in PASSWORDS:
+        text = pattern.sub(hidden, text)
+    return text
 
 
 def secrets(url: str) -> list[str]:
     """Every way in which the password of a URL may stand in another library's text, longest first."""
-    found = [match[2] for pattern in (LOGIN, QUERY) for match in pattern.finditer(with_password(url)) if match[2]]
+    found = [match[2] for pattern in PASSWORDS for match in pattern.finditer(with_password(url)) if match[2]]
     plain = [unquote(password) for password in found]
     forms = {*found, *plain, *(quote(password, safe="") for password in plain), *(repr(one)[1:-1] for one in plain)}
     return sorted(forms, key=len, reverse=True)

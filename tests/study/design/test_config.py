@@ -718,3 +718,25 @@ def test_every_entry_of_the_json_schema_is_described(validator):
     assert undescribed(validator.schema) == []
     for name in ("TaskEntry", "Objective", "Search", "Resources", "Tracking", "Storage"):
         assert undescribed(validator.schema["$defs"][name]) == []
+
+
+# --- passwords --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"tracking": {"uri": "http://h", "password": "PW"}}, "tracking.password"),
+        ({"storage": {"url": ["me:PW@h/db"]}}, "storage.url"),
+        ({"storage": "host=h password=PW"}, "storage"),
+        ({"storage": {"me:PW@h/db": 1}}, "storage.***"),
+        ({"password": "PW"}, "password"),
+        ({"trackng": {"password": "PW"}}, "trackng"),
+        ({"search": {"sampler": "tpe", "settings": 4, "API_TOKEN": "PW"}}, "search.API_TOKEN"),
+    ],
+)
+def test_what_may_be_a_password_is_not_shown(changes, key):
+    message = refusal(parse_config, document(**changes))
+    assert message.startswith(f"`{key}` ")
+    assert "***" in message
+    assert "PW" not in message

@@ -117,6 +117,26 @@ def test_a_folder_that_may_not_be_written_is_refused(tmp_path, monkeypatch):
         ("postgresql://user:a${PGPASSWORD}@host/db", "postgresql://user:***@host/db"),
         ("postgresql://user:@host/db", "postgresql://user:@host/db"),
         ("postgresql://[::1]:5432/db", "postgresql://[::1]:5432/db"),
+        ("postgresql://one:1,two:2/db?x=y", "postgresql://one:1,two:2/db?x=y"),
+        ("http://${HOST}:${PORT}/mlflow", "http://${HOST}:${PORT}/mlflow"),
+        ("sqlite:///a b.db?password=secret", "sqlite:///a b.db?password=***"),
+        ("postgresql://host/db?key=secret", "postgresql://host/db?key=***"),
+        ("postgresql://host/db?sslkey=file", "postgresql://host/db?sslkey=file"),
+        ("http://secret@host", "http://***@host"),
+        ("https://${TOKEN}@host", "https://${TOKEN}@host"),
+        ("file:///a/b", "file:///a/b"),
+        ("./mlruns", "./mlruns"),
+        ("databricks", "databricks"),
+        ("${URL}", "${URL}"),
+        ("postgresql://me:secret", "postgresql:***"),
+        ("postgresql://me/secret@host/db", "postgresql:***"),
+        ("postgresql:me:secret@host/db", "postgresql:***"),
+        ("postgresql:/me:secret@host/db", "postgresql:***"),
+        ("databricks://me:secret", "databricks:***"),
+        ("sqlite://me:secret@host/db", "sqlite://me:***@host/db"),
+        ("me:secret@host/db", "me:***"),
+        ("secret@host/db", "***"),
+        ("host=host password=secret dbname=x", "***"),
     ],
 )
 def test_a_password_is_never_shown(url, shown):
@@ -205,3 +225,21 @@ def test_a_folder_is_no_database(tmp_path):
 
 def test_what_is_neither_server_nor_database_is_taken_on_trust():
     knock("databricks")
+
+
+@pytest.mark.parametrize("url", ["postgresql://me:secret", "host=h password=secret", "postgresql://me/secret@h/db"])
+def test_what_is_no_url_of_a_known_form_is_refused_before_any_library_can_show_it(url):
+    with pytest.raises(
+        BadInput, match=r"the storage URL must be SCHEME://HOST or .*, got (postgresql:)?\*\*\*; "
+    ) as no:
+        storage_url(url)
+    assert "secret" not in str(no.value)
+
+
+def test_a_password_for_a_file_is_refused():
+    with pytest.raises(BadInput, match=r"must have no password for an SQLite file, got .*\?password=\*\*\*; remove it"):
+        storage_url("sqlite:///study.db?password=secret")
+
+
+def test_a_token_in_place_of_a_login_is_taken_out_of_another_library_s_words():
+    assert reason(Exception("no secret"), secrets("http://secret@host")) == "no ***"
