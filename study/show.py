@@ -7,10 +7,11 @@ import math
 import sys
 from typing import TYPE_CHECKING, Any, Literal
 
-import yaml
 from rich import box
 from rich.console import Console
 from rich.table import Table
+
+from study.design.document import dump_document
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,10 +26,10 @@ WIDE = 1000  # characters a line where stdout is no terminal: more than any tabl
 
 
 def number(value: Any) -> str:
-    """A number at four digits, decay at six, anything else as it is."""
+    """A number at four digits, decay at six; a list, a mapping or null as JSON, anything else as it is."""
     if isinstance(value, float):
         return "-" if math.isnan(value) else f"{value:.6g}" if 0.99 < value < 1 else f"{value:.4g}"
-    return str(value)
+    return json.dumps(value) if value is None or isinstance(value, list | dict) else str(value)
 
 
 def plain(value: Any) -> Any:
@@ -44,7 +45,8 @@ def show_table(table: pd.DataFrame) -> None:
     console = Console(width=None if sys.stdout.isatty() else WIDE, markup=False, emoji=False, highlight=False)
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in table.columns:
-        drawn.add_column(str(column), justify="right" if table[column].dtype.kind in "if" else "left", overflow="fold")
+        numeric = table[column].infer_objects().dtype.kind in "if"
+        drawn.add_column(str(column), justify="right" if numeric else "left", overflow="fold")
     for row in table.itertuples(index=False):
         drawn.add_row(*(number(value) for value in row))
     console.print(drawn)
@@ -55,7 +57,7 @@ def show_data(data: Any, form: Format) -> None:
     if form == "json":
         print(json.dumps(data, indent=2, allow_nan=False))  # noqa: T201 # rich would wrap long lines
     else:
-        print(yaml.safe_dump(data, sort_keys=False), end="")  # noqa: T201
+        print(dump_document(data), end="")  # noqa: T201
 
 
 def show_rows(table: pd.DataFrame, form: Format) -> None:

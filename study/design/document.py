@@ -1,4 +1,4 @@
-"""YAML text as plain data: a study's config file and what `--set` changes in it."""
+"""YAML text as plain data: a study's config file, what `--set` changes in it, and YAML that is printed."""
 
 from __future__ import annotations
 
@@ -21,9 +21,19 @@ class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader, which builds plain data only; it also reads 1e-3 as a number, as YAML 1.2 and JSON do."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
+class _Dumper(yaml.SafeDumper):
+    """PyYAML's safe dumper, which quotes the texts that the loader would take for something else."""
+
+
+for _side in (_Loader, _Dumper):
+    _side.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+    )
+
+
+def dump_document(data: Any) -> str:
+    """Plain data as YAML text, in its own order, from which the same data is read."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False)
 
 
 def read_document(path: Path) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class Records:
         table: A row for each setting and seed: ``setting`` (its number), ``seed``, ``state`` (complete, diverged or
             failed, of the setting), ``message``, ``diverged_at``; the names in `parameters`; and every metric's last
             value, nan where the seed has none.
-        parameters: Columns of `table` that hold the setting.
+        parameters: Columns of `table` that hold the setting: the oscillator's, and the hyperparameters as recorded.
     """
 
     name: str
@@ -117,9 +117,18 @@ def load(name: str, uri: str) -> Records:
         planned=int(tags[Tag.PLANNED]),
         task=json.loads(tags[Tag.TASK]),
         tags=dict(tags),
-        table=pd.DataFrame([row for run in children for row in _rows(run, seeds)]),
+        table=_as_recorded([row for run in children for row in _rows(run, seeds)], parameters),
         parameters=parameters,
     )
+
+
+def _as_recorded(rows: list[dict[str, Any]], parameters: list[str]) -> pd.DataFrame:
+    """The rows as a table whose hyperparameters are the recorded values: pandas would make 1 and 0.5 two floats."""
+    table = pd.DataFrame(rows)
+    for name in parameters:
+        if name not in PARAMETERS:
+            table[name] = pd.Series([row.get(name) for row in rows], dtype=object)
+    return table
 
 
 def _rows(run: Run, seeds: int) -> Iterator[dict[str, Any]]:
@@ -137,14 +146,14 @@ def _rows(run: Run, seeds: int) -> Iterator[dict[str, Any]]:
 
 
 def _values(run: Run) -> dict[str, Scalar | None]:
-    """A setting's values as they were tried; a list or mapping, which no table takes, as JSON."""
+    """A setting's values as they were tried."""
     values = tagged_values(run.data.tags)
     if not values:
         raise BadInput(
             f"a setting's values must be on record with their types, got none of {run.info.run_name!r}, which an "
-            "earlier version recorded; run the study anew under another name."
+            "earlier version recorded; resume the study with `--tracking` of another store, which records it anew."
         )
-    return {n: json.dumps(value) if isinstance(value, list | dict) else value for n, value in values.items()}
+    return values
 
 
 def _connect(uri: str) -> MlflowClient:
@@ -157,5 +166,10 @@ def _connect(uri: str) -> MlflowClient:
 
 
 def _finished(client: MlflowClient, experiment: str) -> list[Run]:
-    """The runs of an experiment's settings, without those that are still being written."""
-    return [run for run in runs(client, experiment, SETTING_RUN) if run.info.status != "RUNNING"]
+    """The first run of each setting of an experiment, without those that are still being written.
+
+    A setting has several where drivers with storages of their own share the tracking store.
+    """
+    done = [run for run in runs(client, experiment, SETTING_RUN) if run.info.status != "RUNNING"]
+    newest_first = sorted(done, key=lambda run: (run.info.start_time, run.info.run_id), reverse=True)
+    return list({run.data.tags[Tag.SETTING]: run for run in newest_first}.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -177,13 +178,17 @@ def best_by(records: Records, parameter: str) -> pd.DataFrame:
     table = ranking(records)
     if parameter not in records.parameters:
         raise BadInput(f"`--by` must be one of {', '.join(records.parameters)}, got {parameter!r}.")
-    column = table[parameter]
-    numeric = pd.api.types.is_numeric_dtype(column)
-    quarters = numeric and column.nunique() > DISTINCT
+    column = table[parameter].map(lambda value: json.dumps(value) if isinstance(value, list | dict) else value)
+    known = column.dropna().infer_objects()
+    quarters = pd.api.types.is_numeric_dtype(known) and known.nunique() > DISTINCT
+    groups = pd.qcut(known, 4, labels=False, duplicates="drop").reindex(table.index) if quarters else column
     rows = []
-    for value, members in table.groupby(pd.qcut(column, 4, labels=False, duplicates="drop") if quarters else column):
-        first, inside = members.iloc[0], members[parameter]
-        shown = f"{number(inside.min())} to {number(inside.max())}" if quarters else value
+    for _, members in table.groupby(groups, dropna=False):
+        first, inside = members.iloc[0], members[parameter].dropna()
+        ranged = quarters and not inside.empty
+        shown = f"{number(inside.min())} to {number(inside.max())}" if ranged else first[parameter]
         line = {parameter: shown, "settings": len(members), "best": first["mean"], "se": first["se"]}
         rows.append(line | {"setting": int(members.index[0]), "median": members["mean"].median()})
-    return pd.DataFrame(rows)
+    best = pd.DataFrame(rows)
+    best[parameter] = pd.Series([line[parameter] for line in rows], dtype=object)  # as recorded: null is no nan
+    return best

@@ -6,10 +6,9 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import yaml
-
 from belay import Oscillator
 from belay.defaults import FORMAT
+from study.design.document import dump_document
 from study.design.schema import PARAMETERS, Scalar, Tag, figures, oscillator_of
 from study.errors import FailedWork
 from study.findings.collect import Records
@@ -132,7 +131,7 @@ def defaults_file(recommendation: Recommendation) -> str:
         },
     }
     head = f"# Recommended by the study {records.name}; load it with belay.load_defaults(path, steps=...).\n"
-    return head + yaml.safe_dump(document, sort_keys=False)
+    return head + dump_document(document)
 
 
 def _compared(comparison: Comparison) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import yaml
 from studies import small
 
 from study.design.config import parse_config
+from study.design.document import read_document
 from study.design.study import Study
 from study.design.tasks import catalogue
 from study.execute.plan import plan
@@ -42,6 +43,8 @@ TABLE = pd.DataFrame(
         (3, "3"),
         (True, "True"),
         ("sgd", "sgd"),
+        (None, "null"),
+        ([64, "a"], '[64, "a"]'),
     ],
 )
 def test_numbers_are_shown_at_four_digits_and_those_close_below_1_at_six(value, text):
@@ -166,3 +169,15 @@ def test_the_plan_says_what_would_be_run(capsys):
         "coupling    uniform [0.0, 0.4]",
         "lr          log [0.05, 4.0]",
     ]
+
+
+@pytest.mark.parametrize("text", ["1e3", "1e-3", "-1.5E+7", "1.", ".5", "0x1", "yes", "null", "2020-01-01", "a: b", ""])
+def test_text_that_looks_like_something_else_is_still_text_where_it_is_read_back(capsys, tmp_path, text):
+    show_data({"tag": text, "small": 1e-05}, "yaml")
+    (tmp_path / "shown.yaml").write_text(capsys.readouterr().out)
+    assert read_document(tmp_path / "shown.yaml") == {"tag": text, "small": 1e-05}
+
+
+def test_whole_numbers_among_others_stay_at_the_right(capsys):
+    show_table(pd.DataFrame({"power": pd.Series([1, 0.5], dtype=object)}))
+    assert [line.rstrip() for line in capsys.readouterr().out.splitlines()[2:]] == ["    1", "  0.5"]

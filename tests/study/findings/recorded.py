@@ -181,6 +181,25 @@ def many() -> None:
     accuracy("many", tried, 2)
 
 
+def shaped() -> None:
+    """Hyperparameters of every shape: a list, a text like a number, whole and other numbers, null."""
+    from study.execute.record import Recorder
+
+    config = {"name": "shaped", "task": {"name": "tasks_of_tests:parabola"}, "steps": STEPS, "seeds": 1}
+    config |= {"objective": {"metric": "average/score", "mode": "max"}, "space": {"decay": 0.9}}
+    study = Study.of(parse_config(config | {"search": {"settings": 3}}))
+    recorder = Recorder(study, uri())
+    recorder.open(3)
+    tried = [([64, 64], "1e-3", 1, None), ([32], "1e3", 0.5, 0.1), ([64, 64], "a", 2, None)]
+    for number, values in enumerate(tried):
+        setting = study.setting(
+            number, average(0.9) | dict(zip(("layers", "tag", "power", "clip"), values, strict=True))
+        )
+        score = {"average/score": 1.0 - number / 10}
+        recorder.record(setting, Outcome(number, [SeedResult(0, [(STEPS, score)])]))
+    recorder.close("FINISHED")
+
+
 STUDIES = {
     "mixed": mixed,
     "tiny": tiny,
@@ -191,4 +210,5 @@ STUDIES = {
     "live": live,
     "coupled": coupled,
     "many": many,
+    "shaped": shaped,
 }

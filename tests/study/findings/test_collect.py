@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 
 from study import tracking
 from study.design.config import parse_config
-from study.design.schema import SETTING_RUN, STUDY_RUN, Outcome, SeedResult, Tag
+from study.design.schema import SETTING_RUN, STUDY_RUN, Outcome, SeedResult, Tag, value_tags
 from study.design.study import Study
 from study.errors import BadInput
 from study.execute.record import Recorder
@@ -68,9 +68,14 @@ def test_every_column_has_the_type_of_what_it_holds():
     table = recorded.records("mixed").table
     kinds = {name: table[name].dtype.kind for name in table.columns if pd.api.types.is_numeric_dtype(table[name])}
     assert kinds == {
-        **dict.fromkeys(("setting", "seed", "batch_size", "depth", "width"), "i"),
-        **dict.fromkeys(("diverged_at", "decay", "damping", "coupling", "lr", "label_noise"), "f"),
+        **dict.fromkeys(("setting", "seed"), "i"),
+        **dict.fromkeys(("diverged_at", "decay", "damping", "coupling"), "f"),
         **dict.fromkeys(("average/val_accuracy", "live/val_accuracy"), "f"),
+    }
+    assert {name: type(table.loc[0, name]) for name in ("batch_size", "lr", "optimizer")} == {
+        "batch_size": int,
+        "lr": float,
+        "optimizer": str,
     }
 
 
@@ -151,8 +156,13 @@ def test_a_hyperparameter_gets_back_the_value_and_the_type_it_had(kinds, name):
     assert (read, type(read)) == (KINDS[name], type(KINDS[name]))
 
 
-def test_a_hyperparameter_that_no_table_takes_is_read_as_json(kinds):
-    assert kinds.table.loc[0, "layers"] == "[1, 2]"
+def test_a_hyperparameter_that_is_a_list_is_read_as_one(kinds):
+    assert kinds.table.loc[0, "layers"] == [1, 2]
+
+
+def test_numbers_of_one_hyperparameter_are_whole_or_not_as_they_were_tried():
+    tried = list(recorded.records("shaped").table["power"])
+    assert [(value, type(value)) for value in tried] == [(1, int), (0.5, float), (2, int)]
 
 
 def test_all_of_many_hyperparameters_are_read(kinds):
@@ -177,7 +187,7 @@ def test_a_setting_whose_values_an_earlier_version_recorded_without_their_types_
     client.set_terminated(setting.info.run_id)
     assert refusal(load, "old", recorded.uri()) == (
         "a setting's values must be on record with their types, got none of '0000 ema', which an earlier version "
-        "recorded; run the study anew under another name."
+        "recorded; resume the study with `--tracking` of another store, which records it anew."
     )
 
 
@@ -242,6 +252,23 @@ def test_a_store_without_studies_has_an_empty_list(tmp_path):
 
 
 # --- what cannot be read ----------------------------------------------------------------------------------------------
+
+
+def test_of_two_finished_runs_of_one_setting_the_first_counts():
+    recorded.records("mixed")
+    client = MlflowClient(tracking_uri=recorded.uri())
+    experiment = client.create_experiment("twice")
+    tags = {Tag.KIND: STUDY_RUN, Tag.SEEDS: "1", Tag.STEPS: "10", Tag.PLANNED: "1", Tag.TASK: '{"name": "digits"}'}
+    client.create_run(experiment, tags=tags | {Tag.METRIC: "average/val_loss", Tag.MODE: "min"})
+    for start, value in ((2000, 0.5), (1000, 0.25), (3000, 0.75)):
+        tags = {Tag.KIND: SETTING_RUN, Tag.SETTING: "0", Tag.OUTCOME: "complete"} | value_tags(
+            {"decay": 0.9, "damping": 1.0, "coupling": 0.0}
+        )
+        run = client.create_run(experiment, start_time=start, tags=tags).info.run_id
+        client.log_metric(run, "average/val_loss.seed0", value)
+        client.set_terminated(run)
+    assert list(load("twice", recorded.uri()).table["average/val_loss"]) == [0.25]
+    assert studies(recorded.uri()).set_index("study").loc["twice", "done"] == 1
 
 
 @pytest.mark.parametrize("name", ["nope", "Default", "", "../mixed", "mixed' or '1'='1"])

@@ -295,3 +295,15 @@ def test_the_least_is_best_by_a_parameter_where_less_is_better():
 def test_an_unknown_parameter_is_refused():
     with pytest.raises(BadInput, match=r"`--by` must be one of decay, damping, coupling, .*width, got 'learning_rate'"):
         best_by(recorded.records("mixed"), "learning_rate")
+
+
+def test_the_settings_of_which_a_parameter_is_null_are_a_line_of_their_own():
+    table = best_by(recorded.records("shaped"), "clip")
+    assert list(table["clip"]) == [0.1, None]
+    assert list(table["settings"]) == [1, 2]
+
+
+def test_lists_are_values_of_a_parameter_too():
+    table = best_by(recorded.records("shaped"), "layers")
+    assert list(table["layers"]) == [[32], [64, 64]]
+    assert list(table["setting"]) == [1, 0]

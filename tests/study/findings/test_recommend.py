@@ -15,6 +15,7 @@ import yaml
 from scipy import stats
 
 from belay import Oscillator, load_defaults
+from study.design.document import read_document
 from study.design.schema import FIGURES, PARAMETERS, figures
 from study.errors import FailedWork
 from study.findings.compare import ranking
@@ -189,6 +190,14 @@ def test_the_file_holds_the_setting_its_rivals_range_the_evidence_and_where_it_c
 def test_the_file_begins_with_how_to_use_it():
     head = defaults_file(found("mixed")).splitlines()[0]
     assert head == "# Recommended by the study mixed; load it with belay.load_defaults(path, steps=...)."
+
+
+def test_hyperparameters_are_exported_as_they_were_tried(tmp_path):
+    tried = {"layers": [64, 64], "tag": "1e-3", "power": 1, "clip": None}
+    setting = read_document(exported("shaped", tmp_path))["setting"]
+    assert setting == as_data(found("shaped"))["setting"]
+    assert {name: setting[name] for name in tried} == tried
+    assert type(setting["power"]) is int
 
 
 # --- regimes ----------------------------------------------------------------------------------------------------------
