@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import os
 import pty
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -66,16 +66,25 @@ def test_a_line_is_wrapped_nowhere_and_marks_up_nothing(capsys):
 
 
 @contextmanager
-def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.TextIOBase]:
-    """Has stderr be a terminal; what is given reads what it was sent."""
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bytes]]:
+    """Has stderr be a terminal; what it was sent is in the list at the end of the block."""
     for variable in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")
     master, slave = pty.openpty()
-    with os.fdopen(slave, "w") as stderr, os.fdopen(master, errors="replace") as sent:
-        monkeypatch.setattr(sys, "stderr", stderr)
-        yield sent
-        monkeypatch.undo()
+    sent: list[bytes] = []
+
+    def read() -> None:  # as it comes, since who writes to a full terminal waits
+        with suppress(OSError):  # so ends a terminal that nobody writes to any more
+            while some := os.read(master, 4096):
+                sent.append(some)
+
+    with ThreadPoolExecutor(1) as reader, os.fdopen(slave, "w") as stderr:
+        reader.submit(read)
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stderr", stderr)
+            yield sent
+    os.close(master)
 
 
 def test_on_a_terminal_progress_is_one_live_line_that_is_gone_at_the_end(monkeypatch, capsys):
@@ -83,10 +92,7 @@ def test_on_a_terminal_progress_is_one_live_line_that_is_gone_at_the_end(monkeyp
         with LiveView(METRIC, TEXT) as view:
             view.show(Progress(4, done=3, best=BEST))
         sys.stderr.write("after\n")
-        sys.stderr.flush()
-        shown = ""
-        while "after" not in shown:
-            shown += sent.readline()
+    shown = b"".join(sent).decode()
     assert "3/4" in shown
     assert "underdamped" in shown
     assert shown.index("underdamped") < shown.rindex("\x1b[2K")  # the line is erased again
