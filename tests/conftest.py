@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from studies import Answer, CommandLine, copy_databases
+from studies import Answer, CommandLine, copy_databases, start_ray
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # several processes share the cores
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -69,8 +69,7 @@ def ray_cluster(shared_folder: Path) -> Iterator[str]:
     import ray
 
     (shared_folder / "the one Ray").touch(exist_ok=False)  # a second worker of pytest-xdist that wants Ray fails here
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="CRITICAL")
-    yield ray.get_runtime_context().gcs_address
+    yield start_ray()
     ray.shutdown()
 
 
@@ -84,7 +83,7 @@ def new_postgresql() -> Iterator[Callable[[], str]]:
 
     server = "postgresql://postgres@127.0.0.1:5432"
     try:
-        connection = psycopg.connect(f"{server}/postgres", autocommit=True, connect_timeout=30)
+        connection = psycopg.connect(f"{server}/postgres", autocommit=True, connect_timeout=300)
     except psycopg.OperationalError as error:
         if os.environ.get("BELAY_REQUIRE_POSTGRESQL"):
             raise

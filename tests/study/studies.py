@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +56,34 @@ def environment_with(**changes: str) -> dict[str, str]:
     """The environment of a process of its own that finds this checkout and the tests' tasks, with changes."""
     tests = Path(__file__).parent
     return os.environ | {"PYTHONPATH": os.pathsep.join([str(tests.parents[1]), str(tests)])} | changes
+
+
+@contextmanager
+def started(line: list[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """A process of its own, whose pipes hold text; it is killed at the end of the block, also where a test fails."""
+    with subprocess.Popen(line, text=True, **options) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def start_ray() -> str:
+    """Starts a Ray of two CPUs, whatever Ray runs on the machine; its address."""
+    import ray
+
+    for tries_left in (2, 1, 0):
+        try:
+            ray.init(
+                "local", num_cpus=2, object_store_memory=100 * 2**20,
+                include_dashboard=False, log_to_driver=False, logging_level="CRITICAL",
+            )  # fmt: skip
+            break
+        except Exception:  # a bare one, where the node needs more than the 30 s that Ray gives it
+            if not tries_left:
+                raise
+            ray.shutdown()
+    return ray.get_runtime_context().gcs_address
 
 
 def copy_databases(made: Path, home: Path) -> Path:

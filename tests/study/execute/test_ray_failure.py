@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
-from studies import CommandLine, environment_with, write
+from studies import CommandLine, environment_with, started, write
 
 RAY = """
-import ray, sys
-ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="CRITICAL")
-print(ray.get_runtime_context().gcs_address, flush=True)
+import sys
+from studies import start_ray
+print(start_ray(), flush=True)
 sys.stdin.read()
 """
 
 
 def descendants(pid: int) -> Iterator[int]:
     """The processes that a process started, and those that they started."""
-    for child in map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
-        yield child
-        yield from descendants(child)
+    with suppress(FileNotFoundError, ProcessLookupError):  # it may end meanwhile
+        for child in map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
+            yield child
+            yield from descendants(child)
 
 
 @pytest.mark.slow
@@ -37,23 +39,20 @@ def test_a_ray_that_goes_away_ends_the_study_with_one_line_and_resume_goes_on(
     write(home / "small.yaml", task=task, objective={"metric": "average/score", "mode": "max"})
     environment = environment_with(RAY_AUTH_MODE="disabled")  # the study's process does not know this Ray's token
     environment.pop("RAY_ADDRESS", None)
-    ray = subprocess.Popen(
-        [sys.executable, "-c", RAY], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert ray.stdout is not None
-    address = ray.stdout.readline().strip()
-    study = subprocess.Popen(
-        [sys.executable, "-m", "study", "run", "small.yaml"],
-        cwd=home, env=environment | {"RAY_ADDRESS": address},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    while len(list(home.glob("waiting-*"))) < 2:
-        assert study.poll() is None, study.communicate()
-        time.sleep(0.05)
-    for pid in [ray.pid, *descendants(ray.pid)]:
-        os.kill(pid, signal.SIGKILL)
-    ray.communicate()
-    out, err = study.communicate(timeout=600)
+    with started([sys.executable, "-c", RAY], env=environment, stdin=PIPE, stdout=PIPE) as ray:
+        assert ray.stdout is not None
+        address = ray.stdout.readline().strip()
+        assert address
+        line = [sys.executable, "-m", "study", "run", "small.yaml"]
+        there = environment | {"RAY_ADDRESS": address}
+        with started(line, cwd=home, env=there, stdout=PIPE, stderr=PIPE) as study:
+            while len(list(home.glob("waiting-*"))) < 2:
+                assert study.poll() is None, study.communicate()
+                time.sleep(0.05)
+            for pid in [ray.pid, *descendants(ray.pid)]:
+                with suppress(ProcessLookupError):  # once one is killed others may end by themselves
+                    os.kill(pid, signal.SIGKILL)
+            out, err = study.communicate(timeout=600)
     assert (study.returncode, out) == (1, ""), err
     assert err.splitlines()[-1] == (
         "belay-study: this process was killed or lost its Ray; `belay-study resume small` goes on."
