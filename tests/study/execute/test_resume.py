@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from optuna.trial import TrialState
-from studies import CommandLine, copy_databases, environment_with, write
+from studies import CommandLine, copy_databases, environment_with, started, write
 
 from study.findings.collect import load
 
@@ -41,19 +42,16 @@ PLACES = {
 ON_RAY = ["before a result is kept", "after MLflow has begun a setting's run"]
 
 
-def start(home: Path, ray: str, doom: tuple[str, int] = UNDISTURBED) -> subprocess.Popen[str]:
-    """Starts `run small.yaml` in a process of its own, on the Ray at this address or, where that is "", inline."""
-    line = [sys.executable, DRIVER, *doom, "run", "small.yaml", *([] if ray else ["--inline"])]
+def driver(home: Path, ray: str, doom: tuple[str, int] = UNDISTURBED) -> AbstractContextManager[subprocess.Popen[str]]:
+    """A process of its own that does `run small.yaml`, on the Ray at this address or, where that is "", inline."""
+    line = [sys.executable, *map(str, (DRIVER, *doom)), "run", "small.yaml", *([] if ray else ["--inline"])]
     environment = environment_with(RAY_ADDRESS=ray)
-    return subprocess.Popen(
-        list(map(str, line)), cwd=home, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    return started(line, cwd=home, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def end_of(process: subprocess.Popen[str], code: int = 0) -> str:
     """Waits for its end with this exit code; what it printed, stdout before stderr."""
-    with process:
-        out, err = process.communicate(timeout=600)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == code, err
     return out + err
 
@@ -64,7 +62,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, made_databases: Path) 
     home = tmp_path_factory.mktemp("undisturbed")
     copy_databases(made_databases, home)
     write(home / "small.yaml")
-    end_of(start(home, ray=""))
+    with driver(home, ray="") as whole:
+        end_of(whole)
     assert_nothing_twice_or_left_running(home)
     return home
 
@@ -119,7 +118,8 @@ def assert_same_records(home: Path, other: Path) -> None:
 @pytest.mark.usefixtures("databases")
 def test_a_driver_killed(place: str, undisturbed: Path, belay_study: CommandLine, tmp_path: Path) -> None:
     write(tmp_path / "small.yaml")
-    end_of(start(tmp_path, ray="", doom=PLACES[place]), -signal.SIGKILL)
+    with driver(tmp_path, ray="", doom=PLACES[place]) as doomed:
+        end_of(doomed, -signal.SIGKILL)
     resumed = belay_study("resume", "small", "--inline")
     assert resumed.code == 0, resumed.err
     assert_same_records(tmp_path, undisturbed)
@@ -133,7 +133,8 @@ def test_a_driver_killed_on_ray(
     place: str, undisturbed: Path, belay_study: CommandLine, ray_cluster: str, tmp_path: Path
 ) -> None:
     write(tmp_path / "small.yaml")
-    end_of(start(tmp_path, ray_cluster, doom=PLACES[place]), -signal.SIGKILL)
+    with driver(tmp_path, ray_cluster, doom=PLACES[place]) as doomed:
+        end_of(doomed, -signal.SIGKILL)
     resumed = belay_study("resume", "small")
     assert resumed.code == 0, resumed.err
     assert_same_records(tmp_path, undisturbed)
@@ -172,11 +173,11 @@ def assert_stops_and_goes_on(stop: signal.Signals, ray: str, belay_study: Comman
         task={"name": "tasks_of_tests:waits_at_a_gate", "gate": str(home)},
         objective={"metric": "average/score", "mode": "max"},
     )
-    running = start(home, ray)
     waiting = 2 if ray else 1  # settings at a time
-    wait_for(running, lambda: len(list(home.glob("waiting-*"))) == waiting)
-    running.send_signal(stop)
-    said = end_of(running, 130)
+    with driver(home, ray) as running:
+        wait_for(running, lambda: len(list(home.glob("waiting-*"))) == waiting)
+        running.send_signal(stop)
+        said = end_of(running, 130)
     assert "Traceback" not in said
     assert said.strip().splitlines()[-1] == (
         "belay-study: interrupted with 3 of 20 settings done, all kept; `belay-study resume small` does the rest."
