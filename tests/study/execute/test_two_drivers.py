@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from studies import CommandLine, environment_with, write
+from studies import CommandLine, environment_with, started, write
 
 from study.findings.collect import load
 
@@ -37,14 +37,11 @@ def open_gate(home: Path, name: str) -> None:
 def driver_at_the_gate(home: Path, config: Path) -> Iterator[subprocess.Popen[str]]:
     """A process of its own that drives the study, while it waits at the gate."""
     line = [sys.executable, "-m", "study", "run", str(config), "--inline"]
-    with subprocess.Popen(line, cwd=home, env=environment_with(), text=True, stderr=subprocess.PIPE) as driver:
-        try:
-            while not any((home / f"gate-{config.stem}").glob("waiting-*")):
-                assert driver.poll() is None, driver.communicate()[1]
-                time.sleep(0.05)
-            yield driver
-        finally:
-            driver.kill()
+    with started(line, cwd=home, env=environment_with(), stderr=subprocess.PIPE) as driver:
+        while not any((home / f"gate-{config.stem}").glob("waiting-*")):
+            assert driver.poll() is None, driver.communicate()[1]
+            time.sleep(0.05)
+        yield driver
 
 
 def table(home: Path, name: str) -> pd.DataFrame:
@@ -52,9 +49,14 @@ def table(home: Path, name: str) -> pd.DataFrame:
     return load(name, f"sqlite:///{home}/.belay-study/mlflow.db").table.drop(columns="gate")
 
 
+def storage(home: Path) -> closing[sqlite3.Connection]:
+    """Optuna's storage, also while a driver uses it."""
+    return closing(sqlite3.connect(home / ".belay-study" / "optuna.db", timeout=300))
+
+
 def stored(home: Path) -> list[Any]:
     """Everything in Optuna's storage but the times at which leases expire."""
-    with closing(sqlite3.connect(home / ".belay-study" / "optuna.db")) as database:
+    with storage(home) as database:
         return [line for line in database.iterdump() if 'INTO "belay_leases"' not in line]
 
 
@@ -106,7 +108,7 @@ def test_a_driver_that_was_taken_over_writes_nothing_more(
 ) -> None:
     config = gated(tmp_path, "small")
     with driver_at_the_gate(tmp_path, config) as first:
-        with closing(sqlite3.connect(tmp_path / ".belay-study" / "optuna.db")) as database, database:
+        with storage(tmp_path) as database, database:
             database.execute("update belay_leases set token = 'of another driver'")
         before = stored(tmp_path)
         open_gate(tmp_path, "small")
@@ -116,7 +118,7 @@ def test_a_driver_that_was_taken_over_writes_nothing_more(
     assert stored(tmp_path) == before
     (row,) = json.loads(belay_study("list", "--format", "json").out)[:1]
     assert row["status"] == "running"  # as the other driver would have it
-    with closing(sqlite3.connect(tmp_path / ".belay-study" / "optuna.db")) as database, database:
+    with storage(tmp_path) as database, database:
         database.execute("delete from belay_leases")
     assert belay_study("resume", "small", "--inline").code == 0
     pd.testing.assert_frame_equal(table(tmp_path, "small"), undisturbed)
