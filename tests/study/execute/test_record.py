@@ -11,7 +11,6 @@ import sqlite3
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -84,7 +83,7 @@ def history(uri: str, metric: str) -> list[tuple[int, float]]:
 def rows(uri: str) -> dict[str, list[Any]]:
     """Every row of MLflow's tables about settings: a metric written twice shows here."""
     ours = "select run_uuid from tags where key = 'belay.kind' and value = 'setting'"
-    with closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as connection:
+    with closing(sqlite3.connect(uri.removeprefix("sqlite:///"), timeout=300)) as connection:
         return {
             table: sorted(connection.execute(f"select * from {table} where run_uuid in ({ours})").fetchall(), key=repr)
             for table in ("runs", "metrics", "params", "tags")
@@ -94,7 +93,7 @@ def rows(uri: str) -> dict[str, list[Any]]:
 @contextmanager
 def refusing(uri: str, table: str) -> Iterator[None]:
     """The database takes no row of a table, as one whose disk is full."""
-    with closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as connection:
+    with closing(sqlite3.connect(uri.removeprefix("sqlite:///"), timeout=300)) as connection:
         connection.execute(f"create trigger full before insert on {table} begin select raise(abort, '{REFUSED}'); end")
         connection.commit()
         yield
@@ -252,29 +251,36 @@ def test_a_recorder_whose_study_another_driver_has_taken_over_writes_nothing_mor
 @pytest.fixture
 def server(uri: str, databases: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """A real MLflow server over the database: its address and its process, which leads a group of its own."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    place = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     kept = ["--backend-store-uri", uri, "--no-serve-artifacts", "--default-artifact-root", databases.as_uri()]
-    with (databases / "server.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", *place, *kept],
-            stdout=log, stderr=log, start_new_session=True, cwd=databases,
-        )  # fmt: skip
-    while not answers(f"http://127.0.0.1:{port}/health"):
-        assert process.poll() is None, (databases / "server.log").read_text()
-        time.sleep(0.1)
-    yield f"http://127.0.0.1:{port}", process
-    end(process)
+    for _ in range(3):  # another process may take the port before the server does, which then ends
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        place = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+        with (databases / "server.log").open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "mlflow", "server", *place, *kept],
+                stdout=log, stderr=log, start_new_session=True, cwd=databases,
+            )  # fmt: skip
+        try:
+            if answers(f"http://127.0.0.1:{port}/health", process):
+                yield f"http://127.0.0.1:{port}", process
+                return
+        finally:
+            end(process)
+    pytest.fail((databases / "server.log").read_text())
 
 
-def answers(url: str) -> bool:
-    try:
-        urllib.request.urlopen(url, timeout=60).close()
-    except urllib.error.URLError:
-        return False
-    return True
+def answers(url: str, process: subprocess.Popen[bytes]) -> bool:
+    """Whether a server comes to answer; False if its process ends before."""
+    while process.poll() is None:
+        try:
+            urllib.request.urlopen(url, timeout=600).close()
+        except OSError:
+            time.sleep(0.1)
+        else:
+            return True
+    return False
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
