@@ -122,3 +122,19 @@ def test_a_driver_that_was_taken_over_writes_nothing_more(
         database.execute("delete from belay_leases")
     assert belay_study("resume", "small", "--inline").code == 0
     pd.testing.assert_frame_equal(table(tmp_path, "small"), undisturbed)
+
+
+def test_of_two_drivers_that_begin_at_once_in_an_empty_folder_one_drives(tmp_path: Path) -> None:
+    config = gated(tmp_path, "small")
+    line = [sys.executable, "-m", "study", "run", str(config), "--inline"]
+    options = {"cwd": tmp_path, "env": environment_with(), "stderr": subprocess.PIPE}
+    with started(line, **options) as one, started(line, **options) as other:
+        while one.poll() is None and other.poll() is None:  # the gate holds the one that drives
+            time.sleep(0.05)
+        refused, drives = (other, one) if one.poll() is None else (one, other)
+        _, err = refused.communicate(timeout=600)
+        assert refused.returncode == 2, err
+        assert "a study must have one driver at a time, got 'small', which process" in err.splitlines()[-1]
+        open_gate(tmp_path, "small")
+        _, err = drives.communicate(timeout=600)
+        assert drives.returncode == 0, err
