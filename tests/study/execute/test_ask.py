@@ -178,7 +178,7 @@ def test_an_asker_whose_lease_another_driver_has_taken_writes_nothing(tmp_path: 
 
 def dump(file: Path) -> list[str]:
     """Everything in a database but the times at which leases expire."""
-    with contextlib.closing(sqlite3.connect(file)) as database:
+    with contextlib.closing(sqlite3.connect(file, timeout=300)) as database:
         return [line for line in database.iterdump() if 'INTO "belay_leases"' not in line]
 
 
@@ -217,5 +217,5 @@ def test_a_storage_that_fails_in_the_middle_says_so_in_one_line_and_keeps_what_i
 
 
 def alter(file: Path, statement: str) -> None:
-    with contextlib.closing(sqlite3.connect(file)) as database:
+    with contextlib.closing(sqlite3.connect(file, timeout=300)) as database:
         database.execute(statement)
