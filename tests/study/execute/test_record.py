@@ -275,7 +275,7 @@ def answers(url: str, process: subprocess.Popen[bytes]) -> bool:
     """Whether a server comes to answer; False if its process ends before."""
     while process.poll() is None:
         try:
-            urllib.request.urlopen(url, timeout=600).close()
+            urllib.request.urlopen(url, timeout=10).close()  # whoever has the port; asked again
         except OSError:
             time.sleep(0.1)
         else:
