@@ -88,13 +88,13 @@ def run(
 
     study = Study.of(load_config(config, override))
     storage, tracking = storage or study.config.storage.url, tracking or study.config.tracking.uri
-    with connecting(storage, tracking, hurried=False) as chosen:
+    with connecting(storage, tracking, inline, hurried=False) as chosen:
         if dry_run:
             _show_plan(study)
         elif debug:
             _debug(study)
         else:
-            _run(study, chosen, inline)
+            _run(study, chosen)
 
 
 @app.command()
@@ -104,8 +104,8 @@ def resume(study: Name, inline: Inline = False, tracking: Tracking = None, stora
     from study.execute.storage import stored_config
     from study.options import connecting
 
-    with connecting(storage, tracking, hurried=False) as chosen:
-        _run(Study.of(stored_config(study, chosen.connections.storage)), chosen, inline)
+    with connecting(storage, tracking, inline, hurried=False) as chosen:
+        _run(Study.of(stored_config(study, chosen.connections.storage)), chosen)
 
 
 @app.command(name="list")
@@ -310,19 +310,19 @@ def doctor(tracking: Tracking = None, storage: Storage = None) -> None:
         raise typer.Exit(1)
 
 
-def _run(study: Study, chosen: Chosen, inline: bool) -> None:
+def _run(study: Study, chosen: Chosen) -> None:
     from study.execute.plan import plan
     from study.live import LiveView
 
     config, settings = study.config, plan(study).settings
-    started = "MLflow" if inline else "Ray and MLflow"
+    started = "MLflow" if chosen.inline else "Ray and MLflow"
     text = f"{config.name}: {settings} settings x {config.seeds} seeds of {config.steps} steps; starting {started}"
     with (
         LiveView(config.objective.metric, text) as view,
         _terminated_as_interrupted(),
-        _last_words(chosen, inline, config.name),
+        _last_words(chosen, config.name),
     ):
-        if inline:
+        if chosen.inline:
             from study.execute.inline import back_end
         else:
             from study.execute.tune import back_end
@@ -351,12 +351,12 @@ def _terminated_as_interrupted() -> Iterator[None]:
 
 
 @contextmanager
-def _last_words(chosen: Chosen, inline: bool, name: str) -> Iterator[None]:
+def _last_words(chosen: Chosen, name: str) -> Iterator[None]:
     """Has a process beside this one print a line if this one is ended meanwhile.
 
     Ray ends its driver's process, without a word and without an exception, when Ray's own process on the machine dies.
     """
-    text = f"this process was killed{'' if inline else ' or lost its Ray'}; `belay-study resume {name}` goes on."
+    text = f"this process was killed{'' if chosen.inline else ' or lost its Ray'}; `belay-study resume {name}` goes on."
     line = f"belay-study: {chosen.repeated(text)}"
     command = ["sh", "-c", 'read -r ended || printf "%s\\n" "$1" >&2', "sh", line]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True) as beside:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from study.design.places import Connections, without_password, without_passwords
 from study.errors import BadInput, StudyError
 
+TRAINING = ("run", "resume")  # commands that take --inline
 STORED = ("run", "resume", "status", "doctor")  # commands that take --storage
 TRACKED = ("run", "resume", "list", "best", "regimes", "compare", "export", "doctor")  # and --tracking
 CONNECTION = re.compile(r"(?P<key>tracking\.uri|storage\.url)=(?P<url>.*)|\W*(?P<entry>tracking|storage)\b", re.DOTALL)
@@ -26,17 +27,21 @@ class Chosen:
         connections: Where the records are.
         storage: Whether `--storage` or the config gave the storage.
         tracking: The same of the tracking store.
+        inline: Whether the study is trained in this process.
     """
 
     connections: Connections
     storage: bool
     tracking: bool
+    inline: bool
 
     def repeated(self, text: str) -> str:
         """The text with these options in every command that it advises, as the command must name the same places."""
         return COMMAND.sub(lambda found: found[0] + "".join(self._options(found[1])), text)
 
     def _options(self, command: str) -> Iterator[str]:
+        if self.inline and command in TRAINING:
+            yield " --inline"
         if self.storage and command in STORED:
             yield f" --storage {shlex.quote(without_password(self.connections.storage))}"
         if self.tracking and command in TRACKED:
@@ -44,12 +49,15 @@ class Chosen:
 
 
 @contextmanager
-def connecting(storage: str | None = None, tracking: str | None = None, hurried: bool = True) -> Iterator[Chosen]:
+def connecting(
+    storage: str | None = None, tracking: str | None = None, inline: bool = False, hurried: bool = True
+) -> Iterator[Chosen]:
     """The connections of a command; the advice in errors raised meanwhile names them too.
 
     Args:
         storage: What `--storage` or the config gives, if anything.
         tracking: What `--tracking` or the config gives, if anything.
+        inline: Whether the study is trained in this process.
         hurried: Whether to say soon that an MLflow server is down, rather than to try for minutes.
 
     Raises:
@@ -57,7 +65,7 @@ def connecting(storage: str | None = None, tracking: str | None = None, hurried:
     """
     if hurried:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    chosen = Chosen(Connections.of(storage, tracking), bool(storage), bool(tracking))
+    chosen = Chosen(Connections.of(storage, tracking), bool(storage), bool(tracking), inline)
     try:
         yield chosen
     except StudyError as error:

@@ -111,7 +111,8 @@ def postgresql(new_postgresql: Callable[[], str]) -> str:
 def belay_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
     """Calls ``belay-study`` in this process, in a working directory of its own."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for variable in ("MLFLOW_TRACKING_URI", "BELAY_STORAGE_URL"):
+        monkeypatch.delenv(variable, raising=False)
 
     def call(*arguments: object) -> Answer:
         from study.cli import main

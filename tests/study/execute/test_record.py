@@ -223,7 +223,7 @@ def test_a_study_whose_records_are_refused_is_trained_to_its_end_and_resume_reco
         "small: 20 settings x 2 seeds of 60 steps; starting MLflow", "20/20 settings",
     ]  # fmt: skip
     assert error.startswith("belay-study: MLflow must take the records, got ")
-    assert error.endswith("no result is lost, `belay-study resume small` delivers the rest.")
+    assert error.endswith("no result is lost, `belay-study resume small --inline` delivers the rest.")
     resumed = belay_study("resume", "small", "--inline")
     assert resumed.code == 0, resumed.err
     assert "small: 20 of 20 settings x 2 seeds done" in resumed.out

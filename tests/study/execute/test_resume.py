@@ -179,8 +179,9 @@ def assert_stops_and_goes_on(stop: signal.Signals, ray: str, belay_study: Comman
         running.send_signal(stop)
         said = end_of(running, 130)
     assert "Traceback" not in said
+    resume = "belay-study resume small" + ("" if ray else " --inline")
     assert said.strip().splitlines()[-1] == (
-        "belay-study: interrupted with 3 of 20 settings done, all kept; `belay-study resume small` does the rest."
+        f"belay-study: interrupted with 3 of 20 settings done, all kept; `{resume}` does the rest."
     )
     (status,) = json.loads(belay_study("status", "small", "--format", "json").out)
     assert status["done"] == 3
