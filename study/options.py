@@ -85,7 +85,7 @@ def check_no_password(option: str, values: Sequence[str]) -> None:
             )
         if url and "***" in url:
             raise BadInput(
-                f"`{option}` must hold the password that stars stand for, got {shown}; write an environment variable, "
+                f"`{option}` must have no stars in place of a password, got {shown}; write an environment variable, "
                 "as in '${PGPASSWORD}', in place of ***."
             )
 
