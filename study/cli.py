@@ -33,7 +33,7 @@ app = typer.Typer(
 )
 
 
-def _open_to_all(option: typer.CallbackParam, value: Any) -> Any:
+def _refuse_passwords(option: typer.CallbackParam, value: Any) -> Any:
     if value:
         from study.options import check_no_password
 
@@ -45,11 +45,11 @@ Name = Annotated[str, typer.Argument(metavar="STUDY", help="The study's name.")]
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="The study's YAML file.")]
 Tracking = Annotated[
     str | None,
-    typer.Option(callback=_open_to_all, help="MLflow tracking URI [default: MLFLOW_TRACKING_URI or .belay-study]"),
+    typer.Option(callback=_refuse_passwords, help="MLflow tracking URI [default: MLFLOW_TRACKING_URI or .belay-study]"),
 ]
 Storage = Annotated[
     str | None,
-    typer.Option(callback=_open_to_all, help="Optuna storage URL [default: BELAY_STORAGE_URL or .belay-study]"),
+    typer.Option(callback=_refuse_passwords, help="Optuna storage URL [default: BELAY_STORAGE_URL or .belay-study]"),
 ]
 Form = Annotated[Literal["table", "json", "yaml"], typer.Option("--format", help="How to print it.")]
 Inline = Annotated[
@@ -58,7 +58,7 @@ Inline = Annotated[
 Override = Annotated[
     list[str],
     typer.Option(
-        "--set", callback=_open_to_all, metavar="KEY=VALUE", help="Change the config: seeds=16, search.seed=1."
+        "--set", callback=_refuse_passwords, metavar="KEY=VALUE", help="Change the config: seeds=16, search.seed=1."
     ),
 ]
 

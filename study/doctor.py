@@ -87,12 +87,12 @@ def _database(name: str, url: str, ask: Callable[[str], None]) -> Check:
 
 
 def _ask_mlflow(uri: str) -> None:
-    from study.findings.collect import knock_tracking
+    from study.findings.collect import check_tracking
 
-    knock_tracking(uri)
+    check_tracking(uri)
 
 
 def _ask_optuna(url: str) -> None:
-    from study.execute.storage import knock
+    from study.execute.storage import check_storage
 
-    knock(url)
+    check_storage(url)

@@ -13,7 +13,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from study.design.places import alone, knock, secrets, with_password, without_password
+from study.design.places import alone, check_answers, secrets, with_password, without_password
 from study.design.schema import Tag
 from study.errors import BadInput, reason
 
@@ -34,7 +34,7 @@ def connect(uri: str, key: str, advice: str) -> MlflowClient:
     for noisy in ("mlflow", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     with answering(uri, key, advice):
-        knock(uri)
+        check_answers(uri)
         with alone(uri):
             client = MlflowClient(tracking_uri=with_password(uri))
             client.search_experiments(max_results=1)

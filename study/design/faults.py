@@ -73,14 +73,16 @@ def _without_passwords(value: Any, levels: int) -> Any:
 
 
 def explain(error: ValidationError, model: type[BaseModel], where: str = "") -> str:
-    """The first fault of a validation as one line: the rule, the value and what to do.
+    """One fault of a validation as one line: the rule, the value and what to do.
+
+    It is the first unknown key, if there is one, as a misspelt key is missing too; else the first fault.
 
     Args:
         error: The failed validation.
         model: What was validated against.
         where: What precedes the model's own keys, as in ``task.``.
     """
-    faults = error.errors()
+    faults = sorted(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
     more = f" ({len(faults) - 1} more to mend.)" if len(faults) > 1 else ""
     location = _plain(faults[0]["loc"])
     named = [str(part) if not _private(location) or str(part).isidentifier() else "***" for part in location]

@@ -184,7 +184,7 @@ def make_room(key: str, url: str) -> None:
         ) from error
 
 
-def knock(url: str) -> None:
+def check_answers(url: str) -> None:
     """Makes sure that something answers at an HTTP or database URL; other URLs are not checked.
 
     Raises:

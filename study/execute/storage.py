@@ -76,7 +76,7 @@ def stored_config(name: str, url: str) -> StudyConfig:
     return config
 
 
-def knock(url: str) -> None:
+def check_storage(url: str) -> None:
     """Raises BadInput unless the storage answers."""
     open_storage(url)
 

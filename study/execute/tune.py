@@ -165,7 +165,7 @@ def connected() -> Iterator[None]:
     address = os.environ.get("RAY_ADDRESS")
     local: dict[str, Any] = {} if address else {"address": "local", "include_dashboard": False}
     try:
-        _knock(address or "")
+        _check_port(address or "")
         with _same_signals():
             ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **local)
     except Exception as error:  # of many kinds: ValueError, RayError, a bare Exception after half a minute
@@ -186,7 +186,7 @@ def nodes() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
 
 
-def _knock(address: str) -> None:
+def _check_port(address: str) -> None:
     """Raises OSError unless a port that the address names is open; Ray itself would try for many minutes."""
     place = urlsplit(address if "://" in address else f"//{address}")
     if place.hostname and place.port:

@@ -77,7 +77,7 @@ def _study_row(run: Run, name: str, done: int) -> dict[str, Any]:
     return row | {"started": started}
 
 
-def knock_tracking(uri: str) -> None:
+def check_tracking(uri: str) -> None:
     """Raises BadInput unless the tracking store answers."""
     _connect(uri)
 

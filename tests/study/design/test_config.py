@@ -152,6 +152,10 @@ REFUSED_BY_CONFIG = {
         document(steps=...),
         r"`steps` must be given, got nothing; add it \(optimizer steps of each run, at most 10\*\*9\)",
     ),
+    "a required key misspelt": (
+        {"stepz" if key == "steps" else key: value for key, value in document().items()},
+        r"`stepz` is not a key here .*steps.*; remove or rename it\. \(1 more to mend\.\)$",
+    ),
     "several faults": (document(steps=0, seeds=0), r"`steps` must be at least 1, got 0; .* \(1 more to mend\.\)$"),
     "no steps": (document(steps=0), r"`steps` must be at least 1, got 0; change it \(optimizer steps"),
     "no seeds": (document(seeds=0), r"`seeds` must be at least 1, got 0; change it"),

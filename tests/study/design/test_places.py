@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from study.design.places import (
-    knock,
+    check_answers,
     make_room,
     secrets,
     sqlite_file,
@@ -192,9 +192,9 @@ class _Answers404(BaseHTTPRequestHandler):
 
 def test_any_answer_of_a_server_will_do():
     server = HTTPServer(("127.0.0.1", 0), _Answers404)
-    thread = threading.Thread(target=server.handle_request)
+    thread = threading.Thread(target=server.handle_request, daemon=True)
     thread.start()
-    knock(f"http://127.0.0.1:{server.server_port}")
+    check_answers(f"http://127.0.0.1:{server.server_port}")
     thread.join()
     server.server_close()
 
@@ -202,29 +202,29 @@ def test_any_answer_of_a_server_will_do():
 @pytest.mark.parametrize(("url", "reason"), [("http://127.0.0.1:1", "refused"), ("http://a b", "control characters")])
 def test_a_server_that_does_not_answer_is_noticed(url, reason):
     with pytest.raises(OSError, match=reason):
-        knock(url)
+        check_answers(url)
 
 
 def test_an_sqlite_file_answers(tmp_path):
     with sqlite3.connect(tmp_path / "some.db") as connection:
         connection.execute("create table some (thing)")
     connection.close()
-    knock(f"sqlite:///{tmp_path}/some.db")
+    check_answers(f"sqlite:///{tmp_path}/some.db")
 
 
 def test_a_file_that_is_no_database_is_noticed(tmp_path):
     (tmp_path / "notes.txt").write_text("not a database, though longer than one's header: " + "x" * 200)
     with pytest.raises(OSError, match="file is not a database"):
-        knock(f"sqlite:///{tmp_path}/notes.txt")
+        check_answers(f"sqlite:///{tmp_path}/notes.txt")
 
 
 def test_a_folder_is_no_database(tmp_path):
     with pytest.raises(OSError, match="unable to open database file"):
-        knock(f"sqlite:///{tmp_path}")
+        check_answers(f"sqlite:///{tmp_path}")
 
 
 def test_what_is_neither_server_nor_database_is_taken_on_trust():
-    knock("databricks")
+    check_answers("databricks")
 
 
 @pytest.mark.parametrize("url", ["postgresql://me:secret", "host=h password=secret", "postgresql://me/secret@h/db"])

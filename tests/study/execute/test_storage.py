@@ -13,7 +13,7 @@ from study.design.schema import Outcome, SeedResult
 from study.design.study import Study
 from study.errors import BadInput
 from study.execute.ask import Asker
-from study.execute.storage import Counts, check_name, counts, is_finished, knock, open_storage, stored_config
+from study.execute.storage import Counts, check_name, check_storage, counts, is_finished, open_storage, stored_config
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -39,7 +39,7 @@ def run(study: Study, url: str, *states: str) -> None:
 
 def refused(url: str) -> str:
     with pytest.raises(BadInput) as caught:
-        knock(url)
+        check_storage(url)
     assert len(str(caught.value).splitlines()) == 1
     return str(caught.value)
 
