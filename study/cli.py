@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
@@ -62,8 +63,41 @@ Override = Annotated[
     ),
 ]
 
+Address = Annotated[
+    str | None,
+    typer.Option(
+        envvar="BELAY_ADDRESS",
+        show_envvar=False,
+        metavar="URL",
+        help="Do it as a job of the Ray cluster whose dashboard is at this URL [default: BELAY_ADDRESS, or here]",
+    ),
+]
+Detach = Annotated[
+    bool, typer.Option("--detach", help="With --address: start the job and say how to follow it, at once.")
+]
+
+
+def _here_or_there(command: Callable[..., None]) -> Callable[..., int | None]:
+    """Has a command run as a job of a cluster where `--address` names one, unless it is a dry run."""
+
+    @functools.wraps(command)
+    def called(**given: Any) -> int | None:
+        address = given["address"]
+        if address and not given.get("dry_run"):
+            from study.remote.commands import elsewhere
+
+            with _terminated_as_interrupted():
+                return elsewhere(address, command.__name__.partition("_")[0], given)
+        if given.get("detach"):
+            raise BadInput("`--detach` must have the `--address` of a cluster, got none; add it, or leave both out.")
+        command(**given)
+        return None
+
+    return called
+
 
 @app.command()
+@_here_or_there
 def run(
     config: Config,
     override: Override = [],  # noqa: B006 # typer never changes it
@@ -77,6 +111,8 @@ def run(
     ] = False,
     tracking: Tracking = None,
     storage: Storage = None,
+    address: Address = None,
+    detach: Detach = False,
 ) -> None:
     """Run a study and print its answer.
 
@@ -98,7 +134,15 @@ def run(
 
 
 @app.command()
-def resume(study: Name, inline: Inline = False, tracking: Tracking = None, storage: Storage = None) -> None:
+@_here_or_there
+def resume(
+    study: Name,
+    inline: Inline = False,
+    tracking: Tracking = None,
+    storage: Storage = None,
+    address: Address = None,
+    detach: Detach = False,
+) -> None:
     """Finish an interrupted study."""
     from study.design.study import Study
     from study.execute.storage import stored_config
@@ -109,7 +153,8 @@ def resume(study: Name, inline: Inline = False, tracking: Tracking = None, stora
 
 
 @app.command(name="list")
-def list_studies(form: Form = "table", tracking: Tracking = None) -> None:
+@_here_or_there
+def list_studies(form: Form = "table", tracking: Tracking = None, address: Address = None) -> None:
     """List the studies on record."""
     from study.findings.collect import studies
     from study.options import connecting
@@ -120,7 +165,8 @@ def list_studies(form: Form = "table", tracking: Tracking = None) -> None:
 
 
 @app.command()
-def status(study: Name, form: Form = "table", storage: Storage = None) -> None:
+@_here_or_there
+def status(study: Name, form: Form = "table", storage: Storage = None, address: Address = None) -> None:
     """Say how far a study is."""
     import pandas as pd
 
@@ -143,6 +189,7 @@ def status(study: Name, form: Form = "table", storage: Storage = None) -> None:
 
 
 @app.command()
+@_here_or_there
 def best(
     study: Name,
     top: Annotated[int | None, typer.Option(min=1, help="Print this many settings, best first.")] = None,
@@ -151,6 +198,7 @@ def best(
     ] = None,
     form: Form = "table",
     tracking: Tracking = None,
+    address: Address = None,
 ) -> None:
     """Print the best setting and how sure it is.
 
@@ -177,11 +225,13 @@ def best(
 
 
 @app.command()
+@_here_or_there
 def regimes(
     study: Name,
     top: Annotated[int, typer.Option(min=1, help="How many settings, best first.")] = 5,
     form: Form = "table",
     tracking: Tracking = None,
+    address: Address = None,
 ) -> None:
     """Print the best settings as oscillators.
 
@@ -201,6 +251,7 @@ def regimes(
 
 
 @app.command()
+@_here_or_there
 def compare(
     study: Name,
     baseline: Annotated[
@@ -209,6 +260,7 @@ def compare(
     ] = None,
     form: Form = "table",
     tracking: Tracking = None,
+    address: Address = None,
 ) -> None:
     """Compare the best setting with other families.
 
@@ -226,10 +278,12 @@ def compare(
 
 
 @app.command()
+@_here_or_there
 def export(
     study: Name,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write [default: stdout]")] = None,
     tracking: Tracking = None,
+    address: Address = None,
 ) -> None:
     """Write the best setting as a defaults file.
 
@@ -238,19 +292,35 @@ def export(
     from study.findings.collect import load
     from study.findings.recommend import defaults_file, recommend
     from study.options import connecting
+    from study.show import show_defaults
 
     with connecting(tracking=tracking) as chosen:
         text = defaults_file(recommend(load(study, chosen.connections.tracking)))
-    if output is None:
-        typer.echo(text, nl=False)
-        return
-    try:
-        output.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise BadInput(
-            f"`--output` must be a writable file, got {output}: {error.strerror}; choose another."
-        ) from error
-    typer.echo(f'wrote {output}; load it with belay.load_defaults("{output}", steps=...)', err=True)
+    show_defaults(text, output)
+
+
+@app.command()
+@_here_or_there
+def stop(study: Name, address: Address = None) -> None:
+    """End a study that runs on a cluster; what is done is kept.
+
+    `belay-study resume STUDY --address URL` does the rest.
+    """
+    raise BadInput("`stop` must have the `--address` of a cluster, got none; Ctrl-C stops a study that runs here.")
+
+
+@app.command()
+@_here_or_there
+def logs(
+    study: Name,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on until the job ends.")] = False,
+    address: Address = None,
+) -> None:
+    """Print what the newest job of a study on a cluster has logged."""
+    raise BadInput(
+        "`logs` must have the `--address` of a cluster, got none; a study that runs here shows its progress itself, "
+        "and Ctrl-C stops it."
+    )
 
 
 @app.command()

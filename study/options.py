@@ -1,4 +1,4 @@
-"""The command line's `--storage` and `--tracking`: where they lead, and how its messages repeat them."""
+"""The command line's `--storage`, `--tracking` and `--address`: where they lead, and how its messages repeat them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 from study.design.places import Connections, without_password, without_passwords
@@ -15,8 +16,10 @@ from study.errors import BadInput, StudyError
 TRAINING = ("run", "resume")  # commands that take --inline
 STORED = ("run", "resume", "status", "doctor")  # commands that take --storage
 TRACKED = ("run", "resume", "list", "best", "regimes", "compare", "export", "doctor")  # and --tracking
+ADDRESSED = ("run", "resume", "status", "list", "best", "regimes", "compare", "export", "stop", "logs")  # and --address
 CONNECTION = re.compile(r"(?P<key>tracking\.uri|storage\.url)=(?P<url>.*)|\W*(?P<entry>tracking|storage)\b", re.DOTALL)
 COMMAND = re.compile(r"belay-study (\w+)( [\w.-]+)?")
+asked_from = ContextVar("asked_from", default="")  # the `--address` by which a client asked for what this process does
 
 
 @dataclass(frozen=True)
@@ -28,12 +31,14 @@ class Chosen:
         storage: Whether `--storage` or the config gave the storage.
         tracking: The same of the tracking store.
         inline: Whether the study is trained in this process.
+        address: By which a client on another machine asked for it; "" if the user is on this one.
     """
 
     connections: Connections
     storage: bool
     tracking: bool
     inline: bool
+    address: str = ""
 
     def repeated(self, text: str) -> str:
         """The text with these options in every command that it advises, as the command must name the same places."""
@@ -46,6 +51,8 @@ class Chosen:
             yield f" --storage {shlex.quote(without_password(self.connections.storage))}"
         if self.tracking and command in TRACKED:
             yield f" --tracking {shlex.quote(without_password(self.connections.tracking))}"
+        if self.address and command in ADDRESSED:
+            yield f" --address {shlex.quote(self.address)}"
 
 
 @contextmanager
@@ -65,7 +72,7 @@ def connecting(
     """
     if hurried:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    chosen = Chosen(Connections.of(storage, tracking), bool(storage), bool(tracking), inline)
+    chosen = Chosen(Connections.of(storage, tracking), bool(storage), bool(tracking), inline, asked_from.get())
     try:
         yield chosen
     except StudyError as error:

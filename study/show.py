@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich import box
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from study.design.document import dump_document
+from study.errors import BadInput
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -108,3 +110,21 @@ def show_seed(setting: Setting, result: SeedResult) -> None:
     ended = f" at step {result.diverged_at}" if result.diverged_at is not None else ""
     lines.append(("state", f"{result.state}{ended}{result.message and ': ' + result.message}"))
     print("\n".join(f"{head:<12}{text}" for head, text in lines))  # noqa: T201
+
+
+def show_defaults(text: str, output: Path | None) -> None:
+    """Prints a defaults file, or writes it and says so.
+
+    Raises:
+        BadInput: It cannot be written.
+    """
+    if output is None:
+        print(text, end="")  # noqa: T201
+        return
+    try:
+        output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise BadInput(
+            f"`--output` must be a writable file, got {output}: {error.strerror}; choose another."
+        ) from error
+    print(f'wrote {output}; load it with belay.load_defaults("{output}", steps=...)', file=sys.stderr)  # noqa: T201

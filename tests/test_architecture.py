@@ -16,7 +16,8 @@ FILES = sorted([*ROOT.glob("belay/**/*.py"), *ROOT.glob("study/**/*.py")])
 
 # Which files may import a package; {package: files or folders}.
 CONFINED = {
-    "ray": ["study/execute/tune.py"],
+    "ray": ["study/execute/tune.py", "study/remote/client.py"],
+    "aiohttp": ["study/remote/client.py"],
     "optuna": ["study/execute/ask.py", "study/execute/storage.py", "study/design/space.py"],
     "mlflow": ["study/execute/record.py", "study/findings/collect.py", "study/tracking.py"],
     "typer": ["study/cli.py"],
@@ -75,6 +76,6 @@ def test_the_top_level_holds_what_it_should() -> None:
 
 
 def test_the_command_line_loads_nothing_heavy_before_it_is_needed() -> None:
-    heavy = "{'torch', 'ray', 'mlflow', 'optuna', 'pandas', 'numpy', 'scipy', 'rich'}"
+    heavy = "{'torch', 'ray', 'aiohttp', 'mlflow', 'optuna', 'pandas', 'numpy', 'scipy', 'rich'}"
     code = f"import sys, study.cli; sys.exit(', '.join({heavy} & set(sys.modules)) or 0)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

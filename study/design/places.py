@@ -184,18 +184,22 @@ def make_room(key: str, url: str) -> None:
         ) from error
 
 
-def check_answers(url: str) -> None:
+def check_answers(url: str, patience: float = PATIENCE) -> None:
     """Makes sure that something answers at an HTTP or database URL; other URLs are not checked.
 
+    Args:
+        url: The URL.
+        patience: Seconds that an HTTP server may take.
+
     Raises:
-        OSError: Nothing does within a few seconds; MLflow itself would try for minutes. Its text holds no password.
+        OSError: Nothing does in time; MLflow itself would try for minutes. Its text holds no password.
     """
     url = with_password(url)
     if url.startswith(("http://", "https://")):
         place = urlsplit(url)
         plain = place._replace(netloc=place.netloc.rpartition("@")[2]).geturl()  # urllib takes no login there
         try:
-            urllib.request.urlopen(plain, timeout=PATIENCE).close()
+            urllib.request.urlopen(plain, timeout=patience).close()
         except urllib.error.HTTPError as answer:  # an answer too: something listens there
             answer.close()
         except (urllib.error.URLError, http.client.HTTPException, ValueError) as error:

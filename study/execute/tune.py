@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -32,6 +33,8 @@ from study.execute.packs import Packs
 from study.execute.plan import Pack
 
 RETRIES = 1  # of a pack whose worker died
+UNABLE = "unable"  # what a worker reports, with the reason, that cannot make the study's task
+VERSIONS = re.compile(r"Version mismatch:.*?Ray: (\S+)\s+Python: (\S+)\s.*?Ray: (\S+)\s+Python: (\S+)", re.DOTALL)
 ENVIRONMENT = {  # what Ray takes from the environment alone
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # tasks may read files beside the config
@@ -117,6 +120,12 @@ class _Trials(Searcher):
         It raises nothing, as Tune would train the pack again; `suggest`, which comes next, raises what failed here.
         """
         pack = self._running.pop(trial_id)
+        if unable := (result or {}).get(UNABLE):
+            self.fault = self.fault or FailedWork(
+                f"the workers must be able to import the task, got {unable.rstrip('.')}; install it on every node, and "
+                f"`belay-study resume {self._packs.study.config.name}` goes on."
+            )
+            return
         outcomes = [Outcome.from_json(outcome) for outcome in (result or {}).get("outcomes", ())]
         if error and not outcomes:
             outcomes = lost(
@@ -145,10 +154,11 @@ def _train(tried: dict[str, Any], document: dict[str, Any], paths: list[str]) ->
     pack = Pack.from_json(tried["pack"])
     try:
         study = Study.of(parse_config(document))
-        torch.set_num_threads(study.config.resources.threads)
-        outcomes = list(train_pack(study, pack))
     except StudyError as error:  # the worker lacks what the driver has: the task's module, most likely
-        outcomes = lost(pack, str(error))
+        tune.report({UNABLE: str(error)})
+        return
+    torch.set_num_threads(study.config.resources.threads)
+    outcomes = list(train_pack(study, pack))
     tune.report({"outcomes": [outcome.to_json() for outcome in outcomes]})
 
 
@@ -169,16 +179,23 @@ def connected() -> Iterator[None]:
         with _same_signals():
             ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **local)
     except Exception as error:  # of many kinds: ValueError, RayError, a bare Exception after half a minute
-        said = (
-            f"RAY_ADDRESS must answer, got {address}: {reason(error)}; start it or unset it."
-            if address
-            else f"Ray must start, got {reason(error)}; see its logs in /tmp/ray/session_latest/logs."
-        )
-        raise FailedWork(said) from error
+        raise FailedWork(_why_not(address, error)) from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _why_not(address: str | None, error: Exception) -> str:
+    """What to say of a Ray that was not to be reached."""
+    if not address:
+        return f"Ray must start, got {reason(error)}; see its logs in /tmp/ray/session_latest/logs."
+    if found := VERSIONS.search(str(error)):
+        return (
+            f"RAY_ADDRESS must have this machine's Ray {found[3]} and Python {found[4]}, got Ray {found[1]} and Python "
+            f"{found[2]} at {address}; install the same on both."
+        )
+    return f"RAY_ADDRESS must answer, got {address}: {reason(error)}; start it or unset it."
 
 
 def nodes() -> list[dict[str, float]]:

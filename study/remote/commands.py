@@ -1,0 +1,241 @@
+"""What the commands do where `--address` or BELAY_ADDRESS names a cluster."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import tempfile
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from study.design.config import StudyConfig, load_config, parse_config
+from study.design.places import without_password
+from study.errors import BadInput, FailedWork, Interrupted
+from study.remote.frame import Answer, Reader, printable
+from study.remote.order import PLACES, STORED_CONFIG, Order, python_version
+from study.remote.package import CONFIG, code_folder, pack
+from study.show import show_defaults
+
+if TYPE_CHECKING:
+    from study.remote.client import Cluster, StudyJob
+
+NAMES = {"form": "--format"}  # options that are not called as their values are
+OWN = ("study", "address", "output")  # what is no option of the command there
+RECENT = 5  # lines of a running job's log that are shown to who comes later
+SERVER = re.compile(r"(?!sqlite|file:)[\w+.-]+://.*|\$\{.*", re.DOTALL)  # what a cluster can reach, or knows alone
+
+
+def elsewhere(address: str, command: str, given: Mapping[str, Any]) -> int:
+    """Runs a command of ``belay-study`` on a cluster.
+
+    Args:
+        address: Of the cluster's dashboard.
+        command: Its name.
+        given: Its arguments and options by name.
+
+    Returns:
+        Its exit code; what it printed has been printed here.
+
+    Raises:
+        BadInput: The cluster cannot be asked for this.
+        FailedWork: The cluster did not do its part.
+        Interrupted: Ctrl-C; a study's job goes on.
+    """
+    _check_options(given)
+    if command == "run":
+        config = load_config(given["config"], given["override"])
+        return _run(_open(address), config, [given["config"].absolute().parent, Path.cwd()], given)
+    cluster = _open(address)
+    own: dict[str, Callable[[Cluster, Mapping[str, Any]], int]] = {"resume": _resume, "stop": _stop, "logs": _logs}
+    return own[command](cluster, given) if command in own else _read(cluster, command, given)
+
+
+def _open(address: str) -> Cluster:
+    try:
+        from study.remote.client import Cluster
+    except ImportError as error:
+        raise BadInput(
+            f"`--address` must have Ray's client for jobs, got {error}; `pip install -e '.[cluster]'`."
+        ) from error
+    return Cluster(address)
+
+
+def _check_options(given: Mapping[str, Any]) -> None:
+    """Raises BadInput if an option makes no sense on another machine."""
+    for name in ("inline", "debug"):
+        if given.get(name):
+            raise BadInput(
+                f"`--{name}` must come without a cluster, got the address {without_password(given['address'])}; leave "
+                "out `--address`, and unset BELAY_ADDRESS."
+            )
+    for name in PLACES:
+        _check_place(f"--{name}", given.get(name))
+
+
+def _check_place(option: str, url: str | None) -> None:
+    """Raises BadInput if a URL leads a cluster to a file of this machine's, or holds a password."""
+    if url is None:
+        return
+    if not SERVER.fullmatch(url):
+        raise BadInput(
+            f"`{option}` must be a server's URL where a cluster runs the study, got {without_password(url)}; leave it "
+            "out if the cluster's environment names one."
+        )
+    if without_password(url) != url:
+        raise BadInput(
+            f"`{option}` must hold no password where a cluster runs the study, got {without_password(url)}; name an "
+            "environment variable of the cluster's in its place, as in ${PGPASSWORD}."
+        )
+
+
+def _run(cluster: Cluster, config: StudyConfig, places: Sequence[Path], given: Mapping[str, Any]) -> int:
+    """Starts a study's job, or finds it running, and shows it to its end."""
+    _check_place("storage.url", config.storage.url)
+    _check_place("tracking.uri", config.tracking.uri)
+    chosen = {"storage": given["storage"] or config.storage.url, "tracking": given["tracking"] or config.tracking.uri}
+    options = [f"--{name}={given[name]}" for name in PLACES if given[name] is not None]
+    with tempfile.TemporaryDirectory() as scratch:
+        package = Path(scratch) / "study.zip"
+        taken = pack(package, config, code_folder(config.task.name, places))
+        job, attached = _start(cluster, config, _order(cluster, ["run", *options, CONFIG], chosen), package)
+    if taken and not attached:
+        _show(f"{config.name} {taken}")
+    if given["detach"]:
+        _show(_farewell(cluster, job.name))
+        return 0
+    _show(f"{job.name} runs {'already ' if attached else ''}at {cluster.address} as {job.id}, Ctrl-C leaves it running")
+    return _watch(cluster, job, attached)
+
+
+def _start(cluster: Cluster, config: StudyConfig, order: Order, package: Path) -> tuple[StudyJob, bool]:
+    """The job that runs a study, and whether it ran already: there is one at most, whoever asks for it."""
+    from study.remote.client import StudyJob
+
+    while True:
+        jobs = cluster.jobs(config.name)
+        for job in [job for job in jobs if job.running]:
+            if job.question != config.question:
+                raise BadInput(
+                    f"the study's name must be new or its config the same, got {config.name!r} with another config "
+                    f"running at {cluster.address} as {job.id}; change `name` (or `--set name={config.name}-2`)."
+                )
+            return job, True
+        attempt = 1 + max((job.attempt for job in jobs if job.question == config.question), default=0)
+        job = StudyJob(config.name, config.question, attempt, True)
+        if cluster.submit(job.id, order, package):
+            return job, False
+
+
+def _watch(cluster: Cluster, job: StudyJob, attached: bool) -> int:
+    """Shows a study's job to its end; it goes on without who watches."""
+    try:
+        seen = cluster.log(job.id) if attached else ""
+        quiet = len(seen) - sum(map(len, seen.splitlines(keepends=True)[-RECENT:]))
+        answer = cluster.answer(job.id, Reader(_show, quiet))
+    except KeyboardInterrupt as stop:
+        raise Interrupted(_farewell(cluster, job.name)) from stop
+    _print(answer)
+    return answer.code
+
+
+def _farewell(cluster: Cluster, name: str) -> str:
+    where = f"{name} --address {cluster.address}"
+    return (
+        f"{name} goes on at {cluster.address}; `belay-study logs {where} --follow` shows it again, `belay-study stop "
+        f"{where}` ends it."
+    )
+
+
+def _resume(cluster: Cluster, given: Mapping[str, Any]) -> int:
+    storage = given["storage"]
+    order = _order(cluster, [STORED_CONFIG, given["study"], *([storage] if storage else [])], {"storage": storage})
+    asked = _job(cluster, order)
+    if asked.code:
+        return asked.code
+    return _run(cluster, parse_config(json.loads(asked.out)), [Path.cwd()], given)
+
+
+def _stop(cluster: Cluster, given: Mapping[str, Any]) -> int:
+    name = given["study"]
+    jobs = [job for job in cluster.jobs(name) if job.running]
+    if not jobs:
+        raise BadInput(
+            f"a job of the study must be running at {cluster.address}, got none of {name!r}; `belay-study list "
+            f"--address {cluster.address}` shows what is on record."
+        )
+    for job in jobs:
+        cluster.stop(job.id)
+        reader = Reader(lambda line: None)
+        cluster.follow(job.id, reader)
+        _show(
+            reader.last
+            if reader.answer
+            else f"{name} was stopped before it could answer; what was done is kept, and `belay-study resume {name} "
+            f"--address {cluster.address}` does the rest."
+        )
+    return 0
+
+
+def _logs(cluster: Cluster, given: Mapping[str, Any]) -> int:
+    jobs = cluster.jobs(given["study"])
+    if not jobs:
+        raise BadInput(
+            f"a job of the study must be known at {cluster.address}, got none of {given['study']!r}; `belay-study run "
+            f"CONFIG --address {cluster.address}` starts one."
+        )
+    job = jobs[-1]
+    reader = Reader(lambda line: print(printable(line), flush=True), whole=True)  # noqa: T201
+    if given["follow"]:
+        try:
+            cluster.follow(job.id, reader)
+        except KeyboardInterrupt as stop:
+            raise Interrupted(_farewell(cluster, job.name)) from stop
+    else:
+        reader.feed(cluster.log(job.id))
+    if reader.answer is not None:
+        _print(reader.answer)
+    return 0
+
+
+def _read(cluster: Cluster, command: str, given: Mapping[str, Any]) -> int:
+    """Has a command that only reads done there."""
+    options = [f"{NAMES.get(name, f'--{name}')}={value}" for name, value in given.items()
+               if name not in OWN and value is not None]  # fmt: skip
+    names = ["--", given["study"]] if "study" in given else []
+    chosen = {name: given[name] for name in PLACES if name in given}
+    answer = _job(cluster, _order(cluster, [command, *options, *names], chosen))
+    if answer.code == 0 and given.get("output") is not None:
+        show_defaults(answer.out.decode(), given["output"])
+    else:
+        _print(answer)
+    return answer.code
+
+
+def _order(cluster: Cluster, arguments: Sequence[str], chosen: Mapping[str, str | None]) -> Order:
+    """An order, given the places that the command uses with the URLs that are chosen for them."""
+    needs = [PLACES[name] for name, url in chosen.items() if url is None]
+    return Order(arguments, needs, cluster.address, python_version())
+
+
+def _job(cluster: Cluster, order: Order) -> Answer:
+    """What a job comes to that leaves no trace but its answer."""
+    submission_id = f"belay-ask-{uuid.uuid4().hex}"
+    if not cluster.submit(submission_id, order):
+        raise FailedWork(f"a job's id must be new, got {submission_id}; try again.")
+    answer = cluster.answer(submission_id, Reader(_show))
+    cluster.forget(submission_id)
+    return answer
+
+
+def _print(answer: Answer) -> None:
+    sys.stdout.flush()
+    sys.stdout.buffer.write(answer.out)
+    sys.stdout.flush()
+
+
+def _show(line: str) -> None:
+    sys.stderr.write(f"{printable(line)}\n")
+    sys.stderr.flush()
