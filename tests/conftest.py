@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from studies import Answer, CommandLine, copy_databases, start_ray
+from studies import Answer, CommandLine, copy_databases, postgresql_databases, start_ray
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # several processes share the cores
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -75,30 +74,9 @@ def ray_cluster(shared_folder: Path) -> Iterator[str]:
 
 @pytest.fixture
 def new_postgresql() -> Iterator[Callable[[], str]]:
-    """Makes PostgreSQL databases, on a server that trusts its callers, and gives their URLs; drops them at the end.
-
-    Where no server answers the test is skipped, unless BELAY_REQUIRE_POSTGRESQL is set.
-    """
-    import psycopg
-
-    server = "postgresql://postgres@127.0.0.1:5432"
-    try:
-        connection = psycopg.connect(f"{server}/postgres", autocommit=True, connect_timeout=300)
-    except psycopg.OperationalError as error:
-        if os.environ.get("BELAY_REQUIRE_POSTGRESQL"):
-            raise
-        pytest.skip(f"PostgreSQL must answer at {server}: {error}")
-    made: list[str] = []
-
-    def make() -> str:
-        made.append(f"belay_{uuid.uuid4().hex}")
-        connection.execute(f"create database {made[-1]} template template0")  # template1 may be in use
-        return f"{server}/{made[-1]}"
-
-    with connection:
+    """Makes PostgreSQL databases and gives their URLs; drops them at the end."""
+    with postgresql_databases() as make:
         yield make
-        for name in made:
-            connection.execute(f"drop database {name} with (force)")
 
 
 @pytest.fixture

@@ -210,8 +210,12 @@ def _said(error: Exception) -> str:
 
 
 def _check_address(address: str) -> None:
-    place = urlsplit(address)
-    if place.scheme not in ("http", "https") or not place.hostname:
+    try:
+        place = urlsplit(address)
+        good = place.scheme in ("http", "https") and bool(place.hostname) and place.port != 0
+    except ValueError:  # a port that is no number, brackets that do not match
+        good = False
+    if not good:
         raise BadInput(
             f"`--address` must be http://HOST:PORT of Ray's dashboard, got {without_password(address)}; give e.g. "
             "http://head:8265."

@@ -47,6 +47,8 @@ def elsewhere(address: str, command: str, given: Mapping[str, Any]) -> int:
     _check_options(given)
     if command == "run":
         config = load_config(given["config"], given["override"])
+        _check_place("storage.url", config.storage.url)
+        _check_place("tracking.uri", config.tracking.uri)
         return _run(_open(address), config, [given["config"].absolute().parent, Path.cwd()], given)
     cluster = _open(address)
     own: dict[str, Callable[[Cluster, Mapping[str, Any]], int]] = {"resume": _resume, "stop": _stop, "logs": _logs}
@@ -93,8 +95,6 @@ def _check_place(option: str, url: str | None) -> None:
 
 def _run(cluster: Cluster, config: StudyConfig, places: Sequence[Path], given: Mapping[str, Any]) -> int:
     """Starts a study's job, or finds it running, and shows it to its end."""
-    _check_place("storage.url", config.storage.url)
-    _check_place("tracking.uri", config.tracking.uri)
     chosen = {"storage": given["storage"] or config.storage.url, "tracking": given["tracking"] or config.tracking.uri}
     options = [f"--{name}={given[name]}" for name in PLACES if given[name] is not None]
     with tempfile.TemporaryDirectory() as scratch:

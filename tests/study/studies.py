@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 
@@ -89,3 +91,31 @@ def start_ray() -> str:
 def copy_databases(made: Path, home: Path) -> Path:
     """Copies both empty databases (the fixture `made_databases`) to where a study in `home` has its own."""
     return Path(shutil.copytree(made, home / ".belay-study"))
+
+
+@contextmanager
+def postgresql_databases() -> Iterator[Callable[[], str]]:
+    """Makes PostgreSQL databases, on a server that trusts its callers, and gives their URLs; drops them at the end.
+
+    Where no server answers the test is skipped, unless BELAY_REQUIRE_POSTGRESQL is set.
+    """
+    import psycopg
+
+    server = "postgresql://postgres@127.0.0.1:5432"
+    try:
+        connection = psycopg.connect(f"{server}/postgres", autocommit=True, connect_timeout=300)
+    except psycopg.OperationalError as error:
+        if os.environ.get("BELAY_REQUIRE_POSTGRESQL"):
+            raise
+        pytest.skip(f"PostgreSQL must answer at {server}: {error}")
+    made: list[str] = []
+
+    def make() -> str:
+        made.append(f"belay_{uuid.uuid4().hex}")
+        connection.execute(f"create database {made[-1]} template template0")  # template1 may be in use
+        return f"{server}/{made[-1]}"
+
+    with connection:
+        yield make
+        for name in made:
+            connection.execute(f"drop database {name} with (force)")

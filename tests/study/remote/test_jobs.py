@@ -1,0 +1,149 @@
+"""Studies on a real Ray cluster with a token, from clients that are no part of it; see `clusters`."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from subprocess import Popen
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+from clusters import Cluster, Ended, assert_refused, wait_until, with_cluster
+from studies import started, write
+
+from study.findings.collect import load
+
+pytestmark = pytest.mark.slow
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """The module's one cluster."""
+    with with_cluster(tmp_path_factory.mktemp("cluster")) as found:
+        yield found
+
+
+def own(home: Path, gate: Path, **changes: Any) -> Path:
+    """A config with a task of its own beside it: eight settings, of which five wait at a gate."""
+    home.mkdir(exist_ok=True)
+    shutil.copy(HERE / "own_task.py", home)
+    (home / "helper_beside.py").write_text("def score(lr, seed):\n    return -abs(lr - 0.5) - 0.01 * seed\n")
+    (home / ".env").write_text("canary")
+    asked = {
+        "name": "own",
+        "task": {"name": "own_task:train", "gate": str(gate)},
+        "objective": {"metric": "average/score", "mode": "max"},
+        "search": {"sampler": "random", "settings": 8, "baseline": 0},
+    }
+    return write(home / "own.yaml", **(asked | changes))
+
+
+def ended(client: Popen[str]) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a client."""
+    out, err = client.communicate(timeout=300)
+    return client.returncode, out, err
+
+
+def test_a_study_is_started_once_and_goes_on_without_its_client_until_it_is_stopped_and_resumed(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    gate, home = tmp_path / "gate", tmp_path / "elsewhere"
+    gate.mkdir()
+    home.mkdir()
+    config = own(tmp_path / "project", gate)
+    lines = [cluster.client("run", config, home=home) for _ in range(2)]
+    with started(lines[0][0], **lines[0][1]) as one, started(lines[1][0], **lines[1][1]) as two:
+        wait_until(lambda: len(list(gate.glob("waiting-*"))) == 2 or one.poll() is not None, 300)
+        assert_leaves(cluster, one)
+        other = cluster.run("run", config, "--set", "steps=61", home=home)
+        assert_refused(other, 2, "got 'own' with another config running", "--set name=own-2")
+        line = assert_stops(cluster, home)
+        code, out, err = ended(two)
+        assert (code, out, err.splitlines()[-1]) == (130, "", line)
+        assert "own takes 3 files" in err or "own runs already at" in err
+    (gate / "open").touch()
+    assert_resumes(cluster, config, home)
+    assert_reads(cluster, config.parent, home)
+    assert not cluster.jobs("ask")  # questions leave no job behind
+
+
+def assert_leaves(cluster: Cluster, client: Popen[str]) -> None:
+    """Ctrl-C ends a client, and the one job of both goes on."""
+    client.send_signal(signal.SIGINT)
+    code, out, err = ended(client)
+    where = f"own --address {cluster.address}"
+    assert (code, out) == (130, ""), err
+    assert err.splitlines()[-1] == (
+        f"belay-study: own goes on at {cluster.address}; `belay-study logs {where} --follow` shows it again, "
+        f"`belay-study stop {where}` ends it."
+    )
+    (job,) = cluster.jobs("own")
+    assert job["status"] == "RUNNING"
+    assert set(job["runtime_env"]["env_vars"]) == {"RAY_JOB_STOP_WAIT_TIME_S"}
+
+
+def assert_stops(cluster: Cluster, home: Path) -> str:
+    """`stop` ends the job, which says how far it is; that line."""
+    stopped = cluster.run("stop", "own", home=home)
+    line = (
+        "belay-study: interrupted with 3 of 8 settings done, all kept; `belay-study resume own --address "
+        f"{cluster.address}` does the rest."
+    )
+    assert (stopped.returncode, stopped.stdout, stopped.stderr) == (0, "", f"{line}\n")
+    logged = cluster.run("logs", "own", home=home)
+    assert (logged.returncode, logged.stderr) == (0, "")
+    assert "own: 8 settings x 2 seeds of 60 steps" in logged.stdout
+    assert logged.stdout.splitlines()[-1] == line
+    assert_refused(cluster.run("stop", "own", home=home), 2, "must be running", "'own'")
+    return line
+
+
+def assert_resumes(cluster: Cluster, config: Path, home: Path) -> None:
+    """`resume` goes on, a second client follows, and the answer and table are those of a run here."""
+    line, how = cluster.client("resume", "own", "--detach", home=config.parent)  # where its task is
+    with started(line, **how) as resuming:
+        here = run_here(cluster, "run", "own.yaml", "--inline", home=config.parent)
+        code, out, err = ended(resuming)
+    assert (code, out) == (0, ""), err
+    assert f"own goes on at {cluster.address}" in err.splitlines()[-1]
+    followed = cluster.run("run", config, home=home)
+    assert (followed.returncode, here.returncode) == (0, 0), followed.stderr + here.stderr
+    assert followed.stdout == here.stdout.replace("export own", f"export own --address {cluster.address}")
+    there = load("own", cluster.tracking).table
+    pd.testing.assert_frame_equal(there, load("own", f"sqlite:///{config.parent}/.belay-study/mlflow.db").table)
+    assert len(cluster.jobs("own")) in (2, 3)  # a third where the second had ended before it could be followed
+
+
+def assert_reads(cluster: Cluster, here: Path, home: Path) -> None:
+    """What is read on the cluster is what is read here."""
+    questions = [("best", "own", "--format", "json"), ("export", "own", "-o", "defaults.yaml")]
+    (one, how), (two, _) = (cluster.client(*question, home=home) for question in questions)
+    with started(one, **how) as best, started(two, **how) as export:
+        assert ended(best) == (0, run_here(cluster, *questions[0], home=here).stdout, "")
+        code, out, err = ended(export)
+    assert (code, out, err.partition(";")[0]) == (0, "", "wrote defaults.yaml")
+    files = [run_here(cluster, "export", "own", home=here).stdout, (home / "defaults.yaml").read_text()]
+    mine, theirs = ({**yaml.safe_load(text), "origin": None} for text in files)  # which differ in the run and the time
+    assert mine == theirs
+
+
+def run_here(cluster: Cluster, *command: str, home: Path) -> Ended:
+    """Calls belay-study without a cluster."""
+    line, how = cluster.client(*command, home=home)
+    return subprocess.run(line[:-2], cwd=home, env=how["env"], capture_output=True, text=True, timeout=300)
+
+
+def test_a_token_that_is_wrong_or_missing_is_one_line(cluster: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "wrong").write_text("wr0ng")
+    wrong = cluster.run("list", home=tmp_path, RAY_AUTH_TOKEN_PATH=str(tmp_path / "wrong"))
+    assert_refused(wrong, 2, "must accept Ray's token", "RAY_AUTH_TOKEN_PATH")
+    nowhere = cluster.run("list", home=tmp_path, RAY_AUTH_TOKEN_PATH=str(tmp_path / "none"))
+    assert_refused(nowhere, 2, "must accept Ray's token")
+    missing = cluster.run("list", home=tmp_path, RAY_AUTH_MODE="disabled")
+    assert_refused(missing, 2, "must accept Ray's token", "RAY_AUTH_MODE=token")
