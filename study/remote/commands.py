@@ -1,4 +1,7 @@
-"""What the commands do where `--address` or BELAY_ADDRESS names a cluster."""
+"""What the commands do where `--address` or BELAY_ADDRESS names a cluster.
+
+What imports torch is imported only by what needs a config: a question to a cluster should not wait for it.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from study.design.config import StudyConfig, load_config, parse_config
 from study.design.places import without_password
 from study.errors import BadInput, FailedWork, Interrupted
 from study.remote.frame import Answer, Reader, printable
 from study.remote.order import PLACES, STORED_CONFIG, Order, python_version
 from study.remote.package import CONFIG, code_folder, pack
-from study.show import show_defaults
 
 if TYPE_CHECKING:
+    from study.design.config import StudyConfig
     from study.remote.client import Cluster, StudyJob
 
 NAMES = {"form": "--format"}  # options that are not called as their values are
@@ -46,6 +48,8 @@ def elsewhere(address: str, command: str, given: Mapping[str, Any]) -> int:
     """
     _check_options(given)
     if command == "run":
+        from study.design.config import load_config
+
         config = load_config(given["config"], given["override"])
         _check_place("storage.url", config.storage.url)
         _check_place("tracking.uri", config.tracking.uri)
@@ -150,6 +154,8 @@ def _farewell(cluster: Cluster, name: str) -> str:
 
 
 def _resume(cluster: Cluster, given: Mapping[str, Any]) -> int:
+    from study.design.config import parse_config
+
     storage = given["storage"]
     order = _order(cluster, [STORED_CONFIG, given["study"], *([storage] if storage else [])], {"storage": storage})
     asked = _job(cluster, order)
@@ -208,6 +214,8 @@ def _read(cluster: Cluster, command: str, given: Mapping[str, Any]) -> int:
     chosen = {name: given[name] for name in PLACES if name in given}
     answer = _job(cluster, _order(cluster, [command, *options, *names], chosen))
     if answer.code == 0 and given.get("output") is not None:
+        from study.show import show_defaults
+
         show_defaults(answer.out.decode(), given["output"])
     else:
         _print(answer)

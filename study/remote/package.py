@@ -8,10 +8,13 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from study.design.config import StudyConfig
 from study.errors import BadInput
 from study.remote.frame import printable
+
+if TYPE_CHECKING:
+    from study.design.config import StudyConfig
 
 CONFIG = ".belay-study.json"  # in the package; none of the user's files begin with a dot there
 LARGEST = 50_000_000  # bytes of a package's files

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from subprocess import Popen
@@ -13,12 +12,12 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
-from clusters import Cluster, Ended, assert_refused, wait_until, with_cluster
-from studies import started, write
+from clusters import Cluster, assert_refused, wait_until, with_cluster
+from studies import CommandLine, started, write
 
 from study.findings.collect import load
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("jobs")]  # one process, for there to be one cluster
 HERE = Path(__file__).parent
 
 
@@ -51,12 +50,13 @@ def ended(client: Popen[str]) -> tuple[int, str, str]:
 
 
 def test_a_study_is_started_once_and_goes_on_without_its_client_until_it_is_stopped_and_resumed(
-    cluster: Cluster, tmp_path: Path
+    cluster: Cluster, tmp_path: Path, databases: Path, belay_study: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate, home = tmp_path / "gate", tmp_path / "elsewhere"
     gate.mkdir()
     home.mkdir()
     config = own(tmp_path / "project", gate)
+    monkeypatch.syspath_prepend(config.parent)  # for the same study here
     lines = [cluster.client("run", config, home=home) for _ in range(2)]
     with started(lines[0][0], **lines[0][1]) as one, started(lines[1][0], **lines[1][1]) as two:
         wait_until(lambda: len(list(gate.glob("waiting-*"))) == 2 or one.poll() is not None, 300)
@@ -68,8 +68,10 @@ def test_a_study_is_started_once_and_goes_on_without_its_client_until_it_is_stop
         assert (code, out, err.splitlines()[-1]) == (130, "", line)
         assert "own takes 3 files" in err or "own runs already at" in err
     (gate / "open").touch()
-    assert_resumes(cluster, config, home)
-    assert_reads(cluster, config.parent, home)
+    assert_resumes(cluster, config, home, belay_study)
+    there = load("own", cluster.tracking).table
+    pd.testing.assert_frame_equal(there, load("own", f"sqlite:///{databases}/mlflow.db").table)
+    assert_reads(cluster, home, belay_study)
     assert not cluster.jobs("ask")  # questions leave no job behind
 
 
@@ -104,39 +106,31 @@ def assert_stops(cluster: Cluster, home: Path) -> str:
     return line
 
 
-def assert_resumes(cluster: Cluster, config: Path, home: Path) -> None:
-    """`resume` goes on, a second client follows, and the answer and table are those of a run here."""
-    line, how = cluster.client("resume", "own", "--detach", home=config.parent)  # where its task is
-    with started(line, **how) as resuming:
-        here = run_here(cluster, "run", "own.yaml", "--inline", home=config.parent)
-        code, out, err = ended(resuming)
-    assert (code, out) == (0, ""), err
-    assert f"own goes on at {cluster.address}" in err.splitlines()[-1]
-    followed = cluster.run("run", config, home=home)
-    assert (followed.returncode, here.returncode) == (0, 0), followed.stderr + here.stderr
-    assert followed.stdout == here.stdout.replace("export own", f"export own --address {cluster.address}")
-    there = load("own", cluster.tracking).table
-    pd.testing.assert_frame_equal(there, load("own", f"sqlite:///{config.parent}/.belay-study/mlflow.db").table)
+def assert_resumes(cluster: Cluster, config: Path, home: Path, belay_study: CommandLine) -> None:
+    """`resume` goes on, a second client follows, and the answer is that of a run here."""
+    resumed = cluster.run("resume", "own", "--detach", home=config.parent)  # where its task is
+    assert (resumed.returncode, resumed.stdout) == (0, ""), resumed.stderr
+    assert f"own goes on at {cluster.address}" in resumed.stderr.splitlines()[-1]
+    line, how = cluster.client("run", config, home=home)
+    with started(line, **how) as following:
+        here = belay_study("run", config, "--inline")
+        code, out, err = ended(following)
+    assert (code, here.code) == (0, 0), err + here.err
+    assert out == here.out.replace("export own", f"export own --address {cluster.address}")
     assert len(cluster.jobs("own")) in (2, 3)  # a third where the second had ended before it could be followed
 
 
-def assert_reads(cluster: Cluster, here: Path, home: Path) -> None:
+def assert_reads(cluster: Cluster, home: Path, belay_study: CommandLine) -> None:
     """What is read on the cluster is what is read here."""
     questions = [("best", "own", "--format", "json"), ("export", "own", "-o", "defaults.yaml")]
     (one, how), (two, _) = (cluster.client(*question, home=home) for question in questions)
     with started(one, **how) as best, started(two, **how) as export:
-        assert ended(best) == (0, run_here(cluster, *questions[0], home=here).stdout, "")
+        assert ended(best) == (0, belay_study(*questions[0]).out, "")
         code, out, err = ended(export)
     assert (code, out, err.partition(";")[0]) == (0, "", "wrote defaults.yaml")
-    files = [run_here(cluster, "export", "own", home=here).stdout, (home / "defaults.yaml").read_text()]
+    files = [belay_study("export", "own").out, (home / "defaults.yaml").read_text()]
     mine, theirs = ({**yaml.safe_load(text), "origin": None} for text in files)  # which differ in the run and the time
     assert mine == theirs
-
-
-def run_here(cluster: Cluster, *command: str, home: Path) -> Ended:
-    """Calls belay-study without a cluster."""
-    line, how = cluster.client(*command, home=home)
-    return subprocess.run(line[:-2], cwd=home, env=how["env"], capture_output=True, text=True, timeout=300)
 
 
 def test_a_token_that_is_wrong_or_missing_is_one_line(cluster: Cluster, tmp_path: Path) -> None:
