@@ -179,7 +179,7 @@ def _stop(cluster: Cluster, given: Mapping[str, Any]) -> int:
         _show(
             reader.last
             if reader.answer
-            else f"{name} was stopped before it could answer; what was done is kept, and `belay-study resume {name} "
+            else f"{name} was stopped before it could answer; what was done is kept, and `belay-study run CONFIG "
             f"--address {cluster.address}` does the rest."
         )
     return 0

@@ -83,5 +83,5 @@ class Reader:
 
 
 def printable(text: str) -> str:
-    """The text with its control characters escaped, which a terminal could take for orders; line ends stay."""
-    return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
+    """The text with its control characters escaped, which a terminal could take for orders; line ends and tabs stay."""
+    return "".join(char if char.isprintable() or char in "\n\t" else ascii(char)[1:-1] for char in text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ import ray
 from clusters import ROOT, clean
 from studies import CommandLine, write
 
+from study.remote import client
 from study.remote.job import carry_out
 from study.remote.order import Order, python_version
 
@@ -85,6 +87,16 @@ def test_a_server_that_is_no_ray_is_refused(refused: Callable[..., str], monkeyp
     assert "must be the dashboard of a Ray cluster" in said
     assert "404" in said
     assert os.environ["RAY_ADDRESS"] == "127.0.0.1:1"
+
+
+def test_a_server_that_accepts_and_says_nothing_is_given_up(
+    refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "KNOCK", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        said = refused("list", "--address", f"http://127.0.0.1:{silent.getsockname()[1]}")
+    assert "must be the dashboard of a Ray cluster" in said
+    assert "timed out" in said
 
 
 def test_a_cluster_of_another_ray_is_refused_with_both_versions(refused: Callable[..., str]) -> None:

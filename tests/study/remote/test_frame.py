@@ -77,6 +77,6 @@ def test_the_whole_log_is_shown_where_it_is_asked_for() -> None:
 
 
 def test_what_a_terminal_could_take_for_an_order_is_escaped() -> None:
-    assert printable("é: 5 µs\nnext\x1b]0;title\x07\r\x9b2J\u202e") == (
-        "é: 5 µs\nnext\\x1b]0;title\\x07\\r\\x9b2J\\u202e"
+    assert printable("é:\t5 µs\nnext\x1b]0;title\x07\r\x9b2J\u202e") == (
+        "é:\t5 µs\nnext\\x1b]0;title\\x07\\r\\x9b2J\\u202e"
     )
