@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from study.design.places import sqlite_file, storage_url, tracking_uri, without_password
+from study.design.places import Connections, sqlite_file, without_password
 from study.design.schema import DISTRIBUTION, PACKAGES
 from study.errors import StudyError
 
@@ -26,11 +26,12 @@ class Check:
 
 def examine(tracking: str | None, storage: str | None) -> list[Check]:
     """Checks Python, the packages, the processors, Ray, the working directory and the two databases."""
+    connections = Connections.of(storage, tracking)
     checks = [Check("python", sys.version_info >= (3, 11), sys.version.split()[0])]
     checks += [_package(name) for name in PACKAGES]
     checks += [_processors(), _ray(), _folder()]
-    checks.append(_database("tracking", tracking_uri(tracking), _ask_mlflow))
-    checks.append(_database("storage", storage_url(storage), _ask_optuna))
+    checks.append(_database("tracking", connections.tracking, _ask_mlflow))
+    checks.append(_database("storage", connections.storage, _ask_optuna))
     return checks
 
 

@@ -13,10 +13,16 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
+from study.design.apart import OPTUNA_TABLE, check_tables
 from study.design.places import alone, check_answers, secrets, with_password, without_password
 from study.design.schema import Tag
 from study.errors import BadInput, reason
 
+ANSWER = "answers", "start it"
+REFUSALS = {  # what MLflow's error codes ask for
+    "UNAUTHENTICATED": ("takes the login", "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to one it knows"),
+    "PERMISSION_DENIED": ("lets the login use the records", "take the login that made them, have it given the right"),
+}
 PAGE = 1000  # the most runs that MLflow gives at once
 
 
@@ -29,13 +35,14 @@ def connect(uri: str, key: str, advice: str) -> MlflowClient:
         advice: What else to do than to start it, for the message.
 
     Raises:
-        BadInput: It does not answer.
+        BadInput: It does not answer, refuses the login, or is the database of Optuna's storage.
     """
     for noisy in ("mlflow", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     with answering(uri, key, advice):
         check_answers(uri)
         with alone(uri):
+            check_tables(with_password(uri), OPTUNA_TABLE, without_password(uri))
             client = MlflowClient(tracking_uri=with_password(uri))
             client.search_experiments(max_results=1)
     return client
@@ -51,9 +58,10 @@ def answering(uri: str, key: str, advice: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, OSError, ImportError, ValueError, SQLAlchemyError, CommandError) as error:
+        rule, mend = REFUSALS.get(getattr(error, "error_code", ""), ANSWER)
         raise BadInput(
-            f"`{key}` must be an MLflow server or database that answers, got {without_password(uri)}: "
-            f"{reason(error, secrets(uri))}; start it, or {advice}."
+            f"`{key}` must be an MLflow server or database that {rule}, got {without_password(uri)}: "
+            f"{reason(error, secrets(uri))}; {mend}, or {advice}."
         ) from None  # as its text may hold the password
 
 

@@ -25,11 +25,11 @@ from urllib.parse import quote, unquote, urlsplit
 
 from filelock import FileLock
 
+from study.design.apart import DATABASES, same_database, shared
 from study.errors import BadInput, reason
 
 HOME = Path(".belay-study")
 SQLITE, IN_MEMORY = "sqlite:///", "sqlite://"
-DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 PATIENCE = 30  # seconds that a server may take to answer; one that refuses is told at once
 MAKING = 0x62656C6179  # number of the lock that whoever makes the tables in a PostgreSQL database holds
 
@@ -66,9 +66,13 @@ class Connections:
         """The connections that are given, each by default the environment's or an SQLite file.
 
         Raises:
-            BadInput: A URL names an environment variable that is not set, or has unclear bounds of its password.
+            BadInput: A URL names an environment variable that is not set, or has unclear bounds of its password, or
+                both name one database.
         """
-        return cls(storage_url(storage), tracking_uri(tracking))
+        connections = cls(storage_url(storage), tracking_uri(tracking))
+        if same_database(with_password(connections.storage), with_password(connections.tracking)):
+            raise BadInput(shared(f"{without_password(connections.storage)} for both"))
+        return connections
 
     def __repr__(self) -> str:
         shown = [f"{name}={without_password(url)!r}" for name, url in vars(self).items()]
@@ -100,6 +104,8 @@ def storage_url(given: str | None) -> str:
 def _resolved(what: str, given: str | None, default: Path) -> str:
     url = _filled(given or SQLITE + str(default), private=False)
     with_password(url)  # says now if a variable is not set
+    if not url.isprintable():
+        raise BadInput(f"the {what} must have no control characters, got {without_password(url)}; remove them.")
     if not PLACE.fullmatch(url):
         raise BadInput(
             f"the {what} must be SCHEME://HOST or SCHEME://USER:PASSWORD@HOST and what follows, got "

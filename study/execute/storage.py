@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from alembic.util import CommandError
@@ -10,6 +12,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
 from sqlalchemy.exc import SQLAlchemyError
 
+from study.design.apart import MLFLOW_TABLE, check_tables
 from study.design.config import StudyConfig, parse_config
 from study.design.places import alone, make_room, secrets, sqlite_file, with_password, without_password
 from study.design.schema import Outcome
@@ -38,12 +41,12 @@ class Counts:
 
 def counts(study: Study, url: str) -> Counts:
     """How far a study is, read from the storage without changing it."""
-    storage, states = open_storage(url), []
-    for name in study.spaces:
-        stored = storage.get_study_id_from_name(study_name(study.config.name, name))
-        states += [
-            outcome.state for trial in storage.get_all_trials(stored, deepcopy=False) if (outcome := outcome_of(trial))
-        ]
+    states = []
+    with _opened(url) as storage:
+        for name in study.spaces:
+            stored = storage.get_study_id_from_name(study_name(study.config.name, name))
+            trials = storage.get_all_trials(stored, deepcopy=False)
+            states += [outcome.state for trial in trials if (outcome := outcome_of(trial))]
     return Counts(plan(study).settings, len(states), states.count("diverged"), states.count("failed"))
 
 
@@ -78,18 +81,20 @@ def stored_config(name: str, url: str) -> StudyConfig:
 
 def check_storage(url: str) -> None:
     """Raises BadInput unless the storage answers."""
-    open_storage(url)
+    with _opened(url):
+        pass
 
 
 def open_storage(url: str) -> RDBStorage:
-    """The storage, made where it is not there.
+    """The storage, made where it is not there; it holds connections until its `engine` is disposed of.
 
     Raises:
-        BadInput: It cannot be opened.
+        BadInput: It cannot be opened, or is MLflow's database.
     """
     make_room("storage.url", url)
     try:
         with alone(url):
+            check_tables(with_password(url), MLFLOW_TABLE, without_password(url))
             escaped = with_password(url).replace("{", "{{").replace("}", "}}")  # Optuna takes it for a template
             return RDBStorage(escaped, engine_kwargs={"connect_args": {"timeout": BUSY}} if sqlite_file(url) else None)
     except (SQLAlchemyError, CommandError, ImportError, RuntimeError, ValueError) as error:
@@ -99,16 +104,26 @@ def open_storage(url: str) -> RDBStorage:
         ) from None  # as its text may hold the password
 
 
+@contextmanager
+def _opened(url: str) -> Iterator[RDBStorage]:
+    """The storage for as long as a look at it takes: its connections are closed at the end."""
+    storage = open_storage(url)
+    try:
+        yield storage
+    finally:
+        storage.engine.dispose()
+
+
 def _config(name: str, url: str) -> StudyConfig | None:
     """The config kept with a study; None if there is none, or its driver died before it was kept."""
     file = sqlite_file(url)
     if file is not None and not file.exists():
         return None
-    storage = open_storage(url)
-    try:
-        attributes = storage.get_study_user_attrs(storage.get_study_id_from_name(study_name(name, "main")))
-    except KeyError:
-        return None
+    with _opened(url) as storage:
+        try:
+            attributes = storage.get_study_user_attrs(storage.get_study_id_from_name(study_name(name, "main")))
+        except KeyError:
+            return None
     return parse_config(attributes[CONFIG]) if CONFIG in attributes else None
 
 
