@@ -12,6 +12,8 @@ from belay.checks import whole
 from belay.oscillator import Oscillator
 
 FORMAT = "belay-defaults/1"
+PARAMETERS = ("decay", "damping", "coupling")
+REFUSED = (yaml.YAMLError, ValueError, RecursionError)  # in turn: no YAML, no UTF-8 or an impossible value, too deep
 
 
 def load_defaults(path: str | Path, *, steps: int | None = None, batch_size: int | None = None) -> Oscillator:
@@ -36,7 +38,7 @@ def load_defaults(path: str | Path, *, steps: int | None = None, batch_size: int
     document = read_defaults(path)
     setting, measured = document["setting"], document["transfer"]
     try:
-        oscillator = Oscillator(setting["decay"], setting["damping"], setting["coupling"])
+        oscillator = Oscillator(*(_number(name, setting[name]) for name in PARAMETERS))
     except (TypeError, ValueError) as error:
         raise ValueError(f"`path` must hold a valid setting, got {path}: {error}") from error
     if steps is not None:
@@ -55,12 +57,14 @@ def read_defaults(path: str | Path) -> dict[str, Any]:
     """
     try:
         document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"`path` must be a YAML defaults file, got {path}: {' '.join(str(error).split())}.") from error
+    except REFUSED as error:
+        said = "it is nested too deeply" if isinstance(error, RecursionError) else _line(str(error))
+        raise ValueError(f"`path` must be a YAML defaults file, got {path}: {said}.") from error
     found = document.get("format") if isinstance(document, dict) else None
     if found != FORMAT:
-        raise ValueError(f"`path` must be a defaults file of format {FORMAT}, got {path} of format {found}.")
-    for section, names in (("setting", ("decay", "damping", "coupling")), ("transfer", ())):
+        shown = _line(found) if isinstance(found, str) else None if found is None else type(found).__name__
+        raise ValueError(f"`path` must be a defaults file of format {FORMAT}, got {path} of format {shown}.")
+    for section, names in (("setting", PARAMETERS), ("transfer", ())):
         values = document.get(section)
         missing = [name for name in names if name not in values] if isinstance(values, dict) else [section]
         if missing:
@@ -72,6 +76,39 @@ def read_defaults(path: str | Path) -> dict[str, Any]:
 
 def _known(path: str | Path, measured: dict[str, Any], name: str) -> float:
     value = measured.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ValueError(f"`{name}` cannot be fitted: {path} was measured at {name} {value}; leave it out.")
-    return float(value)
+    try:
+        number = 0.0 if value is None else _number(name, value)
+    except TypeError:
+        number = 0.0
+    if not 0 < number < math.inf:
+        raise ValueError(f"`{name}` cannot be fitted: {path} was measured at {name} {_shown(value)}; leave it out.")
+    return number
+
+
+def _number(name: str, value: object) -> float:
+    """A number of a file, which may hold anything.
+
+    Raises:
+        TypeError: It is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"`{name}` must be a real number, got {_shown(value)}.")
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def _shown(value: object) -> str:
+    """A value of a file as it may stand in a message: aliases can make a list that would fill the memory as text."""
+    if isinstance(value, str):
+        return repr(_line(value))
+    if value is None or isinstance(value, float) or (isinstance(value, int) and value.bit_length() < 64):
+        return str(value)
+    return f"a value of type {type(value).__name__}"
+
+
+def _line(text: str) -> str:
+    """Text as one short line without control characters."""
+    line = " ".join(text[:1000].split())[:200]
+    return "".join(character if character.isprintable() else "?" for character in line)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+LONGEST = 2000  # characters of a message
+
 
 class StudyError(Exception):
     """An expected failure. Its text is one line: the rule, the value, the next step."""
@@ -11,7 +13,8 @@ class StudyError(Exception):
     exit_code = 1
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+        text = printable(" ".join(message.split()))
+        super().__init__(text if len(text) <= LONGEST else f"{text[: LONGEST // 2]}...{text[-LONGEST // 2 :]}")
 
 
 class BadInput(StudyError):
@@ -32,6 +35,11 @@ class Interrupted(StudyError):
     """The user stopped the work; what was done is kept."""
 
     exit_code = 130
+
+
+def printable(text: str) -> str:
+    """The text with escapes in place of characters that would act on a terminal or not be seen."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def reason(error: Exception, secrets: Iterable[str] = ()) -> str:

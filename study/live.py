@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
+from study.errors import printable
 from study.show import number
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class LiveView:
     def say(self, text: str) -> None:
         """Prints a line; a bar stays below it."""
         self._last = self._clock()
-        self._console.print(text, soft_wrap=True, highlight=False)
+        self._console.print(printable(text), soft_wrap=True, highlight=False)
 
 
 def describe(progress: Progress, metric: str) -> str:

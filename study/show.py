@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from study.design.document import dump_document
-from study.errors import BadInput
+from study.errors import BadInput, printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,10 +28,10 @@ WIDE = 1000  # characters a line where stdout is no terminal: more than any tabl
 
 
 def number(value: Any) -> str:
-    """A number at four digits, decay at six; a list, a mapping or null as JSON, anything else as it is."""
+    """A number at four digits, decay at six; a list, a mapping or null as JSON, any other text on one line."""
     if isinstance(value, float):
         return "-" if math.isnan(value) else f"{value:.6g}" if 0.99 < value < 1 else f"{value:.4g}"
-    return json.dumps(value) if value is None or isinstance(value, list | dict) else str(value)
+    return json.dumps(value) if value is None or isinstance(value, list | dict) else printable(str(value))
 
 
 def plain(value: Any) -> Any:
@@ -48,7 +48,7 @@ def show_table(table: pd.DataFrame) -> None:
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in table.columns:
         numeric = table[column].infer_objects().dtype.kind in "if"
-        drawn.add_column(str(column), justify="right" if numeric else "left", overflow="fold")
+        drawn.add_column(printable(str(column)), justify="right" if numeric else "left", overflow="fold")
     for row in table.itertuples(index=False):
         drawn.add_row(*(number(value) for value in row))
     console.print(drawn)
@@ -57,7 +57,8 @@ def show_table(table: pd.DataFrame) -> None:
 def show_data(data: Any, form: Format) -> None:
     """Prints plain data as JSON or YAML."""
     if form == "json":
-        print(json.dumps(data, indent=2, allow_nan=False))  # noqa: T201 # rich would wrap long lines
+        text = json.dumps(data, indent=2, allow_nan=False)  # ASCII, of which only DEL acts on a terminal
+        print(text.replace("\x7f", "\\u007f"))  # noqa: T201 # rich would wrap long lines
     else:
         print(dump_document(data), end="")  # noqa: T201
 
@@ -108,7 +109,7 @@ def show_seed(setting: Setting, result: SeedResult) -> None:
     for step, metrics in result.history:
         lines.append((f"step {step}", ", ".join(f"{name} {number(value)}" for name, value in metrics.items())))
     ended = f" at step {result.diverged_at}" if result.diverged_at is not None else ""
-    lines.append(("state", f"{result.state}{ended}{result.message and ': ' + result.message}"))
+    lines.append(("state", f"{result.state}{ended}{result.message and ': ' + printable(result.message)}"))
     print("\n".join(f"{head:<12}{text}" for head, text in lines))  # noqa: T201
 
 
@@ -127,4 +128,5 @@ def show_defaults(text: str, output: Path | None) -> None:
         raise BadInput(
             f"`--output` must be a writable file, got {output}: {error.strerror}; choose another."
         ) from error
-    print(f'wrote {output}; load it with belay.load_defaults("{output}", steps=...)', file=sys.stderr)  # noqa: T201
+    shown = printable(str(output))
+    print(f'wrote {shown}; load it with belay.load_defaults("{shown}", steps=...)', file=sys.stderr)  # noqa: T201

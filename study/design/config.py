@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from study.design.document import apply_override, read_document
-from study.design.faults import CONNECTIONS, explain, shown
+from study.design.faults import CONNECTIONS, check_storable, explain, shown
 from study.design.schema import LONGEST_TAG, Scalar
 from study.design.space import Dimension
 from study.design.tasks.base import Direction
@@ -53,6 +53,7 @@ class TaskEntry(_Entry):
     @model_validator(mode="after")
     def _plain_data(self) -> TaskEntry:
         for name, value in self.options.items():
+            check_storable(value)
             try:
                 json.dumps(value, allow_nan=False)
             except (TypeError, ValueError) as error:  # a date, an infinite number

@@ -47,6 +47,8 @@ RULES = {
     "union_tag_not_found": DIMENSION,
 }
 
+BREAKS = str.maketrans("", "", "\n\t")
+
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 80
 _short.maxlist = _short.maxtuple = _short.maxdict = 8
@@ -70,6 +72,22 @@ def _without_passwords(value: Any, levels: int) -> Any:
             for key, entry in value.items()
         }
     return value
+
+
+def check_storable(value: Any) -> None:
+    """Refuses text that PostgreSQL cannot keep, or that would act on a terminal, anywhere in plain data.
+
+    Raises:
+        ValueError: There is such a text; line breaks and tabs are none.
+    """
+    if isinstance(value, str) and not value.translate(BREAKS).isprintable():
+        raise ValueError(f"must be text without control characters, got {shown(value)}; change it.")
+    if isinstance(value, list | tuple):
+        for entry in value:
+            check_storable(entry)
+    if isinstance(value, dict):
+        for entry in [*value.keys(), *value.values()]:
+            check_storable(entry)
 
 
 def explain(error: ValidationError, model: type[BaseModel], where: str = "") -> str:

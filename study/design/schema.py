@@ -40,7 +40,9 @@ RESERVED = frozenset(  # other columns of the tables that hold settings: names t
         "median",
     )
 )
-METRIC = re.compile(r"(average|live)/[\w./ -]+")  # averaged weights or the model's own; MLflow's characters only
+METRIC = re.compile(  # averaged weights or the model's own; in MLflow's characters, as a path that leads nowhere else
+    r"(?=.{1,200}\Z)(average|live)(/(?!\.\.?(/|\Z))[\w. -]+)+"
+)
 PLAIN = {"damping": 1.0, "coupling": 0.0}  # what makes an average an EMA
 
 FIGURES = {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from study.design.faults import shown
+from study.design.faults import check_storable, shown
 from study.design.schema import Scalar
 
 if TYPE_CHECKING:
@@ -168,6 +168,7 @@ class Choice(_Dimension):
 
     @model_validator(mode="after")
     def _distinct(self) -> Choice:
+        check_storable(self.choice)
         if len(set(self.choice)) < len(self.choice):
             raise ValueError(f"must name each value once, got {shown(list(self.choice))}; remove one.")
         return self

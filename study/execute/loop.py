@@ -12,6 +12,7 @@ from belay import Belay
 from study.design.schema import AVERAGE, LIVE, METRIC, Outcome, SeedResult, Setting
 from study.design.study import Study
 from study.design.tasks.base import Report, Task
+from study.errors import LONGEST, printable
 from study.execute.plan import Pack
 
 DIVERGED_LOSS = 1e6  # times the first loss or 1, whichever is larger; training does not recover from such a loss
@@ -61,8 +62,8 @@ def train_seed(study: Study, setting: Setting, seed: int, kept: tuple[type[BaseE
     history: list[tuple[int, dict[str, float]]] = []
 
     def report(step: int, metrics: Mapping[str, float]) -> None:
-        if unknown := [name for name in metrics if not METRIC.fullmatch(name)]:
-            raise ValueError(f"`report` takes metrics named average/NAME or live/NAME, got {unknown[0]!r}.")
+        if unknown := [name for name in metrics if not METRIC.fullmatch(str(name))]:
+            raise ValueError(f"`report` takes metrics named average/NAME or live/NAME, got {str(unknown[0])[:300]!r}.")
         values = {name: float(value) for name, value in metrics.items()}
         if not all(map(math.isfinite, values.values())):
             raise Diverged(step)
@@ -77,12 +78,17 @@ def train_seed(study: Study, setting: Setting, seed: int, kept: tuple[type[BaseE
     except Diverged as divergence:
         return SeedResult(seed, history, "diverged", diverged_at=divergence.step)
     except kept as error:
-        return SeedResult(seed, history, "failed", " ".join(f"{type(error).__name__}: {error}".split()))
+        return SeedResult(seed, history, "failed", _message(error))
     metric, reported = study.config.objective.metric, {name for _, metrics in history for name in metrics}
     if metric not in reported:
         found = ", ".join(sorted(reported)) or "none"
         return SeedResult(seed, history, "failed", f"objective.metric must be reported, got {found}: no {metric!r}.")
     return SeedResult(seed, history)
+
+
+def _message(error: BaseException) -> str:
+    """What a task raised, on one line that every database and terminal takes."""
+    return printable(" ".join(f"{type(error).__name__}: {error}".split()))[:LONGEST]
 
 
 def _train(task: Task, setting: Setting, seed: int, evaluations: int, report: Report) -> None:

@@ -131,3 +131,44 @@ def test_a_malicious_file_executes_nothing(tmp_path, tag):
     ):
         load_defaults(path)
     assert not mark.exists()
+
+
+HEAD = "format: belay-defaults/1\n"
+GOOD = "setting: {decay: 0.9, damping: 1, coupling: 0}\n"
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join(['*' + before] * 9)}]\n"
+    for before, name in zip("abcdefghi", "bcdefghij", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 20_000,
+        "a: " + "{a: " * 20_000,
+        BOMB + "format: *j",
+        BOMB + HEAD + "setting: {decay: *j, damping: 1, coupling: 0}\ntransfer: {}",
+        BOMB + HEAD + GOOD + "transfer: {steps: *j}",
+        HEAD + GOOD + f"transfer: {{steps: {'9' * 4000}}}",
+        HEAD + GOOD + f"transfer: {{steps: {'9' * 5000}}}",
+        HEAD + f"setting: {{decay: {'9' * 4000}, damping: 1, coupling: 0}}\ntransfer: {{}}",
+        HEAD + "setting: {decay: .nan, damping: 1, coupling: 0}\ntransfer: {}",
+        HEAD + "setting: {decay: 2001-12-01, damping: 1, coupling: 0}\ntransfer: {}",
+        HEAD + "setting: {decay: 2001-99-99, damping: 1, coupling: 0}\ntransfer: {}",
+        HEAD + "setting: {decay: true, damping: 1, coupling: 0}\ntransfer: {}",
+        HEAD + "setting: [decay, damping, coupling]\ntransfer: {}",
+        HEAD + GOOD + 'transfer: {steps: "\\e[31m"}',
+        HEAD + 'setting: {decay: "\\e[31m\\0", damping: 1, coupling: 0}\ntransfer: {}',
+        'format: "\\e[31m' + "x" * 10_000 + '"',
+        "format: \x1b[31m",
+        "? [a]\n: 1",
+        HEAD + "setting: &s {decay: *s, damping: 1, coupling: 0}\ntransfer: {}",
+    ],
+)
+def test_a_hostile_file_is_refused_in_one_short_harmless_line(tmp_path, text):
+    path = tmp_path / "defaults.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"^`(path|steps)` ") as caught:
+        load_defaults(path, steps=10)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 500 + len(str(path))

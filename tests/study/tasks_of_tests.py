@@ -83,3 +83,13 @@ def waits_at_a_gate(setting: Mapping[str, Any], seed: int, report: Report) -> No
         while not (gate / "open").exists():
             time.sleep(0.01)
     parabola(setting, seed, report)
+
+
+def raises_escapes(setting: Mapping[str, Any], seed: int, report: Report) -> None:
+    """Raises with text that would act on a terminal, and that PostgreSQL does not keep."""
+    raise RuntimeError("\x1b[31mred\x00\x9b" + "long" * 10_000)
+
+
+def reports_escapes(setting: Mapping[str, Any], seed: int, report: Report) -> None:
+    """Reports a metric whose name would act on a terminal."""
+    report(1, {"average/\x1b[31mred": 1.0, "average/score": 1.0})

@@ -123,9 +123,7 @@ def test_one_database_for_both_stores_is_refused_in_one_line(
     url = two_databases[0]
     done = belay_study("run", write(tmp_path / "small.yaml"), "--inline", f"--storage={url}", f"--tracking={url}")
     assert (done.code, done.out) == (2, "")
-    assert done.err.startswith(
-        f"belay-study: `storage.url` and `tracking.uri` must name two databases, as their tables"
-    )
+    assert done.err.startswith("belay-study: `storage.url` and `tracking.uri` must name two databases, as their tables")
     assert done.err.endswith(
         f", got {url} for both; make a second one (`createdb`, or another file) and name it for one of them.\n"
     )
