@@ -19,8 +19,8 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from study.design.places import check_answers, without_password
-from study.errors import BadInput, FailedWork, reason
-from study.remote.frame import Answer, Reader, printable
+from study.errors import BadInput, FailedWork, printable, reason
+from study.remote.frame import Answer, Reader
 from study.remote.order import Order
 
 STOP_WAIT = 120  # seconds from a job's SIGTERM to its SIGKILL; Ray's own 3 are too few to write records in

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from study.design.places import without_password
-from study.errors import BadInput, FailedWork, Interrupted
-from study.remote.frame import Answer, Reader, printable
+from study.errors import BadInput, FailedWork, Interrupted, printable
+from study.remote.frame import Answer, Reader
 from study.remote.order import PLACES, STORED_CONFIG, Order, python_version
 from study.remote.package import CONFIG, code_folder, pack
 

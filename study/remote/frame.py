@@ -80,8 +80,3 @@ class Reader:
         if parts == len(self._parts):
             code, out = json.loads(zlib.decompress(base64.b64decode("".join(self._parts))))
             self.answer = Answer(code, base64.b64decode(out))
-
-
-def printable(text: str) -> str:
-    """The text with its control characters escaped, which a terminal could take for orders; line ends and tabs stay."""
-    return "".join(char if char.isprintable() or char in "\n\t" else ascii(char)[1:-1] for char in text)

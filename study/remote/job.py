@@ -31,7 +31,7 @@ def main() -> None:
 
 def carry_out(order: Order) -> int:
     """Runs the command in this process; its exit code."""
-    options.asked_from.set(order.address)
+    before = options.asked_from.set(order.address)
     try:
         _check(order)
         if order.arguments[0] == STORED_CONFIG:
@@ -47,6 +47,8 @@ def carry_out(order: Order) -> int:
     except Exception:  # a fault of ours: the answer has to tell of it, too
         traceback.print_exc()
         return 1
+    finally:
+        options.asked_from.reset(before)
 
 
 def _check(order: Order) -> None:

@@ -10,8 +10,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from study.errors import BadInput
-from study.remote.frame import printable
+from study.errors import BadInput, printable
 
 if TYPE_CHECKING:
     from study.design.config import StudyConfig
@@ -67,7 +66,7 @@ def pack(target: Path, config: StudyConfig, folder: Path | None) -> str:
     if folder is None:
         return ""
     size = sum(file.stat().st_size for file in taken)
-    names = [printable(name).replace("\n", "\\n") for name in sorted(left)[:8]]
+    names = [printable(name) for name in sorted(left)[:8]]
     home = f"; {', '.join(names)}{', ...' if len(left) > 8 else ''} stay here" if left else ""
     return f"takes {len(taken)} files ({size / MB:.2g} MB) of {folder} along{home}"
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from study.remote.frame import BEGIN, MARK, Answer, Reader, printable
+from study.remote.frame import BEGIN, MARK, Answer, Reader
 
 
 def log_of(progress: str, answer: Answer) -> str:
@@ -74,9 +74,3 @@ def test_the_whole_log_is_shown_where_it_is_asked_for() -> None:
     shown: list[str] = []
     Reader(shown.append, whole=True).feed(log_of("one\n", Answer(0, b"done")))
     assert shown == ["2026-01-01 INFO Runtime env is setting up.", "one"]
-
-
-def test_what_a_terminal_could_take_for_an_order_is_escaped() -> None:
-    assert printable("é:\t5 µs\nnext\x1b]0;title\x07\r\x9b2J\u202e") == (
-        "é:\t5 µs\nnext\\x1b]0;title\\x07\\r\\x9b2J\\u202e"
-    )
