@@ -216,3 +216,10 @@ def test_the_entrypoint_starts_nothing_without_a_secret(tmp_path: Path, variable
     assert (ran.returncode, ran.stdout, ran.stderr.count("\n")) == (2, "", 1)
     assert f"`{variable}` must name" in ran.stderr
     assert "configs/docker/make-secrets" in ran.stderr
+
+
+def test_the_probe_says_in_one_line_what_does_not_answer() -> None:
+    probe = [sys.executable, str(DOCKER / "bin/belay-healthy"), "http://127.0.0.1:9/api/healthz"]
+    ran = subprocess.run(probe, capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout, ran.stderr.count("\n")) == (1, "", 1)
+    assert "http://127.0.0.1:9/api/healthz must answer, got" in ran.stderr

@@ -1,0 +1,70 @@
+"""The study of README.md's third command, made smaller, on the services and without them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from compose import ROOT
+from stack import PATIENCE, Ended
+
+# Few settings whose packs take seconds, so that a worker can be killed while it trains one.
+SMALLER = ["search.settings=9", "search.baseline=3", "seeds=2", "steps=1500"]
+SETTINGS = 12
+WRONG = "0" * 64  # a token, or a password
+
+# What is on record of the study, but for what says when and where.
+READ = """
+import json
+import optuna
+from study.design.places import storage_url, tracking_uri
+from study.findings.collect import load
+storage, table = storage_url(None), load("quickstart", tracking_uri(None)).table
+print(json.dumps({
+    "table": table.astype(str).to_dict("list"),
+    "trials": {
+        name: [[trial.number, trial.state.name, trial.params, trial.values] for trial in study.trials]
+        for name in sorted(optuna.get_all_study_names(storage))
+        for study in [optuna.load_study(study_name=name, storage=storage)]
+    },
+}))
+"""
+
+
+def readme(language: str) -> list[str]:
+    """The lines of README.md's one code block of a language."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    return block.splitlines()
+
+
+@dataclass
+class Inline:
+    """The study as it comes out without a cluster, in a process of its own."""
+
+    folder: Path
+    environment: dict[str, str]
+    process: subprocess.Popen[str]
+
+    def call(self, *command: str) -> Ended:
+        """Runs Python where its records are."""
+        line = [sys.executable, *command]
+        return subprocess.run(
+            line, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=PATIENCE
+        )
+
+
+@dataclass
+class Studied:
+    """What the client printed, and how many settings were done when a worker was killed."""
+
+    client: Ended
+    done_before: int
+
+
+def findings(answer: str) -> list[str]:
+    """The lines of a printed answer, but for the advice at its end."""
+    return [line for line in answer.splitlines() if line.strip() and not line.startswith("next")]

@@ -1,0 +1,148 @@
+"""The services of docker-compose.yml together: they come up, run a study, and give it back from a backup."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+from quickstart import READ, SETTINGS, Inline, Studied, findings, readme
+from stack import PATIENCE, Stack, wait_until
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(1800)]
+
+
+def test_the_readmes_three_commands_are_those_that_these_tests_carry_out() -> None:
+    assert readme("bash cluster") == [
+        "configs/docker/make-secrets",
+        "docker compose --profile cpu up -d --build",
+        "docker compose run --rm study run configs/quickstart.yaml",
+    ]
+
+
+def test_a_study_ends_with_its_answer_although_a_worker_is_killed_in_the_middle(
+    cluster: Stack, studied: Studied
+) -> None:
+    assert 2 <= studied.done_before < SETTINGS
+    assert studied.client.returncode == 0, studied.client.stderr
+    assert f"quickstart: {SETTINGS} of {SETTINGS} settings x 2 seeds done" in studied.client.stdout
+    wait_until(lambda: states(cluster) == ["ALIVE", "ALIVE", "DEAD"], lambda: states(cluster))
+
+
+def states(cluster: Stack) -> list[str]:
+    """Of Ray's nodes."""
+    request = urllib.request.Request(f"http://{cluster.address('ray-head')}:8265/nodes?view=summary")
+    request.add_header("Authorization", f"Bearer {cluster.secret('ray_token')}")
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return sorted(node["raylet"]["state"] for node in json.load(answer)["data"]["summary"])
+
+
+def test_postgresql_and_mlflow_hold_the_table_of_an_undisturbed_run_without_a_cluster(
+    inline: Inline, on_record: dict[str, Any]
+) -> None:
+    assert inline.process.wait(PATIENCE) == 0, (inline.folder / "log").read_text()
+    read = inline.call("-c", READ)
+    assert read.returncode == 0, read.stderr
+    expected = json.loads(read.stdout.splitlines()[-1])
+    assert len(expected["table"]["setting"]) == 2 * SETTINGS
+    assert sum(map(len, expected["trials"].values())) == SETTINGS
+    assert on_record == expected
+
+
+def test_the_client_is_given_the_answer_of_an_undisturbed_run(inline: Inline, studied: Studied) -> None:
+    assert inline.process.wait(PATIENCE) == 0
+    expected = findings((inline.folder / "answer").read_text())
+    assert len(expected) >= 8
+    assert findings(studied.client.stdout) == expected
+
+
+def test_what_the_readme_backs_up_is_restored_into_fresh_databases_with_the_same_answer(
+    cluster: Stack, inline: Inline, studied: Studied, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    backed_up = in_shell("\n".join(readme("bash backup")), tmp_path, cluster, "postgres", "mlflow")
+    assert (backed_up.returncode, backed_up.stderr) == (0, "")
+    tar = subprocess.run(["tar", "-t", "-f", tmp_path / "artifacts.tar"], capture_output=True, text=True, check=True)
+    assert "config" in tar.stdout
+    wait, databases, artifacts = readme("bash restore")
+    assert wait == "docker compose up -d --wait postgres"
+    assert artifacts == "docker compose run --rm -T --no-deps mlflow tar -x -C /srv/mlflow <artifacts.tar"
+    fresh = Stack(tmp_path_factory.mktemp("fresh"))
+    try:
+        fresh.start("postgres")
+        fresh.wait("postgres")
+        restored = in_shell(databases, tmp_path, fresh, "postgres")
+        assert (restored.returncode, restored.stderr) == (0, "")
+        place = "postgresql+psycopg://{0}:${{{0}_password}}@{1}:5432/{2}"
+        passwords = {f"{user}_password": fresh.secret(f"{user}_pgpass") for user in ("mlflow", "belay")}
+        there = Inline(tmp_path, inline.environment | passwords, inline.process)
+        tracking = place.format("mlflow", fresh.address("postgres"), "mlflow")
+        best = there.call("-m", "study", "best", "quickstart", f"--tracking={tracking}")
+        assert best.returncode == 0, best.stderr
+        assert findings(best.stdout) == findings(studied.client.stdout)
+        storage = place.format("belay", fresh.address("postgres"), "optuna")
+        status = there.call("-m", "study", "status", "quickstart", "--format=json", f"--storage={storage}")
+        assert status.returncode == 0, status.stderr
+        assert [(row["done"], row["planned"]) for row in json.loads(status.stdout)] == [(SETTINGS, SETTINGS)]
+    finally:
+        fresh.down()
+
+
+def in_shell(lines: str, folder: Path, stack: Stack, *services: str) -> subprocess.CompletedProcess[str]:
+    """Runs lines of README.md with a `docker` of which ``docker compose exec -T SERVICE`` enters that service."""
+    cases = [f'{name}) exec {shlex.join(stack.inside(name))} "$@" ;;' for name in services]
+    docker = folder / "bin/docker"
+    docker.parent.mkdir(exist_ok=True)
+    docker.write_text("\n".join(
+        ["#!/bin/sh", '[ "$1 $2 $3" = "compose exec -T" ] || exit 64', "name=$4", "shift 4", 'case "$name" in', *cases,
+         "*) exit 64 ;;", "esac", ""]
+    ))  # fmt: skip
+    docker.chmod(0o755)
+    environment = os.environ | {"PATH": f"{docker.parent}:{os.environ['PATH']}"}
+    command = ["bash", "-euo", "pipefail", "-c", lines]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from stack import Stack
+stack = Stack(Path(sys.argv[1]))
+stack.start("postgres")
+stack.wait("postgres")
+print(stack._cable, *(host.pid for host in stack._hosts.values()), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.usefixtures("able")
+def test_nothing_is_left_of_the_services_of_a_process_that_was_killed(tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    line = [sys.executable, "-c", KILLED, str(tmp_path)]
+    killed = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    cable, *pids = killed.stdout.split()
+    assert len(pids) == 2
+    left = [Path("/sys/class/net", cable), *(Path("/proc", pid) for pid in pids)]
+    wait_until(lambda: not any(path.exists() for path in left), lambda: left)
+    assert str(tmp_path) not in Path("/proc/mounts").read_text()
+
+
+@pytest.mark.usefixtures("able")
+def test_nothing_is_left_of_the_services_after_a_test_that_failed(tmp_path: Path) -> None:
+    stack = Stack(tmp_path)
+    cable = Path("/sys/class/net", stack._cable)
+    assert cable.exists()
+    try:
+        stack.start("mlflow", "false")
+        with pytest.raises(AssertionError, match="must become healthy; its log ends"):
+            stack.wait("mlflow")
+    finally:
+        stack.down()
+    wait_until(lambda: not cable.exists(), lambda: cable)
