@@ -133,7 +133,7 @@ def test_a_database_that_holds_the_other_store_s_tables_is_refused_and_stays_as_
     assert (tables(storage), tables(tracking)) == before
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.parametrize("names", [["one", "two", "three", "four"], ["same"] * 4], ids=["four studies", "one study"])
 def test_four_drivers_that_start_at_once_on_empty_databases_do_the_right_thing(
     names: list[str], new_postgresql: Callable[[], str], belay_study: CommandLine, tmp_path: Path

@@ -35,7 +35,7 @@ def descendants(pid: int) -> Iterator[int]:
             yield from descendants(child)
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_ray_that_goes_away_ends_the_study_with_one_line_and_resume_goes_on(
     belay_study: CommandLine, databases: Path
 ) -> None:

@@ -126,7 +126,7 @@ def test_a_driver_killed(place: str, undisturbed: Path, belay_study: CommandLine
     assert_nothing_twice_or_left_running(tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.parametrize("place", ON_RAY)
 @pytest.mark.usefixtures("databases")
 def test_a_driver_killed_on_ray(
@@ -158,7 +158,7 @@ def test_a_study_stopped_by_a_signal_says_how_to_go_on_and_does(
     assert_stops_and_goes_on(stop, "", belay_study, tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.usefixtures("databases")
 def test_a_study_on_ray_stopped_by_a_signal_says_how_to_go_on_and_does(
