@@ -9,7 +9,9 @@ moved ``x`` to ``x'``:
     y <- y + v
     x <- x' - coupling d        the reaction on the model weights
 
-``damping = 1, coupling = 0`` is the exponential moving average (EMA), exactly; ``coupling > 0`` is BELAY.
+``damping = 1, coupling = 0`` is the exponential moving average (EMA), exactly. ``coupling > 0`` pulls the model back to
+its average: BELAY. ``coupling < 0`` pushes it on, ahead of its average: Nesterov's momentum is of this half
+(`belay.methods` has it and its relatives by name).
 
 Source: J. Patsenker, H. Li, Y. Kluger, "Exponential weight averaging as damped harmonic motion", 2023,
 arXiv 2310.13854, for the oscillator and for BELAY. This discretisation and what is derived from it are this project's.
@@ -32,16 +34,22 @@ Regime = Literal["overdamped", "critical", "underdamped", "alternating"]
 
 @dataclass(frozen=True, slots=True)
 class Oscillator:
-    """One weight average: how long it remembers, how it is damped, and how hard it pulls the model back.
+    """One weight average: how long it remembers, how it is damped, and how hard it pulls or pushes the model.
+
+    Model and average must stay together when there is no gradient. They do exactly where
+
+        (1 - decay) + coupling damping > 0
+        (1 - coupling) (1 - damping) < 1
+        1 - decay < (2 - damping) (2 - coupling)
 
     Args:
         decay: EMA decay, in [0, 1); the spring's stiffness is ``1 - decay``.
         damping: Share of the velocity lost to friction each step, in (0, 2); 1 is EMA.
-        coupling: Share of the stretch by which the model is pulled back each step, in [0, 1); 0 leaves training alone.
+        coupling: Share of the stretch by which the model is pulled back (above 0) or pushed on (below 0) each step, in
+            (-(1 - decay) / damping, 1); 0 leaves training alone.
 
     Raises:
-        ValueError: An argument is out of range, or model and average would move ever further apart even without a
-            gradient; they stay together where ``1 - decay < (2 - damping) (2 - coupling)``.
+        ValueError: An argument is out of range, or one of the three conditions is broken.
         TypeError: An argument is not a real number.
 
     >>> Oscillator(decay=0.99, damping=0.1).regime
@@ -60,12 +68,13 @@ class Oscillator:
             raise ValueError(f"`decay` must be in [0, 1), got {decay=}.")
         if not abs(1 - damping) < 1:
             raise ValueError(f"`damping` must be in (0, 2), got {damping=}.")
-        if not 0 <= coupling < 1:
-            raise ValueError(f"`coupling` must be in [0, 1), got {coupling=}.")
-        if not self.stiffness < (2 - damping) * (2 - coupling):
+        if not coupling < 1:
+            raise ValueError(f"`coupling` must be below 1, got {coupling=}; lower it.")
+        if broken := coupled.broken_condition(self.stiffness, damping, coupling):
+            condition, advice = broken
             raise ValueError(
-                "the average must be stable by itself, `1 - decay < (2 - damping) * (2 - coupling)`, got "
-                f"{decay=}, {damping=}, {coupling=}: raise `decay` or lower `damping`."
+                f"model and average must stay together without a gradient, `{condition}`, got {decay=}, {damping=}, "
+                f"{coupling=}; {advice}."
             )
 
     # --- constructors ------------------------------------------------------------------------------------------------
@@ -147,21 +156,32 @@ class Oscillator:
 
     @property
     def lag(self) -> float:
-        """Mean age of the averaged weights, in steps: ``c / k - 1``. Negative where the average runs ahead."""
+        """Mean age of the averaged weights, in steps: ``c / k - 1``. Negative where the average runs ahead.
+
+        By as many steps the average trails a model that drifts steadily, at any coupling.
+        """
         return self.damping / self.stiffness - 1
 
     @property
     def half_life(self) -> float:
-        """Steps in which the slowest mode halves: ``ln 2 / -ln max|pole|``; 0 if nothing is remembered."""
+        """Steps in which the slowest mode halves: ``ln 2 / -ln max|pole|``; 0 if nothing is remembered.
+
+        It is inf, as are noise gain, overshoot and settling time, where only a coupling below 0 keeps the average from
+        ringing ever louder: ``1 - decay >= 2 (2 - damping)``, which needs a damping of 1.5 or more.
+        """
         slowest = abs(self.poles[0])
         if slowest == 0:
             return 0.0
+        if not response.is_stable(self.stiffness, self.damping):
+            return math.inf
         return math.log(2) / -response.log_modulus(self.stiffness, self.damping)
 
     @property
     def noise_gain(self) -> float:
         """Variance of the average over the variance of white noise in the model: ``k (2-c) / (c (4-2c-k))``."""
         k, c = self.stiffness, self.damping
+        if not response.is_stable(k, c):
+            return math.inf
         return k * (2 - c) / (c * (4 - 2 * c - k))
 
     @property
@@ -184,8 +204,11 @@ class Oscillator:
         return response.overshoot(self.stiffness, self.damping)
 
     @property
-    def settling_time(self) -> int:
-        """First step from which the average of a unit step stays within 2 % of it; the step itself is step 0."""
+    def settling_time(self) -> int | float:
+        """First step from which the average of a unit step stays within 2 % of it; the step itself is step 0.
+
+        A whole number, or inf (see `half_life`).
+        """
         return response.settling_time(self.stiffness, self.damping, band=0.02)
 
     def kernel(self, n: int) -> NDArray[np.float64]:
@@ -196,7 +219,7 @@ class Oscillator:
 
         Returns:
             Array of shape (n,), the newest iterate first: the filter's impulse response. Over all steps it sums to 1.
-            With coupling, the iterates are the weights as the optimizer leaves them, before the average pulls.
+            With coupling, the iterates are the weights as the optimizer leaves them, before the average moves them.
         """
         return response.kernel(self.stiffness, self.damping, whole("n", n, least=0))
 
@@ -204,23 +227,31 @@ class Oscillator:
 
     @property
     def mass_ratio(self) -> float:
-        """Mass of the average over mass of the model, ``coupling / k``; the centre of mass rests at damping 1."""
+        """Mass of the average over mass of the model, ``coupling / k``; the centre of mass rests at damping 1.
+
+        Below 0 where the average pushes.
+        """
         return self.coupling / self.stiffness
 
     @property
     def effective_mass_ratio(self) -> float:
-        """``coupling c / k = coupling (lag + 1)``: what the average adds to the model's mass in slow motion."""
+        """``coupling c / k = coupling (lag + 1)``, above -1: what the average adds to the model's mass in slow motion.
+
+        Below 0 the model moves as if it were lighter.
+        """
         return self.coupling * self.damping / self.stiffness
 
     @property
     def immediate_lr_factor(self) -> float:
-        """What is left of the learning rate in the gradient's immediate step: ``1 - coupling``, in (0, 1].
+        """Factor on the learning rate in the gradient's immediate step: ``1 - coupling``, above 0.
 
-        The optimizer moves the model by learning rate times gradient; in the same step the average pulls it back by
-        the coupling's share of that. `slow_mode_lr_factor` says what is left of it in the long run.
+        The optimizer moves the model by learning rate times gradient; in the same step the average pulls it back, or
+        pushes it on, by the coupling's share of that. `slow_mode_lr_factor` is the factor in the long run.
 
         >>> Oscillator(decay=0.9, coupling=0.25).immediate_lr_factor
         0.75
+        >>> Oscillator(decay=0, coupling=-0.5).immediate_lr_factor  # Nesterov's momentum of 0.5
+        1.5
         """
         return 1 - self.coupling
 
@@ -229,10 +260,13 @@ class Oscillator:
         """Slow modes learn as if the learning rate were multiplied by this: ``1 / (1 + effective_mass_ratio)``.
 
         Slow modes are the directions of low curvature, in which many steps add up: there model and average move as one
-        body, which is heavier than the model alone. The factor is 1 without coupling.
+        body, which is heavier than the model alone where the average pulls, and lighter where it pushes. The factor is
+        1 without coupling.
 
         >>> round(Oscillator(decay=0.9, coupling=0.3).slow_mode_lr_factor, 12)  # the average weighs 3 models
         0.25
+        >>> Oscillator(decay=0, coupling=-0.5).slow_mode_lr_factor  # Nesterov's 1 / (1 - momentum)
+        2.0
         """
         return 1 / (1 + self.effective_mass_ratio)
 
@@ -240,12 +274,14 @@ class Oscillator:
     def max_stable_step(self) -> float:
         """Largest stable step of plain SGD on a quadratic, learning rate times curvature; 2 if uncoupled.
 
-        Every step below it is stable, and it is always finite. The limit is reached where a real pole meets -1, or
-        earlier where a complex pair meets the unit circle; both are solved exactly.
+        Every step in (0, limit) is stable, at either sign of the coupling (there is no lower limit), and the limit is
+        always finite. It is reached where a real pole meets -1, or earlier where a complex pair meets the unit circle;
+        both are solved exactly. At damping 1 and coupling at most 0 it is ``1 + (2 - k) / (2 - k - 2 coupling)``: for
+        Nesterov's momentum mu ``(2 + 2 mu) / (1 + 2 mu)``.
 
         That it rises with the coupling is partly a change of units: of the learning rate, only `immediate_lr_factor`
-        reaches the model at once and `slow_mode_lr_factor` in the long run. At damping 1, ``immediate_lr_factor *
-        max_stable_step`` is below 2 wherever ``coupling < decay``.
+        reaches the model at once and `slow_mode_lr_factor` in the long run. At damping 1 and coupling above 0,
+        ``immediate_lr_factor * max_stable_step`` is below 2 wherever ``coupling < decay``.
 
         >>> pulled = Oscillator(decay=0.999, coupling=0.5)
         >>> round(pulled.max_stable_step, 3), round(pulled.immediate_lr_factor * pulled.max_stable_step, 3)
@@ -312,7 +348,8 @@ class Oscillator:
 
         Raises:
             ValueError: No such oscillator exists: a negative pole with fractional `n`, a swing too fast for steps so
-                long (stiffness above 1), a coupling that reaches 1, or a figure that rounds to its bound.
+                long (stiffness above 1), a coupling that reaches 1 or breaks a condition of `Oscillator`, a figure that
+                rounds to its bound, or an average that is unstable without its coupling.
 
         >>> Oscillator.ema(0.9).rescale(2).decay == 0.9**2
         True
@@ -322,13 +359,18 @@ class Oscillator:
             raise ValueError(f"`n` must be a whole number while damping is above 1 (a pole is negative), got {n=}.")
         if n == 1:
             return self
+        if not response.is_stable(self.stiffness, self.damping):
+            raise ValueError(
+                "`n` must be 1 where the average alone is unstable, `1 - decay >= 2 * (2 - damping)`, got "
+                f"{n=} for {self}; raise `decay` or lower `damping`."
+            )
         if self.damping == 1:
             decay, damping = self.decay**n, 1.0
         else:
             stiffness, damping = response.power(self.stiffness, self.damping, n)
             decay = 1 - stiffness
         try:
-            uncoupled = Oscillator(decay, damping)
+            uncoupled = Oscillator(decay, damping)  # checked first: what is wrong without coupling is not its fault
             return replace(uncoupled, coupling=self.effective_mass_ratio * uncoupled.stiffness / damping)
         except ValueError as error:
             message = f"`n` must lead to an oscillator, got {n=} for {self}: {error} Take `n` closer to 1."

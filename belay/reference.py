@@ -13,7 +13,7 @@ Weights = TypeVar("Weights", bound=Any)
 
 
 def step(x: Weights, y: Weights, v: Weights, oscillator: Oscillator) -> tuple[Weights, Weights, Weights]:
-    """Moves the average towards the model, and the model towards the average.
+    """Moves the average towards the model, and the model towards its average or, with coupling below 0, away from it.
 
     Args:
         x: Model weights, as the optimizer left them; any shape.
@@ -26,6 +26,8 @@ def step(x: Weights, y: Weights, v: Weights, oscillator: Oscillator) -> tuple[We
 
     >>> step(1.0, 0.0, 0.0, Oscillator(decay=0.75, damping=0.5, coupling=0.25))
     (0.75, 0.25, 0.25)
+    >>> step(1.0, 0.0, 0.0, Oscillator(decay=0.75, coupling=-0.125))
+    (1.125, 0.25, 0.25)
     """
     k, c, kappa = oscillator.stiffness, oscillator.damping, oscillator.coupling
     d = x - y

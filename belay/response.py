@@ -51,6 +51,11 @@ def poles(k: float, c: float) -> tuple[complex, complex]:
     return complex(large), complex((1 - c) / large)
 
 
+def is_stable(k: float, c: float) -> bool:
+    """Whether both poles are inside the unit circle, as far as floating point can tell; always so below c = 1.5."""
+    return k < 2 * (2 - c)
+
+
 def log_modulus(k: float, c: float) -> float:
     """Logarithm of |z| of the slowest pole, which must not be 0."""
     if c == 1:
@@ -125,6 +130,8 @@ def kernel(k: float, c: float, n: int) -> NDArray[np.float64]:
 
 def overshoot(k: float, c: float) -> float:
     """Largest excess over 1 of the response to a unit step, at whole steps."""
+    if not is_stable(k, c):
+        return math.inf
     if c > 1:
         return _alternating_overshoot(k, c)
     if not is_underdamped(k, c):
@@ -136,11 +143,13 @@ def overshoot(k: float, c: float) -> float:
     return max(0.0, float(-_error(k, c, updates).min()))
 
 
-def settling_time(k: float, c: float, band: float) -> int:
-    """First step from which the response to a unit step at step 0 stays within `band` of 1.
+def settling_time(k: float, c: float, band: float) -> int | float:
+    """First step from which the response to a unit step at step 0 stays within `band` of 1; a whole number or inf.
 
     Below a damping of 1e-6 it may be up to 4 % late: there the response is looked at between whole steps too.
     """
+    if not is_stable(k, c):
+        return math.inf
     latest = crossing = _last_crossing(k, c, band)
     for width in STEPS_SEARCHED:  # at whole steps the last excess can lie well before the crossing
         earliest = max(0, latest - width)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import reject, settings
 from hypothesis import strategies as st
 
 from belay import Oscillator
@@ -33,9 +33,14 @@ def _oscillators(draw: Any) -> Oscillator:
     damping = draw(
         st.one_of(st.just(1.0), st.floats(1e-12, 2 - 1e-12), small, small.map(lambda gap: 2 - gap), critical)
     )
-    coupling = draw(st.one_of(st.just(0.0), share.filter(lambda kappa: kappa < 1)))
+    pull = st.one_of(st.just(0.0), share.filter(lambda kappa: kappa < 1))
+    lowest = -stiffness / damping if damping >= 1 else max(-stiffness / damping, -damping / (1 - damping))
+    coupling = draw(st.one_of(pull, share.map(lambda part: part * lowest)))
     room = (2 - damping) * (2 - coupling)  # stiffness must be below this
-    return Oscillator(1 - min(stiffness, 0.999 * room), damping, coupling)
+    try:
+        return Oscillator(1 - stiffness if coupling < 0 else 1 - min(stiffness, 0.999 * room), damping, coupling)
+    except ValueError:  # pushed too far by rounding, or with a stiffness above `room`
+        reject()
 
 
 st.register_type_strategy(Oscillator, _oscillators())

@@ -15,6 +15,8 @@ OSCILLATORS = {
     "alternating": Oscillator(0.9, 1.5),
     "belay": Oscillator(0.99, 1.0, 0.05),
     "damped belay": Oscillator(0.99, 0.2, 0.05),
+    "push": Oscillator(0.9, 1.0, -0.05),
+    "damped push": Oscillator(0.9, 0.4, -0.1),
     "nothing remembered": Oscillator(0),
 }
 SHAPES = [(3, 4), (), (7,), (0,)]

@@ -51,7 +51,7 @@ def test_rescale_keeps_the_effective_mass_ratio(oscillator, n):
 
 
 @swept
-@given(st.floats(0.02, 0.9), st.floats(0.2, 0.9), st.floats(0, 1e-3), st.floats(1, 3), st.floats(0.4, 3))
+@given(st.floats(0.02, 0.9), st.floats(0.2, 0.9), st.floats(-1e-3, 1e-3), st.floats(1, 3), st.floats(0.4, 3))
 def test_rescaling_twice_is_rescaling_by_the_product(stiffness, damping, coupling, first, second):
     oscillator = Oscillator(1 - stiffness, damping, coupling)
     angle = np.angle(oscillator.poles[0])
@@ -67,9 +67,17 @@ def test_rescaling_an_ema_raises_its_decay_to_the_nth_power(decay, n):
     assert Oscillator(0).rescale(n) == Oscillator(0)
 
 
-def test_rescaling_by_one_changes_nothing():
-    oscillator = Oscillator(0.3, 1.5, 0.1)
+@pytest.mark.parametrize("oscillator", [Oscillator(0.3, 1.5, 0.1), Oscillator(0.1, 1.6, -0.5)])
+def test_rescaling_by_one_changes_nothing(oscillator):
     assert oscillator.rescale(1) is oscillator
+
+
+@pytest.mark.parametrize("setting", [(0.99, 1.0, -0.005), (0.99, 0.3, -0.01), (0.9, 1.3, -0.05)])
+def test_a_push_stays_as_strong_in_slow_motion_at_another_interval(setting):
+    pushed = Oscillator(*setting)
+    once, thrice = pushed.spectral_radius(1e-7), pushed.rescale(3).spectral_radius(3e-7)
+    assert math.log(thrice) == pytest.approx(3 * math.log(once), rel=1e-3)
+    assert pushed.slow_mode_lr_factor > 1
 
 
 NO_OSCILLATOR = r"`n` must lead to an oscillator, got n={} for Oscillator\(.*\): {} Take `n` closer to 1\."
@@ -91,7 +99,22 @@ NO_OSCILLATOR = r"`n` must lead to an oscillator, got n={} for Oscillator\(.*\):
             Oscillator(0.999, 1, 0.5),
             10,
             ValueError,
-            NO_OSCILLATOR.format(r"10\.0", r"`coupling` must be in .*=4\.9\d*\."),
+            NO_OSCILLATOR.format(r"10\.0", r"`coupling` must be below 1, .*=4\.9\d*; lower it\."),
+        ),
+        (
+            Oscillator(0.1, 1.6, -0.5),
+            3,
+            ValueError,
+            r"`n` must be 1 where the average alone is unstable, `1 - decay >= 2 \* \(2 - damping\)`, got n=3\.0 for "
+            r"Oscillator\(decay=0\.1, damping=1\.6, coupling=-0\.5\); raise `decay` or lower `damping`\.",
+        ),
+        (
+            Oscillator(0.01, 0.14, -0.144),
+            0.0625,
+            ValueError,
+            NO_OSCILLATOR.format(
+                r"0\.0625", r"model .* together .*, `\(1 - coupling\) \* .*; raise `coupling` above .*\."
+            ),
         ),
         (Oscillator(0.99, 0.01), 20, ValueError, NO_OSCILLATOR.format(r"20\.0", r"`decay` must be in .*=-.*\.")),
         (Oscillator(0.9), 1e-17, ValueError, NO_OSCILLATOR.format("1e-17", r"`decay` must be in .*=1\.0\.")),

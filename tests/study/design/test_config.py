@@ -344,13 +344,13 @@ REFUSED_BY_STUDY = {
     ),
     "coupling 1": (
         with_space(coupling={"choice": [0, 1]}),
-        r"`space\.coupling`: `coupling` must be in \[0, 1\), got coupling=1\.0\. Change its values\.",
+        r"`space\.coupling`: `coupling` must be below 1, got coupling=1\.0; lower it\. Change its values\.",
     ),
     "text for decay": (with_space(decay="high"), r"`space\.decay` must be numbers, got 'high'; change it"),
     "truth value for damping": (with_space(damping=True), r"`space\.damping` must be numbers, got True; change it"),
     "inadmissible corner": (
         with_space(decay={"uniform": [0.0, 0.9]}, damping={"uniform": [0.1, 1.5]}, coupling={"uniform": [0, 0.5]}),
-        r"`space`: the average must be stable by itself, .*, got decay=0\.0, damping=1\.5, coupling=0\.5: raise",
+        r"`space`: model and average must stay together .*, got decay=0\.0, damping=1\.5, coupling=0\.5; raise",
     ),
     "grid over a range": (
         with_space() | {"search": {"sampler": "grid"}},

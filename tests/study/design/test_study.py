@@ -224,7 +224,7 @@ def test_the_worst_corner_counts_and_no_other():
     corner = {"damping": {"uniform": [0.1, 1.9]}, "coupling": {"uniform": [0.0, 0.5]}}  # needs 1 - decay < 0.15
     assert study(space={"decay": {"log_gap": [0.8501, 0.99]}} | corner).mode == "max"
     message = refusal(study, space={"decay": {"log_gap": [0.8499, 0.99]}} | corner)
-    assert "got decay=0.8499, damping=1.9, coupling=0.5: raise `decay` or lower `damping`." in message
+    assert "got decay=0.8499, damping=1.9, coupling=0.5; raise `decay` or lower `damping`." in message
 
 
 # --- data -------------------------------------------------------------------------------------------------------------
