@@ -18,7 +18,7 @@ OSCILLATORS = {
     "belay": Oscillator(0.95, 1.0, 0.05),
     "damped-belay": Oscillator(0.95, 0.2, 0.05),
     "push": Oscillator(0.9, 1.0, -0.05),
-    "damped push": Oscillator(0.9, 0.5, -0.1),
+    "damped-push": Oscillator(0.9, 0.5, -0.1),
 }
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 

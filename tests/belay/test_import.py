@@ -14,7 +14,7 @@ def test_importing_belay_loads_none_of_the_packages_of_the_study():
     assert done.stdout.strip() == "[]"
 
 
-def test_belay_offers_three_names():
+def test_belay_offers_four_names():
     import belay
 
-    assert belay.__all__ == ["Belay", "Oscillator", "load_defaults"]
+    assert belay.__all__ == ["Belay", "Oscillator", "load_defaults", "methods"]
