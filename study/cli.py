@@ -255,7 +255,7 @@ def regimes(
 def compare(
     study: Name,
     baseline: Annotated[
-        Literal["ema", "damped", "belay", "none"] | None,
+        Literal["ema", "damped", "belay", "push", "none"] | None,
         typer.Option(help="Compare with the best of this family alone [default: with each that was measured]"),
     ] = None,
     form: Form = "table",
@@ -264,7 +264,7 @@ def compare(
 ) -> None:
     """Compare the best setting with other families.
 
-    With the best EMA, damped average, BELAY and with no averaging, paired over seeds.
+    With the best EMA, damped average, BELAY, push (coupling below 0) and with no averaging, paired over seeds.
     """
     from study.findings.collect import load
     from study.findings.compare import comparisons

@@ -16,13 +16,14 @@ from typing import Any, Literal
 from belay import Oscillator
 
 Scalar = bool | int | float | str
-Family = Literal["ema", "damped", "belay"]
+Family = Literal["ema", "damped", "belay", "push"]
 State = Literal["complete", "diverged", "failed"]
 
 PARAMETERS = {
     "decay": "EMA decay, in [0, 1); the spring's stiffness is 1 - decay",
     "damping": "share of the average's velocity lost to friction each step, in (0, 2); 1 is EMA",
-    "coupling": "share of the stretch by which the model is pulled back each step, in [0, 1); 0 leaves training alone",
+    "coupling": "share of the stretch by which the model is pulled back (above 0) or pushed on (below 0) each step, in "
+    "(-(1 - decay) / damping, 1); 0 leaves training alone",
 }
 RESERVED = frozenset(  # other columns of the tables that hold settings: names that no hyperparameter may have
     (
@@ -103,9 +104,9 @@ def error_metric(metric: str) -> str:
 
 
 def family(oscillator: Oscillator) -> Family:
-    """EMA, damped (without coupling) or BELAY."""
+    """EMA, damped (without coupling), BELAY (the average pulls: coupling above 0) or push (coupling below 0)."""
     if oscillator.coupling:
-        return "belay"
+        return "belay" if oscillator.coupling > 0 else "push"
     return "ema" if oscillator.damping == 1 else "damped"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +23,12 @@ from study.errors import BadInput
 Space = Mapping[str, Dimension]
 
 MOST_INTEGERS = 1_000_000  # that the gp sampler lists
+SLOWEST = math.nextafter(1, 0)  # the largest decay
+WORST_CORNERS = (  # which end of decay, damping and coupling is worst for each condition of `Oscillator`
+    (max, max, min),  # 1 - decay + coupling * damping > 0
+    (max, min, min),  # (1 - coupling) * (1 - damping) < 1
+    (min, max, max),  # 1 - decay < (2 - damping) * (2 - coupling)
+)
 HYPERPARAMETER = re.compile(r"[^\W\d]\w{0,99}")  # its name, by Python's own rule
 
 
@@ -139,15 +146,19 @@ class Study:
     def _check_averages(self) -> None:
         """Checks decay, damping and coupling by the rules of `Oscillator`.
 
-        Each alone, then the least decay together with the largest damping and coupling, which is the least stable.
+        First each alone, beside others that allow any value of its range. Then together: each of the three conditions
+        holds in the whole space if it holds in its worst corner, which is one that a search may draw.
         """
         values = {name: self._numbers(name) for name in PARAMETERS if name in self.config.space}
         for value in values["decay"]:
             _probe("space.decay", {"decay": value})
-        for name in [name for name in PLAIN if name in values]:
-            for value in values[name]:
-                _probe(f"space.{name}", {"decay": max(values["decay"]), name: value})
-        _probe("space", {name: (min if name == "decay" else max)(values[name]) for name in values})
+        for value in values.get("damping", []):
+            _probe("space.damping", {"decay": SLOWEST, "damping": value})
+        for value in values.get("coupling", []):
+            _probe("space.coupling", {"decay": SLOWEST, "coupling": max(0.0, value)})
+        for decay, damping, coupling in WORST_CORNERS:
+            ends = {"decay": decay, "damping": damping, "coupling": coupling}
+            _probe("space", {name: ends[name](drawn) for name, drawn in values.items()})
 
     def _numbers(self, name: str) -> list[float]:
         """Values of decay, damping or coupling to check rules with."""

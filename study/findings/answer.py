@@ -17,12 +17,14 @@ BASELINE_TEXTS: dict[Baseline, str] = {
     "ema": "the best EMA",
     "damped": "the best damped average",
     "belay": "the best BELAY",
+    "push": "the best push",
     "none": "no averaging",
 }
 BASELINE_PARAMETERS: dict[Baseline, Sequence[str]] = {  # those in which averages of one family differ
     "ema": ["decay"],
     "damped": ["decay", "damping"],
     "belay": list(PARAMETERS),
+    "push": list(PARAMETERS),
     "none": [],
 }
 LEARNING_RATE = "lr"  # what the built-in tasks call it

@@ -17,8 +17,8 @@ from study.findings.collect import Records
 from study.show import number
 
 CONFIDENCE = 0.95
-Baseline = Literal["ema", "damped", "belay", "none"]
-BASELINES: tuple[Baseline, ...] = ("ema", "damped", "belay", "none")
+Baseline = Literal["ema", "damped", "belay", "push", "none"]
+BASELINES: tuple[Baseline, ...] = ("ema", "damped", "belay", "push", "none")
 DISTINCT = 12  # the most values of a parameter that are shown one by one
 
 
@@ -44,8 +44,8 @@ class Comparison:
     """The best setting against a baseline's best.
 
     Attributes:
-        baseline: "ema" (damping 1, coupling 0), "damped" (damping not 1, coupling 0), "belay" (coupling above 0) or
-            "none" (no averaging: the model's own weights, coupling 0).
+        baseline: "ema" (damping 1, coupling 0), "damped" (damping not 1, coupling 0), "belay" (coupling above 0),
+            "push" (coupling below 0) or "none" (no averaging: the model's own weights, coupling 0).
         setting: Number of the baseline's best setting.
         metric: What was measured of it.
         mean: Its mean over seeds.

@@ -30,7 +30,8 @@ class Recommendation:
         tried: Complete settings it was chosen from.
         diverged: Settings that diverged.
         failed: Settings that failed.
-        versus: The comparisons with the best EMA and with no averaging that could be made.
+        versus: The comparisons that could be made with the best EMA and with no averaging; where an EMA is the best,
+            also with the best BELAY and the best push.
     """
 
     records: Records
@@ -66,7 +67,8 @@ def recommend(records: Records) -> Recommendation:
         )
     best = int(table.index[0])
     row = table.iloc[0]
-    baselines: tuple[Baseline, ...] = ("ema", "belay", "none") if row["family"] == "ema" else ("ema", "none")
+    rivals_of_ema: tuple[Baseline, ...] = ("belay", "push") if row["family"] == "ema" else ()
+    baselines: tuple[Baseline, ...] = ("ema", *rivals_of_ema, "none")
     return Recommendation(
         records=records,
         setting=best,

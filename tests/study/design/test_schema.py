@@ -97,9 +97,11 @@ def test_damping_and_coupling_of_an_oscillator_may_be_left_out_and_decay_may_not
         (Oscillator(0.9, 1.5), "damped"),
         (Oscillator(0.9, 1.0, 0.1), "belay"),
         (Oscillator(0.9, 0.5, 0.1), "belay"),
+        (Oscillator(0.9, 1.0, -0.05), "push"),
+        (Oscillator(0.9, 0.5, -0.1), "push"),
     ],
 )
-def test_coupling_makes_it_belay_and_damping_alone_makes_it_damped(oscillator, name):
+def test_the_sign_of_the_coupling_makes_it_belay_or_push_and_damping_alone_makes_it_damped(oscillator, name):
     assert family(oscillator) == name
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from study.design.config import parse_config
@@ -225,6 +227,69 @@ def test_the_worst_corner_counts_and_no_other():
     assert study(space={"decay": {"log_gap": [0.8501, 0.99]}} | corner).mode == "max"
     message = refusal(study, space={"decay": {"log_gap": [0.8499, 0.99]}} | corner)
     assert "got decay=0.8499, damping=1.9, coupling=0.5; raise `decay` or lower `damping`." in message
+
+
+PUSHES = {"decay": {"uniform": [0.5, 0.9]}, "damping": {"uniform": [0.2, 1.2]}, "coupling": {"uniform": [-0.08, 0.5]}}
+
+
+def test_a_space_may_push_and_pull_as_far_as_every_one_of_its_settings_is_admissible():
+    assert study(space=PUSHES).setting(0, {"decay": 0.9, "damping": 1.2, "coupling": -0.08})["coupling"] == -0.08
+
+
+@pytest.mark.parametrize(
+    ("changes", "broken", "corner"),
+    [
+        (
+            {"coupling": {"uniform": [-0.09, 0.5]}},  # needs 0.1 > 0.09 * 1.2
+            "1 - decay + coupling * damping > 0",
+            "decay=0.9, damping=1.2, coupling=-0.09; raise `coupling` above -0.0833333.",
+        ),
+        (
+            {"damping": {"uniform": [0.07, 1.2]}},  # needs 1.08 * (1 - damping) < 1
+            "(1 - coupling) * (1 - damping) < 1",
+            "decay=0.9, damping=0.07, coupling=-0.08; raise `coupling` above -0.0752688 or raise `damping`.",
+        ),
+        (
+            {"damping": {"uniform": [0.2, 1.7]}, "coupling": {"uniform": [-0.05, 0.5]}},  # needs 0.5 < 0.3 * 1.5
+            "1 - decay < (2 - damping) * (2 - coupling)",
+            "decay=0.5, damping=1.7, coupling=0.5; raise `decay` or lower `damping`.",
+        ),
+    ],
+)
+def test_each_condition_is_checked_in_its_own_worst_corner(changes, broken, corner):
+    message = refusal(study, space=PUSHES | changes)
+    assert message == (
+        f"`space`: model and average must stay together without a gradient, `{broken}`, got {corner} Change its values."
+    )
+
+
+def test_no_corner_misses_what_a_search_may_draw():
+    rng = np.random.default_rng(0)
+    refused = 0
+    for _ in range(300):
+        ends = {
+            "decay": sorted(rng.uniform(0, 1, 2)),
+            "damping": sorted(rng.uniform(0.01, 1.99, 2)),
+            "coupling": sorted(rng.uniform(-0.5, 0.9, 2)),
+        }
+        corners = [dict(zip(ends, values, strict=True)) for values in itertools.product(*ends.values())]
+        allowed = all(map(admissible, corners))
+        space = {name: {"uniform": list(map(float, pair))} for name, pair in ends.items()}
+        if allowed:
+            assert study(space=space).mode == "max"
+        else:
+            refused += 1
+            refusal(study, space=space)
+    assert 20 < refused < 280
+
+
+def admissible(values):
+    k, c, kappa = 1 - values["decay"], values["damping"], values["coupling"]
+    return abs(np.linalg.eigvals([[1 - kappa - k, -(1 - c)], [k, 1 - c]])).max() < 1
+
+
+def test_an_average_that_only_a_push_keeps_stable_is_accepted():
+    assert study(space={"decay": 0.1, "damping": 1.6, "coupling": -0.5}).mode == "max"
 
 
 # --- data -------------------------------------------------------------------------------------------------------------

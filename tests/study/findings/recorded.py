@@ -135,6 +135,17 @@ def tiny() -> None:
     record("tiny", "quadratic", "average/excess_loss", space, tried, seeds=4)
 
 
+def pushed() -> None:
+    """As `tiny`, with a push, a coupling below 0, beside BELAY."""
+    space = {"decay": 0.95, "coupling": {"choice": [-0.02, 0.0, 0.2]}, "lr": {"log": [0.01, 1]}}
+    tried = [
+        Tried(average(0.95, lr=0.1), loss(1e-6, 2)),
+        Tried(average(0.95, coupling=0.2, lr=0.1), loss(3e-6, 3)),
+        Tried(average(0.95, coupling=-0.02, lr=0.1), loss(2e-6, 4)),
+    ]
+    record("pushed", "quadratic", "average/excess_loss", space, tried, seeds=4)
+
+
 def loss(mean: float, seed: int) -> dict[str, list[float]]:
     draws = np.random.default_rng(seed).normal(mean, 1e-7, (2, 4))
     return {"average/excess_loss": list(draws[0]), "live/excess_loss": list(10 * draws[1])}
@@ -203,6 +214,7 @@ def shaped() -> None:
 STUDIES = {
     "mixed": mixed,
     "tiny": tiny,
+    "pushed": pushed,
     "one-seed": one_seed,
     "constant": constant,
     "all-diverged": all_diverged,

@@ -41,6 +41,13 @@ def test_the_whole_answer_of_a_study_that_belay_wins():
     }
 
 
+def test_where_ema_wins_the_answer_says_what_a_push_came_to():
+    lines = said("pushed")
+    assert lines["vs ema"] == "the best setting is itself the best EMA"
+    assert " over the best BELAY (decay 0.95, damping 1, coupling 0.2)" in lines["vs belay"]
+    assert " over the best push (decay 0.95, damping 1, coupling -0.02)" in lines["vs push"]
+
+
 def test_where_ema_wins_the_answer_says_so_and_what_belay_came_to():
     lines = said("tiny")
     assert lines["vs ema"] == "the best setting is itself the best EMA"

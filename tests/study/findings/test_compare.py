@@ -209,7 +209,7 @@ def test_differences_are_in_the_better_direction_where_less_is_better():
     assert (found.difference.low, found.difference.high) == pytest.approx(interval(theirs, ours))
 
 
-@pytest.mark.parametrize("baseline", ["ema", "damped", "none"])
+@pytest.mark.parametrize("baseline", ["ema", "damped", "push", "none"])
 def test_a_baseline_that_was_not_measured_has_no_comparison(baseline):
     assert against(recorded.records("coupled"), 0, baseline) is None
 
@@ -225,13 +225,21 @@ def test_there_is_no_comparison_with_a_metric_that_was_not_reported():
 def test_comparisons_have_a_row_for_each_baseline_that_was_measured():
     records = recorded.records("mixed")
     table = comparisons(records, 3)
-    assert list(table["baseline"]) == list(BASELINES)
+    assert list(table["baseline"]) == [name for name in BASELINES if name != "push"]
     for line in table.to_dict("records"):
         found = against(records, 3, line["baseline"])
         assert line["setting"] == found.setting
         assert line["mean"] == found.mean
         assert Difference(line["difference"], line["low"], line["high"], line["seeds"]) == found.difference
     assert list(comparisons(recorded.records("coupled"), 0)["baseline"]) == ["belay"]
+
+
+def test_a_push_and_a_pull_are_families_of_their_own():
+    records = recorded.records("pushed")
+    table = comparisons(records, 0).set_index("baseline")
+    assert list(table.index) == ["ema", "belay", "push", "none"]
+    assert dict(table["setting"]) == {"ema": 0, "belay": 1, "push": 2, "none": 0}
+    assert list(comparisons(records, 0, "push")["setting"]) == [2]
 
 
 def test_one_baseline_can_be_asked_for():
