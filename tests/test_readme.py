@@ -11,7 +11,7 @@ import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from belay import Oscillator
+from belay import Oscillator, methods
 from study.cli import app
 from study.design.config import StudyConfig, load_config
 from study.design.schema import FIGURES
@@ -130,6 +130,17 @@ def test_every_built_in_task_is_documented_and_no_other() -> None:
 def test_its_python_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     exec(compile(block, "README.md", "exec"), {})
+
+
+def test_every_method_is_in_its_table_as_it_is_called() -> None:
+    named = []
+    for _, code, _, _ in table("you use", "here it is", "it returns", "source"):
+        call = spans(code)[0]
+        made = eval(call, {"methods": methods, "Oscillator": Oscillator})
+        assert isinstance(made, Oscillator | methods.Method | methods.ScheduleFree), call
+        named.append(call.split("(")[0])
+    offered = [f"methods.{name}" for name in methods.__all__ if name.islower()]
+    assert sorted(named) == sorted(["Oscillator.ema", *offered])
 
 
 def test_its_study_is_a_valid_one(tmp_path: Path) -> None:
