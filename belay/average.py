@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import cmath
 import dataclasses
+import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
@@ -11,47 +12,63 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from belay.checks import whole
-from belay.names import buffers_at, check_alike, check_lossless, copy_, few, owners_of, parameters_of, reshard, unwrap
+from belay import state as states
+from belay import swap
+from belay.checks import real, whole
+from belay.model import Buffers, Model
+from belay.names import buffers_at, check_alike, check_lossless, few, fitting, owners_of, plain
 from belay.oscillator import Oscillator
-from belay.step import grouped, lerp_, step_
+from belay.shards import copy_, is_sharded, local
+from belay.step import all_finite, grouped, lerp_, scale_, step_, stretched
 
-Buffers = Literal["copy", "average", "ignore"]
+Nonfinite = Literal["raise", "skip", "propagate"]
+Weights = dict[str, Tensor]
 
-STATE_VERSION = 1
+FAR = 0.5  # change of the weights before the first update, as a share of them, that no optimizer step makes
 
 
 class Belay:
     """Averages a model's weights while it trains: EMA, damped average or BELAY, by the oscillator it is given.
 
     Every floating-point or complex parameter is averaged: tied ones once, frozen ones too (their average equals them).
-    Integer parameters are never touched. The average starts at the weights the model has now. It refers to its model:
-    pickle or deepcopy both together, as a pickle of the average alone contains a second copy of the model.
+    Integer parameters are never touched. The average starts at the weights the model has now: load weights first, or
+    call `reset` afterwards. It refers to its model: pickle or deepcopy both together, as a pickle of the average alone
+    contains a second copy of the model.
 
     Args:
-        model: The model in training; of a compiled or DistributedDataParallel one the module inside is averaged, with
-            FSDP2 each process averages its own shards. It may be moved and converted later, as a whole; `to` moves the
-            averages.
+        model: The model in training, or its wrapper: of a compiled, DistributedDataParallel, DataParallel or
+            activation-checkpointed one the module inside is averaged; with FSDP2 and tensor parallelism each process
+            averages its own shards. It may be moved and converted later; `to` moves the averages.
         oscillator: Decay, damping and coupling, in optimizer steps. With coupling, the average moves half-precision
             weights only where its pull exceeds their rounding: in bfloat16 0.2 to 0.4 % of the weight.
         update_every: Average only every n-th step (>= 1); decay, damping and coupling keep their meaning in steps.
-        buffers: What the averaged model gets as the buffers that a checkpoint holds (BatchNorm's statistics): "copy"
-            the model's latest; "average" the average of the floating-point ones, by the EMA of equal lag (whose weights
+        buffers: What the averaged model gets as the buffers that a checkpoint holds: "copy" the model's latest;
+            "average" the average of running means and variances (BatchNorm's), by the EMA of equal lag (whose weights
             are all positive, so that variances stay positive), and the latest of the others; "ignore" none of them:
-            `copy_to` leaves those of its target.
+            `copy_to` leaves those of its target. Or a function ``f(name, buffer)`` that returns one of the three.
         warmup: Steps (>= 0) over which the memory grows in proportion to the steps done, from none to its full length,
-            so that a poor start is forgotten early; needs damping <= 1.
+            so that a poor start is forgotten early; needs damping <= 1. At least ``1 / (1 - decay)`` steps remove the
+            start: at decay 0.999, a warm-up of 1,000 steps leaves 5 % of it at step 10 and 0.06 % at step 1,000, one of
+            10 steps 36 % there. An underdamped average overshoots by up to 0.11 of the start more than without.
         dtype: ``torch.float32`` or ``torch.float64`` for the averages; by default the weights' own, and float32 for
             half precision, in which an average would stand still. A float32 average stands still where
             ``(1 - decay) |x - y|`` is below ``3e-8 |y|``: at decay 0.9999 and above, slowly moving weights need
             ``torch.float64`` or a larger `update_every`. Complex averages keep the weights' own.
         parameters: Which parameters to average, as ``f(name, parameter) -> bool``; all others keep their live values.
             ``lambda name, parameter: parameter.requires_grad`` saves the memory of a frozen backbone.
+        nonfinite: What `update` does when a weight is nan or infinite: "raise" a FloatingPointError before anything is
+            changed; "skip" the update and count it in `skipped`; "propagate" it into the average, unchecked. The check
+            reads the weights once more and waits for the device. Infinite values that the average started with
+            (masks) stay as they are.
+
+    Attributes:
+        steps: Optimizer steps that were averaged.
+        skipped: Updates that were left out because of weights that were not finite.
 
     Raises:
         ValueError: An option is out of range, the oscillator does not exist at `update_every` (see
-            `Oscillator.rescale`), or nothing is left to average.
-        TypeError: `model` or `oscillator` is something else.
+            `Oscillator.rescale`), nothing is left to average, or a weight is of a kind that cannot be averaged.
+        TypeError: `model` or `oscillator` is something else, or the model is wrapped in FSDP1.
 
     >>> model = nn.Linear(2, 1)
     >>> average = Belay(model, Oscillator.ema(0.99))
@@ -70,32 +87,26 @@ class Belay:
         warmup: int = 0,
         dtype: torch.dtype | None = None,
         parameters: Callable[[str, nn.Parameter], bool] | None = None,
+        nonfinite: Nonfinite = "raise",
     ) -> None:
-        if buffers not in get_args(Buffers):
-            raise ValueError(f"`buffers` must be one of {', '.join(get_args(Buffers))}, got {buffers=}.")
         if dtype not in (None, torch.float32, torch.float64):
             raise ValueError(f"`dtype` must be torch.float32, torch.float64 or None, got {dtype=}.")
-        self.steps = 0
-        self._model = unwrap(model)
+        if nonfinite not in get_args(Nonfinite):
+            raise ValueError(f"`nonfinite` must be one of {', '.join(get_args(Nonfinite))}, got {nonfinite=}.")
         self._update_every = whole("update_every", update_every, least=1)
         self._warmup = whole("warmup", warmup, least=0)
-        self._live = {
-            name: parameter
-            for name, parameter in parameters_of(self._model).items()
-            if (parameter.is_floating_point() or parameter.is_complex())
-            and (parameters is None or parameters(name, parameter))
-        }
-        if not self._live:
-            raise ValueError(
-                "`model` must have floating-point parameters to average, got none that `parameters` keeps."
-            )
-        self._average = {name: _start(weight, dtype) for name, weight in self._live.items()}
-        self._owners = {} if buffers == "ignore" else owners_of(self._model)
-        floating = {name: buffer for name, buffer in self._live_buffers().items() if buffer.is_floating_point()}
-        self._buffers = {name: _start(b, dtype) for name, b in floating.items()} if buffers == "average" else {}
-        self._velocity: dict[str, Tensor] = {}
-        self._inside = False
-        self.oscillator = oscillator
+        self._dtype, self._nonfinite = dtype, nonfinite
+        self._model = Model(model, buffers, parameters)
+        self._average: Weights = {}
+        self._velocity: Weights = {}
+        self._buffers: Weights = {}
+        self._infinite: set[str] = set()
+        self.steps = self.skipped = 0
+        self._begin(self._model.weights)
+        self._set(oscillator, self._update_every, self._warmup)
+        self._warn_of_rounding()
+
+    # --- settings -----------------------------------------------------------------------------------------------------
 
     @property
     def oscillator(self) -> Oscillator:
@@ -104,65 +115,151 @@ class Belay:
 
     @oscillator.setter
     def oscillator(self, oscillator: Oscillator) -> None:
-        self._per_update = _per_update(oscillator, self._update_every, self._warmup)
-        self._oscillator = oscillator
-        if self._per_update.damping == 1:
-            self._velocity = {}
-        elif not self._velocity:
-            self._velocity = {name: _start(average, None).zero_() for name, average in self._average.items()}
-        self._groups = grouped(self._live, self._average, self._velocity)
+        pulled = self._oscillator.coupling
+        self._set(oscillator, self._update_every, self._warmup)
+        if not pulled:
+            self._warn_of_rounding()
+
+    @property
+    def update_every(self) -> int:
+        """Steps from one update to the next; assign another to change it in the middle of a run."""
+        return self._update_every
+
+    @update_every.setter
+    def update_every(self, steps: int) -> None:
+        before = self._update_every
+        self._set(self._oscillator, whole("update_every", steps, least=1), self._warmup)
+        scale_(self._groups, steps / before)  # a velocity is a distance an update
+
+    # --- in training --------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def update(self) -> None:
         """Advances the average by one optimizer step; call it after each step that was not skipped.
 
         Raises:
-            RuntimeError: Called inside `average_parameters`, where the model holds the averages themselves.
+            RuntimeError: The model holds averages (a block of `average_parameters`, also another average's), or its
+                parameters are not those that are averaged. Nothing has been changed.
+            FloatingPointError: A weight is not finite (see `nonfinite`). Nothing has been changed.
         """
-        if self._inside:
-            raise RuntimeError(
-                "`update` must be called outside `average_parameters`, where the model holds its own weights."
-            )
-        self.steps += 1
-        if self.steps % self._update_every:
+        self._check_ready()
+        if (self.steps + 1) % self._update_every:
+            self.steps += 1
             return
+        if self._nonfinite != "propagate" and not all_finite(self._groups, self._sharded):
+            if self._nonfinite == "skip":
+                self.skipped += 1
+                return
+            raise FloatingPointError(
+                f"weights must be finite to be averaged, got others after {self.steps} steps: {few(self._bad())}; mend "
+                'the model and go on, or choose nonfinite="skip" or "propagate".'
+            )
+        if self.steps < self._update_every and not torch.compiler.is_compiling():
+            self._warn_of_loaded_weights()
+        self.steps += 1
         oscillator = self._warmed()
         for group in self._groups:
-            step_(group.live, group.average, group.velocity, oscillator)
+            step_(group.live, group.average, group.velocity, oscillator, group.infinite)
         if self._buffers:
-            live = self._live_buffers()
-            lerp_([live[name] for name in self._buffers], list(self._buffers.values()), _share(oscillator))
+            self._update_buffers(_share(oscillator))
 
-    @contextmanager
-    def average_parameters(self) -> Iterator[None]:
-        """Puts the averages into the model for the length of a ``with`` block, then restores a copy of what was there.
+    def reset(self) -> None:
+        """Starts again from the model as it is now: its parameters, weights and buffers, no velocity, no steps.
 
-        The model's own weights and (unless ignored) buffers come back bit for bit, also after an exception. Blocks may
-        be nested.
+        For weights that were loaded after the average was made, for layers that were replaced, for a model that was
+        repaired after its weights had become nan.
 
         Raises:
-            RuntimeError: A parameter of the model has been replaced since this average was made.
+            RuntimeError: The model holds averages.
+            ValueError: Nothing is left to average. Nothing has been changed.
         """
-        if self._inside:
+        swap.check_outside(list(self._model.weights.values()))
+        self._model.refresh()
+        self._average, self._velocity = {}, {}
+        self.steps = self.skipped = 0
+        self._begin(self._model.weights)
+        self._set(self._oscillator, self._update_every, self._warmup)
+
+    def add_parameters(self) -> list[str]:
+        """Goes on with the model's parameters as they are now: adapters or layers that were added, or replaced.
+
+        Averages are kept where a parameter of the same name and shape exists, also if it is another object (as after
+        ``load_state_dict(assign=True)``); new ones start at the weights they have; those of removed ones are dropped.
+
+        Returns:
+            The names whose averages are new.
+
+        Raises:
+            RuntimeError: The model holds averages.
+            ValueError: Nothing is left to average. Nothing has been changed.
+        """
+        swap.check_outside(list(self._model.weights.values()))
+        self._model.refresh()
+        weights = self._model.weights
+        kept = {name for name, weight in weights.items()
+                if name in self._average and self._average[name].shape == weight.shape}  # fmt: skip
+        new = {name: weight for name, weight in weights.items() if name not in kept}
+        self._average = {name: self._average[name] for name in kept}
+        self._velocity = {name: tensor for name, tensor in self._velocity.items() if name in kept}
+        self._begin(new)
+        self._average = {name: self._average[name] for name in weights}  # in the model's order
+        self._set(self._oscillator, self._update_every, self._warmup)
+        return list(new)
+
+    # --- the averages in use ------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def average_parameters(self, readout: float = 1.0) -> Iterator[None]:
+        """Puts the averages into the model for the length of a ``with`` block, then restores a copy of what was there.
+
+        The model's own weights and (unless ignored) buffers come back bit for bit, also after an exception, and
+        whatever the block did to them. Blocks of one average may be nested. What autocast and `parametrize.cached` keep
+        of the weights is dropped at both ends. ``model.state_dict()`` taken inside shows live tensors, which hold the
+        model's own weights again after the block: `averaged_state_dict` returns copies that last. A schedule-free
+        optimizer swaps the weights too: do not call its ``eval()`` or ``train()`` inside.
+
+        Args:
+            readout: What is shown, ``y + (1 - readout) (x - y)``: 1 the averages, 0 the model's own weights.
+
+        Raises:
+            RuntimeError: A parameter of the model has been replaced since this average was made, or another average or
+                thread has a block open on the same weights.
+            ValueError: `readout` is not finite.
+        """
+        if not math.isfinite(readout := real("readout", readout)):
+            raise ValueError(f"`readout` must be finite, got {readout=}.")
+        with self._model.showing(lambda: self._shown(readout), readout):
             yield
-            return
-        self._check_not_replaced()
-        saved = {name: tensor.detach().clone() for name, tensor in self._live_tensors().items()}
-        self._inside = True
-        try:
-            copy_(self._live_tensors(), {**self._average, **self._buffers})
-            yield
-        finally:
-            reshard(self._model)
-            copy_(self._live_tensors(), saved)  # looked up again, as moving the model replaces its buffers
-            self._inside = False
+
+    @torch.no_grad()
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The averaged model's output, without gradients: a teacher between a student's forward and backward pass.
+
+        The model and its buffers stay as they are. It runs in the mode (training or evaluation) that the model is in.
+
+        Raises:
+            RuntimeError: The weights are sharded, or a parameter of the model has been replaced.
+        """
+        self._model.check_whole()
+        return self._model.call({**self._average, **self._buffers}, *args, **kwargs)
+
+    @torch.no_grad()
+    def averaged_state_dict(self) -> Weights:
+        """The averaged model's tensors by name, as ``load_state_dict`` of the unwrapped model takes them: copies.
+
+        In the model's own dtypes; ``state_dict()["average"]`` has the averages in theirs.
+        """
+        self._model.check_whole()
+        live = self._model.shown({**self._model.weights, **self._model.averaged_buffers()})
+        shown = self._model.shown({**self._average, **self._buffers})
+        return {name: tensor.detach().to(live[name].dtype, copy=True) for name, tensor in shown.items()}
 
     @torch.no_grad()
     def copy_to(self, model: nn.Module) -> None:
         """Copies the averages into `model`: a copy of the one in training, or that one, which loses its own weights.
 
         What is not averaged (filtered or integer parameters) is copied from the model in training; buffers too, unless
-        they are ignored.
+        they are ignored. Either may be sharded, in another way than the other: all processes must call this then.
 
         Args:
             model: A module with the same parameter and buffer names and shapes; tied alike.
@@ -171,20 +268,24 @@ class Belay:
             ValueError: Names or shapes differ; nothing has been changed.
             RuntimeError: A parameter of the model in training has been replaced.
         """
-        self._check_not_replaced()
-        target = unwrap(model)
-        ours, theirs = parameters_of(self._model, tied=True), parameters_of(target, tied=True)
-        check_alike("model", "the averaged model's parameters", ours, theirs)
-        buffers = buffers_at(owners_of(target)) if self._owners else {}
-        check_alike("model", "the averaged model's buffers", self._live_buffers(), buffers)
-        averages = {live: self._average[name] for name, live in self._live.items()}
-        copy_(theirs, {name: averages.get(live, live) for name, live in ours.items()})
-        copy_(buffers, {**self._live_buffers(), **self._buffers})
+        self._model.copy_averages(model, {**self._average, **self._buffers})
+
+    # --- saving and loading -------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on bit for bit: tensors (not copies) and plain values, safe for ``weights_only``."""
+        """Everything needed to go on bit for bit: tensors (not copies) and plain values, safe for ``weights_only``.
+
+        Warns inside `average_parameters`, where a checkpoint of the model would hold its averages in place of its
+        weights.
+        """
+        if swap.is_open(self._model):
+            warnings.warn(
+                "a checkpoint written inside `average_parameters` holds averages in place of the model's weights; "
+                "write it after the block.",
+                stacklevel=2,
+            )
         return {
-            "version": STATE_VERSION,
+            "version": states.VERSION,
             "oscillator": dataclasses.asdict(self._oscillator),
             "update_every": self._update_every,
             "warmup": self._warmup,
@@ -195,70 +296,179 @@ class Belay:
         }
 
     @torch.no_grad()
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> list[str]:
         """Continues from a saved state; as with torch's optimizers, its settings replace those given here.
 
-        Averages keep this object's dtype and device. To go on with other settings, assign `oscillator` afterwards.
+        Averages keep this object's dtype, device and sharding. To go on with other settings, assign `oscillator` or
+        `update_every` afterwards.
 
         Args:
             state: What `state_dict` returned.
+            strict: Whether names and shapes must all match. Otherwise averages that the state lacks, or has in another
+                shape (another head), stay as they are.
+
+        Returns:
+            The names whose averages stayed as they are.
 
         Raises:
             ValueError: It is not such a state, its names or shapes differ, or its dtype holds more than ours; nothing
                 has been changed.
         """
-        found = set(state) if isinstance(state, Mapping) else set()
-        if found != set(self.state_dict()) or state["version"] != STATE_VERSION:
-            raise ValueError(
-                f"`state` must come from Belay.state_dict (version {STATE_VERSION}), got {type(state).__name__} with "
-                f"{few(found) or 'nothing'}."
-            )
-        oscillator = Oscillator(**state["oscillator"])
-        update_every, warmup = whole("update_every", state["update_every"], 1), whole("warmup", state["warmup"], 0)
-        steps = whole("steps", state["steps"], 0)
+        oscillator, update_every, warmup, steps, tensors = states.checked(state)
         moving = self._average if _per_update(oscillator, update_every, warmup).damping != 1 else {}
-        for ours, kind in ((self._average, "average"), (moving, "velocity"), (self._buffers, "buffers")):
-            check_alike("state", f"the model's {kind}", ours, state[kind])
-            check_lossless(kind, ours, state[kind])
-        self._update_every, self._warmup, self.steps = update_every, warmup, steps
-        self.oscillator = oscillator
-        copy_(self._average, state["average"])
-        copy_(self._velocity, state["velocity"])
-        copy_(self._buffers, state["buffers"])
+        own = {"average": self._average, "velocity": moving, "buffers": self._buffers}
+        for kind, ours in own.items():
+            if strict:
+                check_alike("state", f"the model's {kind}", ours, tensors[kind])
+            else:
+                tensors[kind] = fitting(ours, tensors[kind])
+            check_lossless(kind, ours, tensors[kind])
+        self.steps = steps
+        self._set(oscillator, update_every, warmup)
+        copy_(self._average, tensors["average"])
+        copy_(self._velocity, tensors["velocity"])
+        copy_(self._buffers, tensors["buffers"])
+        self._find_infinite()
+        return [name for name in self._average if name not in tensors["average"]]
+
+    @torch.no_grad()
+    def load_averages(self, weights: Mapping[str, Tensor], strict: bool = True) -> list[str]:
+        """Continues from plain averaged weights, as other libraries save them, with no velocity.
+
+        Args:
+            weights: Tensors by name, those of wrappers among them; further ones are left out.
+            strict: Whether there must be one for each average. Otherwise those that lack one, or have one of another
+                shape, stay as they are.
+
+        Returns:
+            The names whose averages stayed as they are.
+
+        Raises:
+            ValueError: It is no mapping of tensors, or names or shapes differ; nothing has been changed.
+        """
+        given = {plain(name): tensor for name, tensor in states.tensors("weights", weights).items()}
+        ours = {**self._average, **self._buffers}
+        kept = fitting(ours, given)
+        left = [name for name in ours if name not in kept]
+        if strict and left:
+            found = {name: given[name] for name in ours if name in given}
+            check_alike("weights", "the model's averages", ours, found)
+        copy_(ours, kept)
+        for velocity in self._velocity.values():
+            velocity.zero_()
+        self._find_infinite()
+        return left
 
     def to(self, device: torch.device | str | int) -> Belay:
         """Moves the averages to a device and returns self; the model may be elsewhere, for a transfer every update."""
         for tensors in (self._average, self._velocity, self._buffers):
             tensors.update({name: tensor.to(device=device) for name, tensor in tensors.items()})
-        self._groups = grouped(self._live, self._average, self._velocity)
+        self._group()
         return self
 
     def __repr__(self) -> str:
         weights = sum(average.numel() for average in self._average.values())
         return f"Belay({self._oscillator}, update_every={self._update_every}, steps={self.steps}, weights={weights})"
 
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _begin(self, weights: Mapping[str, Tensor]) -> None:
+        """Starts the averages of these weights, and those of all averaged buffers."""
+        self._average.update({name: _start(weight, self._dtype) for name, weight in weights.items()})
+        buffers = self._model.averaged_buffers()
+        self._buffers = {name: _start(buffer, self._dtype) for name, buffer in buffers.items()}
+        owners = owners_of(self._model.module)
+        self._owners = {name: owners[name] for name in buffers}
+        self._find_infinite()
+
+    def _set(self, oscillator: Oscillator, update_every: int, warmup: int) -> None:
+        """Takes settings, unless they do not go together."""
+        per_update = _per_update(oscillator, update_every, warmup)
+        if oscillator.coupling:
+            self._model.check_pulled_once()
+        self._oscillator, self._per_update = oscillator, per_update
+        self._update_every, self._warmup = update_every, warmup
+        moving = self._average if per_update.damping != 1 else {}
+        self._velocity = {
+            name: self._velocity[name] if name in self._velocity else _start(average, None).zero_()
+            for name, average in moving.items()
+        }
+        self._group()
+
+    def _group(self) -> None:
+        self._groups = grouped(self._model.weights, self._average, self._velocity, self._infinite)
+        self._sharded = any(is_sharded(weight) for weight in self._model.weights.values())
+
+    def _find_infinite(self) -> None:
+        """Notes which averages hold infinite values: theirs are updated with more care."""
+        self._infinite = {name for name, average in self._average.items() if local(average).isinf().any()}
+
+    def _check_ready(self) -> None:
+        if torch.compiler.is_compiling():  # the compiled code holds the tensors themselves
+            return
+        if swap.OPEN:
+            swap.check_outside(list(self._model.weights.values()))
+        self._model.check_whole()
+        if self._model.moved():
+            self._group()
+
     def _warmed(self) -> Oscillator:
         """The oscillator of this update: during warm-up one with a shorter memory and the same damping ratio."""
-        full = self._per_update
-        if self.steps >= self._warmup:
+        full, now = self._per_update, self._speed(self.steps)
+        before = self._speed(max(self.steps - self._update_every, 1))
+        if now != before:  # the clock slows: a velocity is a distance an update
+            scale_(self._groups, now / before)
+        if now == 1:
             return full
-        faster = self._warmup / self.steps
-        if angle := cmath.phase(full.poles[0]):
-            faster = min(faster, max(1.0, 1 / angle))  # a faster swing would need a stiffness above 1
-        return dataclasses.replace(dataclasses.replace(full, coupling=0.0).rescale(faster), coupling=full.coupling)
+        return dataclasses.replace(dataclasses.replace(full, coupling=0.0).rescale(now), coupling=full.coupling)
 
-    def _live_buffers(self) -> dict[str, Tensor]:
-        return buffers_at(self._owners)
+    def _speed(self, steps: int) -> float:
+        """How much faster than the full oscillator the warm-up's is after so many steps."""
+        if steps >= self._warmup:
+            return 1.0
+        speed, slowest = self._warmup / steps, self._per_update.poles[0]
+        if slowest.imag:  # a faster swing would need a stiffness above 1
+            speed = min(speed, max(1.0, 1 / math.atan2(slowest.imag, slowest.real)))
+        return speed
 
-    def _live_tensors(self) -> dict[str, Tensor]:
-        return {**self._live, **self._live_buffers()}
+    @torch.no_grad()
+    def _shown(self, readout: float) -> Weights:
+        averages = {**self._average, **self._buffers}
+        if readout == 1:
+            return averages
+        live = {**self._model.weights, **self._model.averaged_buffers()}
+        return {name: torch.lerp(y, live[name].to(y.device, y.dtype), 1 - readout) for name, y in averages.items()}
 
-    def _check_not_replaced(self) -> None:
-        present = parameters_of(self._model)
-        replaced = [name for name, live in self._live.items() if present.get(name) is not live]
-        if replaced:
-            raise RuntimeError(
-                f"the model must keep the parameters that are averaged, replaced: {few(replaced)}; make a new Belay."
+    def _update_buffers(self, share: float) -> None:
+        """Averages buffers; one that has another shape by now starts again, one that is gone waits."""
+        live = buffers_at(self._owners)
+        for name, buffer in live.items():
+            if buffer.shape != self._buffers[name].shape:
+                self._buffers[name] = _start(buffer, self._dtype)
+        if live:
+            lerp_(list(live.values()), [self._buffers[name] for name in live], share)
+
+    def _bad(self) -> list[str]:
+        """Names of weights that are not finite, as far as this process holds them."""
+        weights = self._model.weights
+        return [name for name in weights if name not in self._infinite and not local(weights[name]).isfinite().all()]
+
+    def _warn_of_loaded_weights(self) -> None:
+        change = stretched(self._groups)
+        if change > FAR:
+            warnings.warn(
+                f"the model's weights changed by {change:.0%} between the making of its average and the first update; "
+                "if they were loaded, call `reset()` after loading, as the average started from others.",
+                stacklevel=4,  # beyond `update` and torch's own frame
+            )
+
+    def _warn_of_rounding(self) -> None:
+        if self._oscillator.coupling and (half := self._model.half_precision()):
+            warnings.warn(
+                "an average pulls half-precision weights only where its pull exceeds their rounding, got "
+                f"{few(half)}; if the optimizer keeps float32 masters, which do not feel it at all, average a module "
+                "that holds those.",
+                stacklevel=3,
             )
 
 

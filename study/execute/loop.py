@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -96,7 +97,7 @@ def _train(task: Task, setting: Setting, seed: int, evaluations: int, report: Re
     due = {round(steps * part / evaluations) for part in range(1, evaluations + 1)}
     model = task.build_model(seed)
     optimizer = task.build_optimizer(model.parameters())
-    average = Belay(model, setting.oscillator)
+    average = Belay(model, setting.oscillator, nonfinite="propagate")  # what diverges is seen below
     limit = math.inf
     for step, batch in enumerate(task.batches(seed, steps), start=1):
         optimizer.zero_grad()
@@ -108,7 +109,9 @@ def _train(task: Task, setting: Setting, seed: int, evaluations: int, report: Re
         if not value <= limit:  # also where it is nan
             raise Diverged(step)
         optimizer.step()
-        average.update()
+        with warnings.catch_warnings():  # a first step that goes far is a setting that diverges
+            warnings.simplefilter("ignore", UserWarning)
+            average.update()
         if step in due:
             report(step, _evaluate(task, model, average))
 

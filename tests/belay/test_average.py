@@ -115,8 +115,8 @@ def test_an_update_looks_nothing_up_that_could_be_kept(monkeypatch):
     def forbidden(*_: object) -> None:
         raise AssertionError("a lookup in every step")
 
-    for name in ("grouped", "parameters_of", "buffers_at", "owners_of", "unwrap", "reshard"):
-        monkeypatch.setattr(f"belay.average.{name}", forbidden)
+    for place in ("average.grouped", "average.owners_of", "model.parameters_of", "model.owners_of", "model.reshard"):
+        monkeypatch.setattr(f"belay.{place}", forbidden)
     average.update()
     assert average.steps == 1
 

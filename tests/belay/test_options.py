@@ -127,9 +127,9 @@ def test_the_average_of_a_variance_never_turns_negative_where_the_average_of_a_w
 def test_buffers_that_no_checkpoint_holds_are_not_averaged():
     model = Weight(1.0)
     model.register_buffer("cache", torch.ones(1), persistent=False)
-    model.register_buffer("statistic", torch.ones(1))
+    model.register_buffer("running_mean", torch.ones(1))
     average = Belay(model, Oscillator.ema(0.5), buffers="average")
-    assert set(average.state_dict()["buffers"]) == {"statistic"}
+    assert set(average.state_dict()["buffers"]) == {"running_mean"}
 
 
 def test_half_precision_buffers_are_averaged_in_float32():
@@ -161,9 +161,14 @@ EMA = Oscillator.ema(0.9)
             r"`model` must have floating-point parameters to average, got none that `parameters` keeps\.",
         ),
         (
+            lambda: Belay(Weight(1.0), EMA, nonfinite="ignore"),
+            ValueError,
+            r"`nonfinite` must be one of raise, skip, propagate, got nonfinite='ignore'\.",
+        ),
+        (
             lambda: Belay(Weight(1.0), EMA, buffers="mean"),
             ValueError,
-            r"`buffers` must be one of copy, average, ignore, got buffers='mean'\.",
+            r"`buffers` must be one of copy, average, ignore or a function, got buffers='mean'\.",
         ),
         (
             lambda: Belay(Weight(1.0), EMA, dtype=torch.bfloat16),

@@ -1,14 +1,17 @@
-"""Models inside wrappers: compiled submodules, DistributedDataParallel and FSDP2, the latter two in a group of one."""
+"""Models inside wrappers, in shards (in a group of one process), and compiled."""
 
 import pytest
 import torch
 import torch.distributed
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 
 from belay import Belay, Oscillator
+from belay.shards import whole
 
 OSCILLATOR = Oscillator(0.9, 0.5, 0.1)
 
@@ -92,3 +95,146 @@ def test_the_shards_of_fsdp2_are_averaged_and_evaluated_with_also_right_after_a_
         average.copy_to(wrapped)
         expected.copy_to(plain)
         torch.testing.assert_close(wrapped(inputs), plain(inputs))
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
+
+
+def _checkpointed(model: nn.Sequential) -> nn.Module:
+    model[1] = checkpoint_wrapper(model[1])
+    return checkpoint_wrapper(model)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [nn.DataParallel, _checkpointed, lambda model: nn.DataParallel(_checkpointed(model))],
+    ids=["data parallel", "checkpointed", "both"],
+)
+def test_wrappers_change_neither_names_nor_what_is_averaged(wrap):
+    plain = _model()
+    inner = _model()
+    inner.load_state_dict(plain.state_dict())
+    wrapped = wrap(inner)
+    average, expected = (Belay(model, OSCILLATOR, buffers="average") for model in (wrapped, plain))
+    _train(wrapped, average)
+    _train(plain, expected)
+    assert set(average.state_dict()["buffers"]) == {"1.running_mean", "1.running_var"}
+    for part in ("average", "velocity"):  # a checkpointed BatchNorm sees each batch twice
+        ours, theirs = average.state_dict()[part], expected.state_dict()[part]
+        assert ours.keys() == theirs.keys()
+        for name in ours:
+            torch.testing.assert_close(ours[name], theirs[name])
+    expected.load_state_dict(average.state_dict())
+    average.copy_to(plain)
+    expected.copy_to(wrapped)
+    seen = inner[1].num_batches_tracked.clone()
+    with average.average_parameters():
+        wrapped(torch.randn(8, 2))
+    assert inner[1].num_batches_tracked == seen
+
+
+def test_plain_weights_with_wrappers_names_are_taken_up():
+    average = Belay(_model(), OSCILLATOR)
+    weights = {f"module._orig_mod.{name}": tensor + 1 for name, tensor in _model().state_dict().items()}
+    assert average.load_averages(weights) == []
+
+
+# --- shards -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("_group_of_one")
+def test_fsdp1_is_refused_with_the_reason():
+    wrapped = FullyShardedDataParallel(_model(), device_id=torch.device("cpu"), use_orig_params=True)
+    with pytest.raises(TypeError, match=r"^`model` must not be wrapped in FullyShardedDataParallel \(FSDP1\), whose"):
+        Belay(wrapped, OSCILLATOR)
+
+
+def _partly_sharded(model: nn.Sequential) -> nn.Module:
+    mesh = init_device_mesh("cpu", (1,))
+    fully_shard(model[0], mesh=mesh)
+    return model
+
+
+def _without_some(model: nn.Sequential) -> nn.Module:
+    return fully_shard(model, mesh=init_device_mesh("cpu", (1,)), ignored_params=set(model[2].parameters()))
+
+
+def _tensor_parallel(model: nn.Sequential) -> nn.Module:
+    return parallelize_module(model, init_device_mesh("cpu", (1,)), {"0": ColwiseParallel(), "2": RowwiseParallel()})
+
+
+@pytest.mark.parametrize("wrap", [_partly_sharded, _without_some, _tensor_parallel])
+@pytest.mark.usefixtures("_group_of_one")
+def test_sharded_and_plain_weights_are_averaged_together_saved_and_copied_both_ways(wrap):
+    wrapped, average, plain, expected = _pair(wrap)
+    kinds = {type(weight).__name__ for weight in average.state_dict()["average"].values()}
+    assert kinds == {"DTensor", "Tensor"}
+    for name, tensor in average.state_dict()["average"].items():
+        torch.testing.assert_close(whole(tensor), expected.state_dict()["average"][name])
+    again = Belay(wrapped, OSCILLATOR)
+    again.load_state_dict(expected.state_dict())  # whole into shards
+    Belay(plain, OSCILLATOR).load_state_dict(average.state_dict())  # shards into whole
+    for name, tensor in again.state_dict()["average"].items():
+        assert torch.equal(whole(tensor), expected.state_dict()["average"][name])
+    target = _model()
+    average.copy_to(target)
+    for name, tensor in target.named_parameters():
+        assert torch.equal(tensor, whole(average.state_dict()["average"][name]))
+    expected.copy_to(wrapped)
+    for name, tensor in wrapped.named_parameters():
+        assert torch.equal(whole(tensor.detach()), expected.state_dict()["average"][name])
+    with pytest.raises(RuntimeError, match="must hold whole weights to be called, got shards"):
+        average(torch.randn(1, 2))
+
+
+@pytest.mark.usefixtures("_group_of_one")
+def test_a_model_sharded_after_its_average_was_made_is_refused_and_taken_up_by_reset():
+    model = _model()
+    average = Belay(model, OSCILLATOR)
+    fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+    with pytest.raises(RuntimeError, match="must keep its modules and parameters while it is averaged, got replaced"):
+        average.update()
+    average.reset()
+    _train(model, average)
+
+
+@pytest.mark.usefixtures("_group_of_one")
+def test_shards_that_are_not_finite_are_refused():
+    model = _model()
+    fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+    average = Belay(model, OSCILLATOR)
+    with torch.no_grad():
+        model[0].bias.to_local().fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match=r"after 0 steps: 0\.bias;"):
+        average.update()
+
+
+# --- compiled updates -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("oscillator", "options"),
+    [
+        (Oscillator.ema(0.9), {}),
+        (Oscillator(0.9, 0.3, 0.1), {}),
+        (Oscillator(0.99, 0.3, 0.01), {"update_every": 4}),
+        (Oscillator.ema(0.99), {"warmup": 20}),
+        (Oscillator(0.9, 1.0, 0.1), {"warmup": 20}),
+    ],
+    ids=str,
+)
+def test_an_update_compiles_to_whole_graphs(oscillator, options):
+    models = _model(), _model()
+    models[1].load_state_dict(models[0].state_dict())
+    averages = [Belay(model, oscillator, nonfinite="propagate", **options) for model in models]
+    compiled = torch.compile(averages[0].update, backend="eager", fullgraph=True)
+    for _ in range(30):
+        for model in models:
+            with torch.no_grad():
+                model[0].weight.add_(0.01)
+        compiled()
+        averages[1].update()
+    torch.compiler.reset()
+    assert averages[0].steps == averages[1].steps == 30
+    for name, tensor in averages[0].state_dict()["average"].items():
+        torch.testing.assert_close(tensor, averages[1].state_dict()["average"][name], rtol=1e-6, atol=1e-7)
