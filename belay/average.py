@@ -142,7 +142,8 @@ class Belay:
                 parameters are not those that are averaged. Nothing has been changed.
             FloatingPointError: A weight is not finite (see `nonfinite`). Nothing has been changed.
         """
-        self._check_ready()
+        if not torch.compiler.is_compiling():  # the compiled code holds the tensors themselves
+            self._check_ready()
         if (self.steps + 1) % self._update_every:
             self.steps += 1
             return
@@ -404,8 +405,6 @@ class Belay:
         self._infinite = {name for name, average in self._average.items() if local(average).isinf().any()}
 
     def _check_ready(self) -> None:
-        if torch.compiler.is_compiling():  # the compiled code holds the tensors themselves
-            return
         if swap.OPEN:
             swap.check_outside(list(self._model.weights.values()))
         self._model.check_whole()

@@ -273,3 +273,10 @@ def test_update_every_can_be_changed_in_the_middle_of_a_run():
     with pytest.raises(ValueError, match=r"^`update_every` must be a whole number of at least 1, got 0\.$"):
         average.update_every = 0
     assert average.update_every == 2
+
+
+def test_the_shadow_parameters_of_torch_ema_and_diffusers_are_taken_up_as_the_readme_says():
+    model, average = _with_head(2)
+    saved = {"shadow_params": [torch.full_like(parameter, 3.0) for parameter in model.parameters()]}
+    average.load_averages(dict(zip(dict(model.named_parameters()), saved["shadow_params"], strict=True)))
+    assert all((tensor == 3.0).all() for tensor in average.state_dict()["average"].values())

@@ -30,4 +30,6 @@ def test_update(
     seconds = medians({"update": average.update, "lerp": lambda: torch._foreach_lerp_(copies, weights, 0.001)})
     name = "EMA" if oscillator.damping == 1 else "damped average"
     checked = ", finite weights checked" if nonfinite == "raise" else ""
-    figure(f"update of {name}, 8 M weights{checked}", "torch._foreach_lerp_", seconds["update"] / seconds["lerp"], asked)
+    figure(
+        f"update of {name}, 8 M weights{checked}", "torch._foreach_lerp_", seconds["update"] / seconds["lerp"], asked
+    )
