@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from belay import state as states
 from belay import swap
 from belay.checks import real, whole
+from belay.clock import Clock
 from belay.model import Buffers, Model
 from belay.names import buffers_at, check_alike, check_lossless, few, fitting, owners_of, plain
 from belay.oscillator import Oscillator
@@ -93,8 +94,7 @@ class Belay:
             raise ValueError(f"`dtype` must be torch.float32, torch.float64 or None, got {dtype=}.")
         if nonfinite not in get_args(Nonfinite):
             raise ValueError(f"`nonfinite` must be one of {', '.join(get_args(Nonfinite))}, got {nonfinite=}.")
-        self._update_every = whole("update_every", update_every, least=1)
-        self._warmup = whole("warmup", warmup, least=0)
+        every, warmup = whole("update_every", update_every, least=1), whole("warmup", warmup, least=0)
         self._dtype, self._nonfinite = dtype, nonfinite
         self._model = Model(model, buffers, parameters)
         self._average: Weights = {}
@@ -103,7 +103,7 @@ class Belay:
         self._infinite: set[str] = set()
         self.steps = self.skipped = 0
         self._begin(self._model.weights)
-        self._set(oscillator, self._update_every, self._warmup)
+        self._set(Clock(oscillator, every, warmup))
         self._warn_of_rounding()
 
     # --- settings -----------------------------------------------------------------------------------------------------
@@ -111,24 +111,24 @@ class Belay:
     @property
     def oscillator(self) -> Oscillator:
         """The average's settings, in optimizer steps; assign a new one to change them in the middle of a run."""
-        return self._oscillator
+        return self._clock.oscillator
 
     @oscillator.setter
     def oscillator(self, oscillator: Oscillator) -> None:
-        pulled = self._oscillator.coupling
-        self._set(oscillator, self._update_every, self._warmup)
-        if not pulled:
+        before = self._clock.oscillator
+        self._set(dataclasses.replace(self._clock, oscillator=oscillator))
+        if not before.coupling:
             self._warn_of_rounding()
 
     @property
     def update_every(self) -> int:
         """Steps from one update to the next; assign another to change it in the middle of a run."""
-        return self._update_every
+        return self._clock.update_every
 
     @update_every.setter
     def update_every(self, steps: int) -> None:
-        before = self._update_every
-        self._set(self._oscillator, whole("update_every", steps, least=1), self._warmup)
+        before = self._clock.update_every
+        self._set(dataclasses.replace(self._clock, update_every=whole("update_every", steps, least=1)))
         scale_(self._groups, steps / before)  # a velocity is a distance an update
 
     # --- in training --------------------------------------------------------------------------------------------------
@@ -144,21 +144,18 @@ class Belay:
         """
         if not torch.compiler.is_compiling():  # the compiled code holds the tensors themselves
             self._check_ready()
-        if (self.steps + 1) % self._update_every:
+        if not self._clock.due(self.steps + 1):
             self.steps += 1
             return
-        if self._nonfinite != "propagate" and not all_finite(self._groups, self._sharded):
-            if self._nonfinite == "skip":
-                self.skipped += 1
-                return
-            raise FloatingPointError(
-                f"weights must be finite to be averaged, got others after {self.steps} steps: {few(self._bad())}; mend "
-                'the model and go on, or choose nonfinite="skip" or "propagate".'
-            )
-        if self.steps < self._update_every and not torch.compiler.is_compiling():
+        if not self._may_average():
+            self.skipped += 1
+            return
+        if self.steps < self._clock.update_every and not torch.compiler.is_compiling():
             self._warn_of_loaded_weights()
         self.steps += 1
-        oscillator = self._warmed()
+        oscillator, slowing = self._clock.at(self.steps), self._clock.slowing(self.steps)
+        if slowing != 1:
+            scale_(self._groups, slowing)
         for group in self._groups:
             step_(group.live, group.average, group.velocity, oscillator, group.infinite)
         if self._buffers:
@@ -179,7 +176,7 @@ class Belay:
         self._average, self._velocity = {}, {}
         self.steps = self.skipped = 0
         self._begin(self._model.weights)
-        self._set(self._oscillator, self._update_every, self._warmup)
+        self._set(self._clock)
 
     def add_parameters(self) -> list[str]:
         """Goes on with the model's parameters as they are now: adapters or layers that were added, or replaced.
@@ -204,7 +201,7 @@ class Belay:
         self._velocity = {name: tensor for name, tensor in self._velocity.items() if name in kept}
         self._begin(new)
         self._average = {name: self._average[name] for name in weights}  # in the model's order
-        self._set(self._oscillator, self._update_every, self._warmup)
+        self._set(self._clock)
         return list(new)
 
     # --- the averages in use ------------------------------------------------------------------------------------------
@@ -287,9 +284,9 @@ class Belay:
             )
         return {
             "version": states.VERSION,
-            "oscillator": dataclasses.asdict(self._oscillator),
-            "update_every": self._update_every,
-            "warmup": self._warmup,
+            "oscillator": dataclasses.asdict(self._clock.oscillator),
+            "update_every": self._clock.update_every,
+            "warmup": self._clock.warmup,
             "steps": self.steps,
             "average": dict(self._average),
             "velocity": dict(self._velocity),
@@ -315,8 +312,8 @@ class Belay:
             ValueError: It is not such a state, its names or shapes differ, or its dtype holds more than ours; nothing
                 has been changed.
         """
-        oscillator, update_every, warmup, steps, tensors = states.checked(state)
-        moving = self._average if _per_update(oscillator, update_every, warmup).damping != 1 else {}
+        clock, steps, tensors = states.checked(state)
+        moving = self._average if clock.per_update.damping != 1 else {}
         own = {"average": self._average, "velocity": moving, "buffers": self._buffers}
         for kind, ours in own.items():
             if strict:
@@ -325,7 +322,7 @@ class Belay:
                 tensors[kind] = fitting(ours, tensors[kind])
             check_lossless(kind, ours, tensors[kind])
         self.steps = steps
-        self._set(oscillator, update_every, warmup)
+        self._set(clock)
         copy_(self._average, tensors["average"])
         copy_(self._velocity, tensors["velocity"])
         copy_(self._buffers, tensors["buffers"])
@@ -369,7 +366,7 @@ class Belay:
 
     def __repr__(self) -> str:
         weights = sum(average.numel() for average in self._average.values())
-        return f"Belay({self._oscillator}, update_every={self._update_every}, steps={self.steps}, weights={weights})"
+        return f"Belay({self.oscillator}, update_every={self.update_every}, steps={self.steps}, weights={weights})"
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -382,14 +379,12 @@ class Belay:
         self._owners = {name: owners[name] for name in buffers}
         self._find_infinite()
 
-    def _set(self, oscillator: Oscillator, update_every: int, warmup: int) -> None:
-        """Takes settings, unless they do not go together."""
-        per_update = _per_update(oscillator, update_every, warmup)
-        if oscillator.coupling:
+    def _set(self, clock: Clock) -> None:
+        """Takes settings, unless they do not go with the weights."""
+        if clock.oscillator.coupling:
             self._model.check_pulled_once()
-        self._oscillator, self._per_update = oscillator, per_update
-        self._update_every, self._warmup = update_every, warmup
-        moving = self._average if per_update.damping != 1 else {}
+        self._clock = clock
+        moving = self._average if clock.per_update.damping != 1 else {}
         self._velocity = {
             name: self._velocity[name] if name in self._velocity else _start(average, None).zero_()
             for name, average in moving.items()
@@ -404,31 +399,25 @@ class Belay:
         """Notes which averages hold infinite values: theirs are updated with more care."""
         self._infinite = {name for name, average in self._average.items() if local(average).isinf().any()}
 
+    def _may_average(self) -> bool:
+        """Whether the weights are finite, or may be otherwise; False is to skip the update."""
+        if self._nonfinite == "propagate" or all_finite(self._groups, self._sharded):
+            return True
+        if self._nonfinite == "skip":
+            return False
+        weights = self._model.weights
+        bad = [name for name in weights if name not in self._infinite and not local(weights[name]).isfinite().all()]
+        raise FloatingPointError(
+            f"weights must be finite to be averaged, got others after {self.steps} steps: {few(bad)}; mend the model "
+            'and go on, or choose nonfinite="skip" or "propagate".'
+        )
+
     def _check_ready(self) -> None:
         if swap.OPEN:
             swap.check_outside(list(self._model.weights.values()))
         self._model.check_whole()
         if self._model.moved():
             self._group()
-
-    def _warmed(self) -> Oscillator:
-        """The oscillator of this update: during warm-up one with a shorter memory and the same damping ratio."""
-        full, now = self._per_update, self._speed(self.steps)
-        before = self._speed(max(self.steps - self._update_every, 1))
-        if now != before:  # the clock slows: a velocity is a distance an update
-            scale_(self._groups, now / before)
-        if now == 1:
-            return full
-        return dataclasses.replace(dataclasses.replace(full, coupling=0.0).rescale(now), coupling=full.coupling)
-
-    def _speed(self, steps: int) -> float:
-        """How much faster than the full oscillator the warm-up's is after so many steps."""
-        if steps >= self._warmup:
-            return 1.0
-        speed, slowest = self._warmup / steps, self._per_update.poles[0]
-        if slowest.imag:  # a faster swing would need a stiffness above 1
-            speed = min(speed, max(1.0, 1 / math.atan2(slowest.imag, slowest.real)))
-        return speed
 
     @torch.no_grad()
     def _shown(self, readout: float) -> Weights:
@@ -447,11 +436,6 @@ class Belay:
         if live:
             lerp_(list(live.values()), [self._buffers[name] for name in live], share)
 
-    def _bad(self) -> list[str]:
-        """Names of weights that are not finite, as far as this process holds them."""
-        weights = self._model.weights
-        return [name for name in weights if name not in self._infinite and not local(weights[name]).isfinite().all()]
-
     def _warn_of_loaded_weights(self) -> None:
         change = stretched(self._groups)
         if change > FAR:
@@ -462,25 +446,13 @@ class Belay:
             )
 
     def _warn_of_rounding(self) -> None:
-        if self._oscillator.coupling and (half := self._model.half_precision()):
+        if self.oscillator.coupling and (half := self._model.half_precision()):
             warnings.warn(
                 "an average pulls half-precision weights only where its pull exceeds their rounding, got "
                 f"{few(half)}; if the optimizer keeps float32 masters, which do not feel it at all, average a module "
                 "that holds those.",
                 stacklevel=3,
             )
-
-
-def _per_update(oscillator: Oscillator, update_every: int, warmup: int) -> Oscillator:
-    """The oscillator of one update, of several steps each, if it goes with these options."""
-    if not isinstance(oscillator, Oscillator):
-        raise TypeError(f"`oscillator` must be a belay.Oscillator, got {type(oscillator).__name__}.")
-    if warmup and oscillator.damping > 1:
-        raise ValueError(f"`warmup` needs a damping of at most 1, got {oscillator}.")
-    try:
-        return oscillator.rescale(update_every)
-    except ValueError as error:
-        raise ValueError(f"`update_every` must suit the oscillator, got {update_every=}: {error}") from error
 
 
 @torch.inference_mode(False)  # tensors made in inference mode cannot be updated outside it

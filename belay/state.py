@@ -9,6 +9,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from belay.checks import whole
+from belay.clock import Clock
 from belay.names import few
 from belay.oscillator import Oscillator
 
@@ -20,9 +21,7 @@ PARTS = {"version", "oscillator", "update_every", "warmup", "steps", *KINDS}
 class State(NamedTuple):
     """A checked state: settings, steps done, and tensors by kind and name."""
 
-    oscillator: Oscillator
-    update_every: int
-    warmup: int
+    clock: Clock
     steps: int
     tensors: dict[str, dict[str, Tensor]]
 
@@ -47,9 +46,7 @@ def checked(state: object) -> State:
     except TypeError as error:
         raise ValueError(f"`state` must have an oscillator of three numbers, got {settings!r}: {error}") from error
     return State(
-        oscillator,
-        whole("update_every", state["update_every"], 1),
-        whole("warmup", state["warmup"], 0),
+        Clock(oscillator, whole("update_every", state["update_every"], 1), whole("warmup", state["warmup"], 0)),
         whole("steps", state["steps"], 0),
         {kind: tensors("state", state[kind], kind) for kind in KINDS},
     )

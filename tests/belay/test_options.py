@@ -34,7 +34,7 @@ def test_during_warmup_the_damping_ratio_stays_and_coupling_is_as_asked(oscillat
     average = Belay(Weight(1.0), oscillator, warmup=warmup)
     average.steps = warmup // 3
     if average.steps:
-        warmed = average._warmed()
+        warmed = average._clock.at(average.steps)
         assert warmed.coupling == oscillator.coupling
         assert warmed.stiffness >= oscillator.stiffness * (1 - 1e-9)
         if 1e-3 < warmed.damping < 0.999 and oscillator.stiffness > 1e-9:
