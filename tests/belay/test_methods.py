@@ -80,8 +80,9 @@ def run(problem: Problem, base: str, method: Method, choose: Callable[[int], Met
         if choose:
             average.oscillator = choose(average.steps).oscillator
         average.update()
-        x, y = problem.weights, averaged(problem, average)
-        yield {"model": x, "average": y, "readout": y + (1 - method.readout) * (x - y), "stepped": stepped}
+        with average.average_parameters(readout=method.readout):
+            readout = problem.weights
+        yield {"model": problem.weights, "average": averaged(problem, average), "readout": readout, "stepped": stepped}
 
 
 def assert_same(found: Recursion, published: Recursion) -> None:
