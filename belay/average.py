@@ -1,4 +1,4 @@
-"""`Belay`: keeps the averaged weights of a model beside its training and, if coupled, lets them pull the model back."""
+"""`Belay`: averaged weights beside a model in training; coupled, they pull the model back or push it on."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ class Belay:
     @oscillator.setter
     def oscillator(self, oscillator: Oscillator) -> None:
         before = self._clock.oscillator
-        self._set(dataclasses.replace(self._clock, oscillator=oscillator))
+        self._set(dataclasses.replace(self._clock, oscillator=oscillator), self._clock)
         if not before.coupling:
             self._warn_of_rounding()
 
@@ -128,7 +128,7 @@ class Belay:
     @update_every.setter
     def update_every(self, steps: int) -> None:
         before = self._clock.update_every
-        self._set(dataclasses.replace(self._clock, update_every=whole("update_every", steps, least=1)))
+        self._set(dataclasses.replace(self._clock, update_every=whole("update_every", steps, least=1)), self._clock)
         scale_(self._groups, steps / before)  # a velocity is a distance an update
 
     # --- in training --------------------------------------------------------------------------------------------------
@@ -172,7 +172,7 @@ class Belay:
             ValueError: Nothing is left to average. Nothing has been changed.
         """
         swap.check_outside(list(self._model.weights.values()))
-        self._model.refresh()
+        self._model.refresh(coupled=self.oscillator.coupling != 0)
         self._average, self._velocity = {}, {}
         self.steps = self.skipped = 0
         self._begin(self._model.weights)
@@ -192,7 +192,7 @@ class Belay:
             ValueError: Nothing is left to average. Nothing has been changed.
         """
         swap.check_outside(list(self._model.weights.values()))
-        self._model.refresh()
+        self._model.refresh(coupled=self.oscillator.coupling != 0)
         weights = self._model.weights
         kept = {name for name, weight in weights.items()
                 if name in self._average and self._average[name].shape == weight.shape}  # fmt: skip
@@ -322,7 +322,7 @@ class Belay:
                 tensors[kind] = fitting(ours, tensors[kind])
             check_lossless(kind, ours, tensors[kind])
         self.steps = steps
-        self._set(clock)
+        self._set(clock, self._clock)
         copy_(self._average, tensors["average"])
         copy_(self._velocity, tensors["velocity"])
         copy_(self._buffers, tensors["buffers"])
@@ -379,17 +379,18 @@ class Belay:
         self._owners = {name: owners[name] for name in buffers}
         self._find_infinite()
 
-    def _set(self, clock: Clock) -> None:
-        """Takes settings, unless they do not go with the weights."""
-        if clock.oscillator.coupling:
+    def _set(self, clock: Clock, before: Clock | None = None) -> None:
+        """Takes settings, unless they do not go with the weights; what only depends on those of before is kept."""
+        coupled, moving = clock.oscillator.coupling != 0, clock.per_update.damping != 1
+        if coupled and (before is None or not before.oscillator.coupling):
             self._model.check_pulled_once()
         self._clock = clock
-        moving = self._average if clock.per_update.damping != 1 else {}
-        self._velocity = {
-            name: self._velocity[name] if name in self._velocity else _start(average, None).zero_()
-            for name, average in moving.items()
-        }
-        self._group()
+        if before is None or moving != (before.per_update.damping != 1):
+            self._velocity = {
+                name: self._velocity[name] if name in self._velocity else _start(average, None).zero_()
+                for name, average in (self._average if moving else {}).items()
+            }
+            self._group()
 
     def _group(self) -> None:
         self._groups = grouped(self._model.weights, self._average, self._velocity, self._infinite)

@@ -52,13 +52,19 @@ class Model:
         self._known_places: list[tuple[int, torch.dtype]] = []
         self.refresh()
 
-    def refresh(self) -> None:
+    def refresh(self, coupled: bool = False) -> None:
         """Takes the model's parameters as they are now.
+
+        Args:
+            coupled: Whether the average pulls them, so that no two of them may share memory.
 
         Raises:
             ValueError: Nothing is left to average, or a weight cannot be averaged; nothing has been changed.
         """
-        self.weights = self._found()
+        found = self._found()
+        if coupled:
+            _check_apart(found)
+        self.weights = found
         self._remember()
 
     def check_whole(self) -> None:
@@ -98,24 +104,7 @@ class Model:
 
     def check_pulled_once(self) -> None:
         """Raises ValueError if two weights share memory, which coupling would pull twice."""
-        taken: dict[tuple[torch.device, int], list[tuple[int, int, str]]] = {}
-        for name, weight in self.weights.items():
-            part = local(weight)
-            if part.numel() and not part.is_meta:
-                reach = 1 + sum(
-                    (int(size) - 1) * int(step) for size, step in zip(part.shape, part.stride(), strict=True)
-                )
-                first = int(part.storage_offset()) * part.element_size()
-                span = (first, first + reach * part.element_size(), name)
-                taken.setdefault((part.device, part.untyped_storage().data_ptr()), []).append(span)
-        for spans in taken.values():
-            spans.sort()
-            for (_, end, name), (begin, _, other) in pairwise(spans):
-                if begin < end:
-                    raise ValueError(
-                        f"coupled weights must not share memory, as both would be pulled, got {name} and {other}; make "
-                        "them one Parameter, or leave one out by `parameters`."
-                    )
+        _check_apart(self.weights)
 
     def buffers(self) -> dict[str, Tensor]:
         """The buffers that go with the averages, as they are now: a move or a conversion replaces them."""
@@ -278,6 +267,26 @@ def _check_weight(name: str, weight: nn.Parameter) -> None:
             f"`model` must have weights of {', '.join(str(dtype)[6:] for dtype in DTYPES)}, got {name} in "
             f"{weight.dtype}; leave it out by `parameters`."
         )
+
+
+def _check_apart(weights: Mapping[str, Tensor]) -> None:
+    """Raises ValueError if two weights share memory."""
+    taken: dict[tuple[torch.device, int], list[tuple[int, int, str]]] = {}
+    for name, weight in weights.items():
+        part = local(weight)
+        if part.numel() and not part.is_meta:
+            reach = 1 + sum((int(size) - 1) * int(step) for size, step in zip(part.shape, part.stride(), strict=True))
+            first = int(part.storage_offset()) * part.element_size()
+            span = (first, first + reach * part.element_size(), name)
+            taken.setdefault((part.device, part.untyped_storage().data_ptr()), []).append(span)
+    for spans in taken.values():
+        spans.sort()
+        for (_, end, name), (begin, _, other) in pairwise(spans):
+            if begin < end:
+                raise ValueError(
+                    f"coupled weights must not share memory, as both would be pulled, got {name} and {other}; make "
+                    "them one Parameter, or leave one out by `parameters`."
+                )
 
 
 def _forget_cached_weights() -> None:

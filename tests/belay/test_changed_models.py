@@ -171,6 +171,20 @@ def test_two_parameters_on_one_storage_are_refused_with_coupling_which_would_pul
     Belay(model, Oscillator(0.9, 1.0, 0.1), parameters=lambda name, parameter: name != "head.weight")
 
 
+def test_a_reset_to_weights_that_share_memory_is_refused_before_anything_is_changed():
+    model = Net()
+    model.head = nn.Linear(3, 3)
+    average = Belay(model, Oscillator(0.9, 1.0, 0.1))
+    average.update()
+    model.head.weight = nn.Parameter(model.body.weight.data.T)
+    before = averages_of(average)["head.weight"].clone()
+    for restart in (average.reset, average.add_parameters):
+        with pytest.raises(ValueError, match="coupled weights must not share memory"):
+            restart()
+    assert average.steps == 1
+    assert torch.equal(averages_of(average)["head.weight"], before)
+
+
 def test_parameters_beside_each_other_in_one_storage_are_taken():
     flat = torch.randn(9)
     model = Net()
