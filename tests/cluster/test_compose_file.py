@@ -154,6 +154,25 @@ def make_secrets(top: Path, *arguments: str) -> subprocess.CompletedProcess[str]
     return subprocess.run(["sh", str(script), *arguments], cwd=top, capture_output=True, text=True)
 
 
+@pytest.mark.parametrize(
+    ("version", "good"),
+    [("1.29.2", False), ("2.3.4", False), ("2.23.3", False), ("v2.24.0", True), ("2.30.1", True), ("5.0.0", True)],
+)
+def test_make_secrets_refuses_a_docker_compose_that_is_too_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, good: bool
+) -> None:
+    (tmp_path / "docker").write_text(f"#!/bin/sh\n[ \"$*\" = 'compose version --short' ] && echo {version}\n")
+    (tmp_path / "docker").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    made = make_secrets(tmp_path)
+    if good:
+        assert made.returncode == 0, made.stderr
+    else:
+        rule = f"make-secrets: Docker Compose must be 2.24 or newer, got {version}; upgrade it.\n"
+        assert (made.returncode, made.stderr) == (2, rule)
+        assert not (tmp_path / ".secrets").exists()
+
+
 def test_make_secrets_makes_every_secret_at_random_for_its_owner_alone(tmp_path: Path) -> None:
     found = []
     for name in ("a", "b"):
