@@ -25,6 +25,8 @@ ENVIRONMENT = {  # of MLflow, which reads it as it is imported
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # at the end of each run, into the answer
 }
 
+OPTUNA = "optuna:"  # what a `--to` begins with
+
 app = typer.Typer(
     help="Find a model's best weight averaging: sweep decay, damping and coupling, and say how sure the answer is.",
     no_args_is_help=True,
@@ -38,7 +40,8 @@ def _refuse_passwords(option: typer.CallbackParam, value: Any) -> Any:
     if value:
         from study.options import check_no_password
 
-        check_no_password(option.opts[0], [value] if isinstance(value, str) else value)
+        urls = [value.removeprefix(OPTUNA)] if isinstance(value, str) else value
+        check_no_password(option.opts[0], urls)
     return value
 
 
@@ -50,7 +53,9 @@ Tracking = Annotated[
 ]
 Storage = Annotated[
     str | None,
-    typer.Option(callback=_refuse_passwords, help="Optuna storage URL [default: BELAY_STORAGE_URL or .belay-study]"),
+    typer.Option(
+        callback=_refuse_passwords, help="Database URL of the ledger [default: BELAY_STORAGE_URL or .belay-study]"
+    ),
 ]
 Form = Annotated[Literal["table", "json", "yaml"], typer.Option("--format", help="How to print it.")]
 Inline = Annotated[
@@ -145,11 +150,40 @@ def resume(
 ) -> None:
     """Finish an interrupted study."""
     from study.design.study import Study
-    from study.execute.storage import stored_config
+    from study.execute.ledger import stored_config
     from study.options import connecting
 
     with connecting(storage, tracking, inline, hurried=False) as chosen:
         _run(Study.of(stored_config(study, chosen.connections.storage)), chosen)
+
+
+@app.command()
+@_here_or_there
+def extend(
+    study: Name,
+    override: Annotated[
+        list[str],
+        typer.Option(
+            "--set", callback=_refuse_passwords, metavar="KEY=VALUE", help="What grows: seeds=16, search.settings=128."
+        ),
+    ],
+    inline: Inline = False,
+    tracking: Tracking = None,
+    storage: Storage = None,
+    address: Address = None,
+    detach: Detach = False,
+) -> None:
+    """Train more seeds or settings of a study.
+
+    Only what is missing is trained, and the answer is that of a study that was asked so from the start.
+    """
+    from study.design.config import extended
+    from study.design.study import Study
+    from study.execute.ledger import stored_config
+    from study.options import connecting
+
+    with connecting(storage, tracking, inline, hurried=False) as chosen:
+        _run(Study.of(extended(stored_config(study, chosen.connections.storage), override)), chosen)
 
 
 @app.command(name="list")
@@ -171,7 +205,7 @@ def status(study: Name, form: Form = "table", storage: Storage = None, address: 
     import pandas as pd
 
     from study.design.study import Study
-    from study.execute.storage import counts, stored_config
+    from study.execute.ledger import counts, stored_config
     from study.options import connecting
     from study.show import show_rows
 
@@ -282,13 +316,25 @@ def compare(
 def export(
     study: Name,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write [default: stdout]")] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            callback=_refuse_passwords,
+            metavar="optuna:URL",
+            help="Write all settings as an Optuna study into this database instead, for optuna-dashboard.",
+        ),
+    ] = None,
     tracking: Tracking = None,
+    storage: Storage = None,
     address: Address = None,
 ) -> None:
     """Write the best setting as a defaults file.
 
     With its evidence, for `belay.load_defaults`.
     """
+    if to is not None:
+        _export_to_optuna(study, to, output, storage)
+        return
     from study.findings.collect import load
     from study.findings.recommend import defaults_file, recommend
     from study.options import connecting
@@ -434,6 +480,25 @@ def _last_words(chosen: Chosen, name: str) -> Iterator[None]:
             yield
         finally:
             beside.communicate(b"ended\n")
+
+
+def _export_to_optuna(name: str, to: str, output: Path | None, storage: str | None) -> None:
+    from study.design.places import database_url, without_password
+    from study.design.study import Study
+    from study.execute.export import to_optuna
+    from study.execute.ledger import stored_config
+    from study.options import connecting
+
+    given = to.removeprefix(OPTUNA)
+    if given in ("", to) or output is not None:
+        raise BadInput(
+            f"`--to` must be optuna: and a database's URL, without `--output`, got {without_password(to)}; write e.g. "
+            "optuna:sqlite:///optuna.db."
+        )
+    with connecting(storage) as chosen:
+        url = chosen.connections.storage
+        names = to_optuna(Study.of(stored_config(name, url)), url, database_url(given))
+    typer.echo(f"wrote {', '.join(names)} to {without_password(given)}", err=True)
 
 
 def _debug(study: Study) -> None:

@@ -31,7 +31,7 @@ def examine(tracking: str | None, storage: str | None) -> list[Check]:
     checks += [_package(name) for name in PACKAGES]
     checks += [_processors(), _ray(), _folder()]
     checks.append(_database("tracking", connections.tracking, _ask_mlflow))
-    checks.append(_database("storage", connections.storage, _ask_optuna))
+    checks.append(_database("storage", connections.storage, _ask_ledger))
     return checks
 
 
@@ -93,7 +93,8 @@ def _ask_mlflow(uri: str) -> None:
     check_tracking(uri)
 
 
-def _ask_optuna(url: str) -> None:
-    from study.execute.storage import check_storage
+def _ask_ledger(url: str) -> None:
+    from study.execute.tables import opened
 
-    check_storage(url)
+    with opened(url, making=False):
+        pass

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from study.design.places import Connections, without_password, without_passwords
 from study.errors import BadInput, StudyError
 
-TRAINING = ("run", "resume")  # commands that take --inline
-STORED = ("run", "resume", "status", "doctor")  # commands that take --storage
-TRACKED = ("run", "resume", "list", "best", "regimes", "compare", "export", "doctor")  # and --tracking
-ADDRESSED = ("run", "resume", "status", "list", "best", "regimes", "compare", "export", "stop", "logs")  # and --address
+TRAINING = ("run", "resume", "extend")  # commands that take --inline
+STORED = (*TRAINING, "status", "doctor")  # commands that take --storage
+TRACKED = (*TRAINING, "list", "best", "regimes", "compare", "export", "doctor")  # and --tracking
+ADDRESSED = (*TRAINING, "status", "list", "best", "regimes", "compare", "export", "stop", "logs")  # and --address
 CONNECTION = re.compile(r"(?P<key>tracking\.uri|storage\.url)=(?P<url>.*)|\W*(?P<entry>tracking|storage)\b", re.DOTALL)
 COMMAND = re.compile(r"belay-study (\w+)( [\w.-]+)?")
 asked_from = ContextVar("asked_from", default="")  # the `--address` by which a client asked for what this process does

@@ -13,7 +13,6 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from study.design.apart import OPTUNA_TABLE, check_tables
 from study.design.places import alone, check_answers, secrets, with_password, without_password
 from study.design.schema import Tag
 from study.errors import BadInput, reason
@@ -35,14 +34,13 @@ def connect(uri: str, key: str, advice: str) -> MlflowClient:
         advice: What else to do than to start it, for the message.
 
     Raises:
-        BadInput: It does not answer, refuses the login, or is the database of Optuna's storage.
+        BadInput: It does not answer, or refuses the login.
     """
     for noisy in ("mlflow", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     with answering(uri, key, advice):
         check_answers(uri)
         with alone(uri):
-            check_tables(with_password(uri), OPTUNA_TABLE, without_password(uri))
             client = MlflowClient(tracking_uri=with_password(uri))
             client.search_experiments(max_results=1)
     return client

@@ -34,9 +34,9 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def made_databases(tmp_path_factory: pytest.TempPathFactory, shared_folder: Path) -> Path:
-    """A folder with an empty `mlflow.db` and an empty `optuna.db`: seconds to make, nothing to copy.
+    """A folder with an empty `mlflow.db`: seconds to make, nothing to copy.
 
-    They are made once, also where pytest-xdist runs several workers.
+    It is made once, also where pytest-xdist runs several workers.
     """
     made = shared_folder / "made-databases"
     with FileLock(shared_folder / "made-databases.lock"):
@@ -46,19 +46,16 @@ def made_databases(tmp_path_factory: pytest.TempPathFactory, shared_folder: Path
 
 
 def make_databases(folder: Path) -> Path:
-    """Has MLflow and Optuna make their tables."""
-    from optuna.storages import RDBStorage
-
+    """Has MLflow make its tables."""
     from study.tracking import connect
 
     connect(f"sqlite:///{folder}/mlflow.db", "tracking", "see the traceback")
-    RDBStorage(f"sqlite:///{folder}/optuna.db").engine.dispose()
     return folder
 
 
 @pytest.fixture
 def databases(tmp_path: Path, made_databases: Path) -> Path:
-    """The folder `.belay-study` of the test's working directory with both databases, empty."""
+    """The folder `.belay-study` of the test's working directory with MLflow's database, empty."""
     return copy_databases(made_databases, tmp_path)
 
 

@@ -18,7 +18,7 @@ FILES = sorted([*ROOT.glob("belay/**/*.py"), *ROOT.glob("study/**/*.py")])
 CONFINED = {
     "ray": ["study/execute/tune.py", "study/remote/client.py"],
     "aiohttp": ["study/remote/client.py"],
-    "optuna": ["study/execute/ask.py", "study/execute/storage.py", "study/design/space.py"],
+    "optuna": ["study/execute/ask.py", "study/execute/export.py", "study/design/space.py"],
     "mlflow": ["study/execute/record.py", "study/findings/collect.py", "study/tracking.py"],
     "typer": ["study/cli.py"],
     "study": ["study"],

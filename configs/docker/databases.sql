@@ -13,6 +13,6 @@ CREATE ROLE belay LOGIN PASSWORD :'belay_password';
 
 CREATE DATABASE mlflow OWNER mlflow;
 CREATE DATABASE mlflow_auth OWNER mlflow;
-CREATE DATABASE optuna OWNER belay;
+CREATE DATABASE ledger OWNER belay;
 
-REVOKE CONNECT ON DATABASE postgres, template1, mlflow, mlflow_auth, optuna FROM PUBLIC;
+REVOKE CONNECT ON DATABASE postgres, template1, mlflow, mlflow_auth, ledger FROM PUBLIC;

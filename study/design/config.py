@@ -30,6 +30,7 @@ from study.errors import BadInput
 Sampler = Literal["grid", "random", "qmc", "tpe", "gp"]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 MOST_SETTINGS = 100_000  # of one search
+EXTENT = {"seeds", "search.settings", "search.baseline"}  # entries that may grow under the study's name
 
 
 class _Entry(BaseModel):
@@ -101,10 +102,16 @@ class Search(_Entry):
         8,
         ge=1,
         le=MOST_SETTINGS,
-        description="for tpe and gp: settings that run at once, at most; setting n is chosen from the results up to "
-        f"n - in_flight, so that the answer does not depend on timing; at most {MOST_SETTINGS:,}",
+        description="for tpe and gp: settings that run at once, at most, in two waves: a wave of half as many is drawn "
+        "once all waves but the last are done, so that the answer does not depend on timing; at most "
+        f"{MOST_SETTINGS:,}",
     )
     seed: int = Field(0, ge=0, le=2**53, description="seed of the sampler, at most 2**53")
+
+    @property
+    def emas(self) -> int:
+        """How many settings of plain EMA are searched beside those of the space, where they are not a grid's."""
+        return max(1, (self.settings or 0) // 4) if self.baseline is None else self.baseline
 
     @model_validator(mode="after")
     def _settings_fit_the_sampler(self) -> Search:
@@ -148,7 +155,7 @@ class Tracking(_Entry):
 
 
 class Storage(_Entry):
-    """Where Optuna keeps what was asked and told: the truth that `resume` goes by."""
+    """Where the ledger is: what was asked and what it came to, the truth that `resume` goes by."""
 
     url: str | None = Field(
         None,
@@ -208,9 +215,19 @@ class StudyConfig(_Entry):
         return min(evaluations, int(info.data.get("steps", evaluations)))
 
     @property
+    def identity(self) -> str:
+        """Hash of what is asked; two studies of one name must agree in it."""
+        return self._hash({"resources"} | EXTENT)
+
+    @property
     def question(self) -> str:
-        """Hash of everything that the results depend on; two studies of one name must agree in it."""
-        asked = {key: value for key, value in self.plain().items() if key != "resources"}
+        """Hash of what is asked and how much of it."""
+        return self._hash({"resources"})
+
+    def _hash(self, without: set[str]) -> str:
+        """Hash of the config without these entries, some of them in `search`."""
+        asked = {key: value for key, value in self.plain().items() if key not in without}
+        asked["search"] = {key: value for key, value in asked["search"].items() if f"search.{key}" not in without}
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
 
     def plain(self) -> dict[str, Any]:
@@ -229,6 +246,18 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
         BadInput: No such file, no YAML, or something in it is not as it must be.
     """
     document = read_document(path)
+    for override in overrides:
+        apply_override(document, override)
+    return parse_config(document)
+
+
+def extended(config: StudyConfig, overrides: Sequence[str]) -> StudyConfig:
+    """A stored config with changes, each as `load_config` takes it.
+
+    Raises:
+        BadInput: Something in it is not as it must be.
+    """
+    document = config.plain()
     for override in overrides:
         apply_override(document, override)
     return parse_config(document)

@@ -1,4 +1,4 @@
-"""Where a study keeps its records: the URLs of Optuna's storage and of MLflow's tracking store.
+"""Where a study keeps its records: the URLs of the ledger and of MLflow's tracking store.
 
 Unless told otherwise these are SQLite files under ``.belay-study`` in the working directory. A URL may name environment
 variables, as in ``postgresql://user:${PGPASSWORD}@host/db``. Those of its login and query stay unread until a
@@ -25,13 +25,14 @@ from urllib.parse import quote, unquote, urlsplit
 
 from filelock import FileLock
 
-from study.design.apart import DATABASES, same_database, shared
 from study.errors import BadInput, reason
 
 HOME = Path(".belay-study")
 SQLITE, IN_MEMORY = "sqlite:///", "sqlite://"
 PATIENCE = 30  # seconds that a server may take to answer; one that refuses is told at once
 MAKING = 0x62656C6179  # number of the lock that whoever makes the tables in a PostgreSQL database holds
+
+DATABASES = ("sqlite", "postgresql", "mysql", "mssql")  # kinds that MLflow keeps its records in
 
 VARIABLE = re.compile(r"\$\{(\w*)\}")
 # A password, in group 2: of a login all up to the last @ of a URL; of HTTP also a login of one word, which is a token.
@@ -54,7 +55,7 @@ class Connections:
     """Where one study's records are.
 
     Attributes:
-        storage: URL of Optuna's storage, as `storage_url` gives it.
+        storage: URL of the ledger's database, as `storage_url` gives it.
         tracking: MLflow's tracking URI, as `tracking_uri` gives it.
     """
 
@@ -66,13 +67,9 @@ class Connections:
         """The connections that are given, each by default the environment's or an SQLite file.
 
         Raises:
-            BadInput: A URL names an environment variable that is not set, or has unclear bounds of its password, or
-                both name one database.
+            BadInput: A URL names an environment variable that is not set, or has unclear bounds of its password.
         """
-        connections = cls(storage_url(storage), tracking_uri(tracking))
-        if same_database(with_password(connections.storage), with_password(connections.tracking)):
-            raise BadInput(shared(f"{without_password(connections.storage)} for both"))
-        return connections
+        return cls(storage_url(storage), tracking_uri(tracking))
 
     def __repr__(self) -> str:
         shown = [f"{name}={without_password(url)!r}" for name, url in vars(self).items()]
@@ -93,12 +90,21 @@ def tracking_uri(given: str | None) -> str:
 
 
 def storage_url(given: str | None) -> str:
-    """Optuna's storage URL: as given, else the environment's BELAY_STORAGE_URL, else the embedded file.
+    """The ledger's URL: as given, else the environment's BELAY_STORAGE_URL, else the embedded file.
 
     Raises:
         BadInput: It names an environment variable that is not set, or its password cannot be told from the rest.
     """
-    return _resolved("storage URL", given or os.environ.get("BELAY_STORAGE_URL"), HOME / "optuna.db")
+    return _resolved("storage URL", given or os.environ.get("BELAY_STORAGE_URL"), HOME / "ledger.db")
+
+
+def database_url(given: str) -> str:
+    """The URL of a database to connect to, with its environment variables filled in.
+
+    Raises:
+        BadInput: It names an environment variable that is not set, or its password cannot be told from the rest.
+    """
+    return with_password(_resolved("database's URL", given, HOME))
 
 
 def _resolved(what: str, given: str | None, default: Path) -> str:
@@ -260,7 +266,7 @@ def secrets(url: str) -> list[str]:
 
 @contextmanager
 def alone(url: str) -> Iterator[None]:
-    """Keeps other processes from making the tables of a database meanwhile, which MLflow and Optuna do not.
+    """Keeps other processes from making the tables of a database meanwhile, which MLflow does not.
 
     Args:
         url: Of an SQLite file or a PostgreSQL database; any other is left to its server.

@@ -18,6 +18,7 @@ from belay import Oscillator
 Scalar = bool | int | float | str
 Family = Literal["ema", "damped", "belay", "push"]
 State = Literal["complete", "diverged", "failed"]
+History = list[tuple[int, dict[str, float]]]  # steps, and the metrics reported at each
 
 PARAMETERS = {
     "decay": "EMA decay, in [0, 1); the spring's stiffness is 1 - decay",
@@ -63,7 +64,7 @@ FIGURES = {
 class Tag:
     """Names of the tags by which MLflow's runs are found and told apart."""
 
-    KIND, SETTING, QUESTION, PLANNED = "belay.kind", "belay.setting", "belay.question", "belay.planned"
+    KIND, SETTING, IDENTITY, PLANNED = "belay.kind", "belay.setting", "belay.identity", "belay.planned"
     METRIC, MODE, STEPS, SEEDS = "belay.metric", "belay.mode", "belay.steps", "belay.seeds"
     TASK, DATA, COMMIT, VERSIONS = "belay.task", "belay.data", "belay.commit", "belay.versions"
     FAMILY, REGIME, OUTCOME = "belay.family", "belay.regime", "belay.outcome"
@@ -149,10 +150,12 @@ class SeedResult:
     """What one seed of a setting measured: its metrics at every evaluation, and how it ended."""
 
     seed: int
-    history: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    history: History = field(default_factory=list)
     state: State = "complete"
     message: str = ""
     diverged_at: int | None = None
+    seconds: float = 0.0  # of training and evaluation
+    finished: float = 0.0  # Unix time
 
     def last(self, metric: str) -> float:
         """The last value reported of a metric; nan if the run failed, diverged or never reported it."""
@@ -165,12 +168,20 @@ class SeedResult:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a setting came to over all of its seeds."""
+    """What a setting came to over its seeds, in their order."""
 
     setting: int
     seeds: list[SeedResult]
-    seconds: float = 0.0
-    finished: float = 0.0  # Unix time
+
+    @property
+    def seconds(self) -> float:
+        """What training and evaluation took."""
+        return math.fsum(result.seconds for result in self.seeds)
+
+    @property
+    def finished(self) -> float:
+        """When the last seed ended, as Unix time."""
+        return max(result.finished for result in self.seeds)
 
     @property
     def state(self) -> State:
@@ -197,4 +208,4 @@ class Outcome:
         seeds = [
             SeedResult(**{**s, "history": [(step, metrics) for step, metrics in s["history"]]}) for s in data["seeds"]
         ]
-        return cls(**{**data, "seeds": seeds})
+        return cls(data["setting"], seeds)

@@ -13,7 +13,7 @@ from study.design.faults import check_storable, shown
 from study.design.schema import Scalar
 
 if TYPE_CHECKING:
-    from optuna.trial import Trial
+    from optuna.trial import BaseTrial
 
 LARGEST, LARGEST_WHOLE = 1e100, 10**9  # in size; TPE cannot tell larger whole numbers from their neighbours
 # The share of a range at which it is probed between its ends; irrational, so that between whole ends the value is not
@@ -75,7 +75,7 @@ class Uniform(_Dimension):
         low, high = self.uniform
         return min(low + share * (high - low), high)
 
-    def suggest(self, name: str, trial: Trial) -> Scalar:
+    def suggest(self, name: str, trial: BaseTrial) -> Scalar:
         """The value that Optuna draws."""
         return trial.suggest_float(name, *self.uniform)
 
@@ -99,7 +99,7 @@ class Log(_Dimension):
         low, high = self.log
         return float(min(low * (high / low) ** share, high))
 
-    def suggest(self, name: str, trial: Trial) -> Scalar:
+    def suggest(self, name: str, trial: BaseTrial) -> Scalar:
         """The value that Optuna draws."""
         return trial.suggest_float(name, *self.log, log=True)
 
@@ -123,7 +123,7 @@ class LogGap(_Dimension):
         wide, narrow = self._gaps()
         return float(max(wide * (narrow / wide) ** share, narrow))
 
-    def suggest(self, name: str, trial: Trial) -> Scalar:
+    def suggest(self, name: str, trial: BaseTrial) -> Scalar:
         """The value whose gap to 1 Optuna draws."""
         (low, high), (wide, narrow) = self.log_gap, self._gaps()
         return min(max(1 - trial.suggest_float(label(name, self), narrow, wide, log=True), low), high)
@@ -156,7 +156,7 @@ class Integers(_Dimension):
         low, high = self.integers
         return min(high, low + math.floor(share * (high - low + 1)))
 
-    def suggest(self, name: str, trial: Trial) -> Scalar:
+    def suggest(self, name: str, trial: BaseTrial) -> Scalar:
         """The value that Optuna draws."""
         return trial.suggest_int(name, *self.integers)
 
@@ -181,7 +181,7 @@ class Choice(_Dimension):
         """The value at this share of the list."""
         return self.choice[min(len(self.choice) - 1, math.floor(share * len(self.choice)))]
 
-    def suggest(self, name: str, trial: Trial) -> Scalar:
+    def suggest(self, name: str, trial: BaseTrial) -> Scalar:
         """The value that Optuna draws."""
         return cast(Scalar, trial.suggest_categorical(name, self.choice))
 

@@ -1,39 +1,27 @@
-"""Asks Optuna for settings and tells it their results: the same settings whatever the timing, and after a kill.
+"""Asks a study's settings, wave by wave: the same ones whatever the timing, and after a kill.
 
-Optuna's storage is the one truth. Each search is an Optuna study of its own, and its n-th setting is Optuna's trial n.
-A search that learns draws setting n once exactly the settings up to ``n - in_flight`` have been told, in their order,
-with a sampler whose seed follows from n. A result that arrives earlier waits in the storage, as an attribute of its
-trial. So neither the order in which packs finish nor a killed driver changes what is asked.
-
-A study has one driver at a time: the lease is checked before each write, and a trial whose number is not the expected
-one ends the run.
+The settings of a wave are drawn together and kept in the ledger together. A sampler that learns draws a wave from
+exactly the results of the waves that the plan names; what arrived earlier than that is not shown to it. Optuna lives in
+memory and is fed from the ledger.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution
-from optuna.exceptions import OptunaError, UpdateFinishedTrialError
-from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
-from optuna.storages import RDBStorage
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.samplers import BaseSampler, GPSampler, TPESampler
+from optuna.trial import BaseTrial, FixedTrial, FrozenTrial, TrialState, create_trial
 from scipy.stats import qmc
-from sqlalchemy.exc import SQLAlchemyError
 
-from study.design.places import secrets
 from study.design.schema import Outcome, Setting
 from study.design.space import label
 from study.design.study import Space, Study
-from study.errors import FailedWork, TakenOver, reason
-from study.execute.lease import Lease
-from study.execute.plan import Plan, plan
-from study.execute.storage import CONFIG, OUTCOME, SETTING, check_name, open_storage, outcome_of, study_name
+from study.execute.ledger import Asked, Ledger
+from study.execute.plan import Pack, Plan, pack, plan
 
 LEARNING = {"tpe", "gp"}
 
@@ -41,241 +29,195 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 class Asker:
-    """Asks a study's settings one by one and keeps their outcomes.
+    """Hands out what is left to train of a study, and keeps what it came to.
 
     Args:
         study: The study.
-        url: Optuna's storage.
-        lease: The right to drive the study; may be left out where no other driver can reach the storage.
+        ledger: Its pages of the ledger, begun.
 
     Raises:
-        BadInput: The storage cannot be opened, or holds a study of this name that asks something else.
-        FailedWork: The storage fails, or another driver has taken the study over.
+        FailedWork: The ledger cannot be read.
     """
 
-    def __init__(self, study: Study, url: str, lease: Lease | None = None) -> None:
-        self.study, self.plan, self._secrets = study, plan(study), secrets(url)
-        check_name(study.config, url)
-        storage, check = open_storage(url), _nothing if lease is None else lease.check
-        with self._storage():
-            check()
-            self._searches = [
-                _Search(study, self.plan, name, index, storage, check) for index, name in enumerate(study.spaces)
-            ]
-            self._searches[0].optuna.set_user_attr(CONFIG, study.config.plain())
+    def __init__(self, study: Study, ledger: Ledger) -> None:
+        self.study, self._ledger = study, ledger
+        self._asked, self._outcomes = ledger.asked(), ledger.outcomes()
+        self.plan = plan(study, [asked.search for asked in self._asked])
+        self._searches = {name: _Search(study, index, self.plan, name) for index, name in enumerate(study.spaces)}
+        for asked in self._asked:
+            self._searches[asked.search].add(asked)
+        self._packs = deque(each for asked in self._asked for each in self._lacking(asked.setting))
 
     @property
     def asked_all(self) -> bool:
-        """Whether every setting has been handed out."""
-        return not any(search.left for search in self._searches)
+        """Whether everything has been handed out."""
+        return not self._packs and len(self._asked) == self.plan.settings
 
-    def ask(self) -> Setting | None:
-        """The next setting to train; None if it has to wait for results, or none is left.
-
-        Raises:
-            FailedWork: The storage fails, or another driver has taken the study over.
-        """
-        with self._storage():
-            for search in sorted((s for s in self._searches if s.left), key=lambda s: s.next_number):
-                if (setting := search.ask()) is not None:
-                    return setting
-        return None
-
-    def tell(self, outcome: Outcome) -> None:
-        """Keeps a setting's outcome, and tells it to its search once all settings before it are told.
+    def next(self) -> Pack | None:
+        """The next pack to train; None if it has to wait for results, or none is left.
 
         Raises:
-            FailedWork: The storage fails, or another driver has taken the study over.
+            FailedWork: The ledger cannot be written, or another driver has taken the study over.
         """
-        search = next(search for search in self._searches if outcome.setting in search.numbers)
-        with self._storage():
-            search.tell(outcome)
+        if not self._packs:
+            self._ask_wave()
+        return self._packs.popleft() if self._packs else None
+
+    def tell(self, outcomes: Sequence[Outcome]) -> list[tuple[Setting, Outcome]]:
+        """Keeps what a pack came to.
+
+        Returns:
+            The settings that are done now, with all of what they came to.
+
+        Raises:
+            FailedWork: The ledger cannot be written, or another driver has taken the study over.
+        """
+        self._ledger.tell(outcomes)
+        done = []
+        for outcome in outcomes:
+            before = self._outcomes.get(outcome.setting)
+            whole = Outcome(outcome.setting, [*(before.seeds if before else ()), *outcome.seeds])
+            self._outcomes[outcome.setting] = whole
+            if self._is_told(outcome.setting):
+                complete = self._ledger.outcome(outcome.setting) if before else whole
+                done.append((self._asked[outcome.setting].setting, complete))
+        return done
 
     def outcomes(self) -> Iterator[tuple[Setting, Outcome]]:
-        """All settings that have an outcome, in the order of their numbers."""
-        done = [pair for search in self._searches for pair in search.done()]
-        return iter(sorted(done, key=lambda pair: pair[0].number))
+        """All settings of which every seed is done, with what they came to, in the order of their numbers."""
+        for asked in self._asked:
+            if self._is_told(asked.setting.number):
+                yield asked.setting, self._outcomes[asked.setting.number]
 
-    @contextlib.contextmanager
-    def _storage(self) -> Iterator[None]:
-        """Turns an error of the storage into a FailedWork of one line."""
-        try:
-            yield
-        except (SQLAlchemyError, OptunaError) as error:
-            raise FailedWork(
-                f"`storage.url` must take what is asked and told, got {reason(error, self._secrets)}; mend it, then "
-                f"`belay-study resume {self.study.config.name}`."
-            ) from error
+    def outcome(self, setting: int) -> Outcome:
+        """What a setting came to so far, with the whole of its histories."""
+        return self._ledger.outcome(setting)
+
+    def _ask_wave(self) -> None:
+        """Draws and keeps the next wave if there is one and it has nothing to wait for."""
+        numbers = self.plan.next_wave(len(self._asked))
+        if not numbers:
+            return
+        told: Sequence[int] = range(0)
+        if self.study.config.search.sampler in LEARNING:
+            told = range(self.plan.needed(numbers[0]))
+            if not all(map(self._is_told, told)):
+                return
+        wave = list(self._draw(numbers, told))
+        self._ledger.ask(wave)
+        self._asked += wave
+        self._packs += [each for asked in wave for each in self._lacking(asked.setting)]
+
+    def _draw(self, numbers: Sequence[int], told: Sequence[int]) -> Iterator[Asked]:
+        """The settings of these numbers, as each search draws those of its own from the results of `told`."""
+        drawn: dict[int, Asked] = {}
+        for name, search in self._searches.items():
+            search.learn({number: self._outcomes[number] for number in told if self.plan.searches[number] == name})
+            drawn |= {
+                each.setting.number: each for each in search.draw([n for n in numbers if self.plan.searches[n] == name])
+            }
+        return (drawn[number] for number in numbers)
+
+    def _is_told(self, number: int) -> bool:
+        return number in self._outcomes and len(self._outcomes[number].seeds) >= self.study.config.seeds
+
+    def _lacking(self, setting: Setting) -> list[Pack]:
+        """The packs of the seeds that a setting lacks."""
+        outcome = self._outcomes.get(setting.number)
+        done = {result.seed for result in outcome.seeds} if outcome else set()
+        missing = [seed for seed in range(self.study.config.seeds) if seed not in done]
+        return pack([setting], missing) if missing else []
 
 
-class Listed(BaseSampler):
-    """Gives trial n the n-th point of a list."""
-
-    def __init__(self, points: list[dict[str, Any]]) -> None:
-        self.points = points
-
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """No parameter is drawn jointly with others."""
-        return {}
-
-    def sample_relative(self, study: optuna.Study, trial: FrozenTrial, search_space: Any) -> dict[str, Any]:
-        """No parameter is drawn jointly with others."""
-        return {}
-
-    def sample_independent(
-        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: Any
-    ) -> Any:
-        """The parameter at the trial's own point."""
-        return self.points[trial.number][param_name]
+def first_setting(study: Study) -> Setting:
+    """The setting that the study asks first; nothing is kept."""
+    planned = plan(study)
+    name = planned.searches[0]
+    search = _Search(study, list(study.spaces).index(name), planned, name)
+    return next(search.draw(planned.next_wave(0))).setting
 
 
 class _Search:
-    """One Optuna study, whose trial n is the search's n-th setting; the first `told` trials are finished.
+    """Draws the settings of one search.
 
     Args:
         study: The study.
-        plan: Which numbers the search's settings have in the study.
-        name: The search's name.
-        index: Its place among the study's searches.
-        storage: Optuna's storage.
-        check: Called before each write; raises FailedWork if another driver has taken the study over.
+        index: The search's place among the study's.
+        plan: Which numbers its settings have.
+        name: Its name.
     """
 
-    def __init__(
-        self, study: Study, plan: Plan, name: str, index: int, storage: RDBStorage, check: Callable[[], None]
-    ) -> None:
-        self.study, self.space, self.index, self._check = study, study.spaces[name], index, check
-        self.numbers = plan.numbers(name)
-        self.learns = study.config.search.sampler in LEARNING
-        self.points = plan.grids[name] if plan.grids else _points(study, self.space, index, len(self.numbers))
-        self.optuna = optuna.create_study(
-            storage=storage,
-            study_name=study_name(study.config.name, name),
-            direction="maximize" if study.mode == "max" else "minimize",
-            load_if_exists=True,
-        )
-        trials = self.optuna.get_trials(deepcopy=False)
-        self.told = sum(trial.state.is_finished() for trial in trials)
-        self.results = {trial.number: outcome for trial in trials if (outcome := outcome_of(trial))}
-        self.lost = [trial.number for trial in trials if trial.number not in self.results]  # their driver was killed
-        self.optuna.sampler = Listed([])  # making a Trial calls the sampler, which must draw nothing here
-        self.trials = {trial.number: Trial(self.optuna, trial._trial_id) for trial in trials}
+    def __init__(self, study: Study, index: int, plan: Plan, name: str) -> None:
+        self._study, self._space, self._index, self._name = study, study.spaces[name], index, name
+        self._numbers: list[int] = []  # of the settings drawn; the n-th is Optuna's trial n
+        self._told = 0
+        self._sampler = study.config.search.sampler
+        self._points: list[dict[str, Any]] = []
+        if self._sampler not in LEARNING:
+            count = len(plan.numbers(name))
+            self._points = plan.grids[name] if plan.grids else _points(study, self._space, index, count)
+        self._optuna = new_study(study)
 
-    @property
-    def left(self) -> bool:
-        """Whether there is a setting to hand out."""
-        return bool(self.lost) or len(self.trials) < len(self.numbers)
+    def add(self, asked: Asked) -> None:
+        """Takes a setting that was drawn before; to Optuna it is one that still runs, until `learn` tells it."""
+        self._numbers.append(asked.setting.number)
+        if self._sampler in LEARNING:
+            self._optuna.add_trial(trial_of(self._space, asked.drawn, state=TrialState.RUNNING))
 
-    @property
-    def next_number(self) -> int:
-        """The study-wide number of the setting that is handed out next."""
-        return self.numbers[self.lost[0] if self.lost else len(self.trials)]
+    def learn(self, outcomes: Mapping[int, Outcome]) -> None:
+        """Shows Optuna what the first settings came to, by number."""
+        for number in self._numbers[self._told : len(outcomes)]:
+            self._optuna.tell(self._told, **ending(outcomes[number], self._study))
+            self._told += 1
 
-    def ask(self) -> Setting | None:
-        """Hands out the settings that a killed driver left without an outcome, then new ones.
+    def draw(self, numbers: Sequence[int]) -> Iterator[Asked]:
+        """The next settings, which get these numbers."""
+        if numbers and self._sampler in LEARNING:
+            self._optuna.sampler = self._learning(_seed(self._study, self._index, numbers[0]))
+        for number in numbers:
+            if self._sampler in LEARNING:
+                trial: BaseTrial = self._optuna.ask()
+            else:
+                trial = FixedTrial(self._points[len(self._numbers)])
+            values = {name: dimension.suggest(name, trial) for name, dimension in self._space.items()}
+            self._numbers.append(number)
+            yield Asked(self._name, trial.params, self._study.setting(number, values))
 
-        None if a new setting must wait for results.
-        """
-        if self.lost:
-            self._check()
-            return self._draw(self.lost.pop(0))
-        number = len(self.trials)
-        needed = max(0, number - self.study.config.search.in_flight + 1) if self.learns else 0
-        self._tell_until(needed)
-        if self.told < needed:
-            return None
-        self._check()
-        self.optuna.sampler = self._sampler(number)
-        trial = self.optuna.ask()
-        if trial.number != number:
-            raise self._interference(f"trial {number} was asked by another driver")
-        self.trials[number] = trial
-        return self._draw(number)
-
-    def tell(self, outcome: Outcome) -> None:
-        """Stores an outcome. It is told at once only where this cannot change what later settings are drawn from."""
-        number = self.numbers.index(outcome.setting)
-        self._check()
-        try:
-            self.trials[number].set_user_attr(OUTCOME, json.dumps(outcome.to_json()))
-        except UpdateFinishedTrialError as error:
-            raise self._interference(f"trial {number} was told by another driver") from error
-        self.results[number] = outcome
-        if not self.learns or not self.left:
-            self._tell_until(len(self.numbers))
-
-    def done(self) -> Iterator[tuple[Setting, Outcome]]:
-        """The settings that have an outcome."""
-        for number, outcome in self.results.items():
-            yield self._draw(number), outcome
-
-    def _tell_until(self, number: int) -> None:
-        """Tells the outcomes of the trials before `number` in their order, up to the first that is still missing."""
-        while self.told < number and self.told in self.results:
-            self._check()
-            outcome, value, state = self.results[self.told], None, None
-            if outcome.state == "complete":
-                value = outcome.value(self.study.config.objective.metric)
-            else:  # TPE ranks pruned trials below all others, and never sees failed ones
-                state = TrialState.PRUNED if outcome.state == "diverged" else TrialState.FAIL
-            try:
-                self.optuna.tell(self.told, value, state)
-            except ValueError as error:  # Optuna's answer where the trial is finished already
-                raise self._interference(f"trial {self.told} was told by another driver") from error
-            self.told += 1
-
-    def _interference(self, what: str) -> TakenOver:
-        name = self.study.config.name
-        return TakenOver(
-            f"a study must have one driver at a time, got {name!r}, whose {what}; stop that one or wait for its end, "
-            f"then `belay-study resume {name}`."
-        )
-
-    def _draw(self, number: int) -> Setting:
-        """The setting of a trial: as the storage has it, else drawn now and stored."""
-        trial = self.trials[number]
-        if (kept := trial.user_attrs.get(SETTING)) is not None:
-            return Setting(self.numbers[number], kept)
-        self.optuna.sampler = self._sampler(number)
-        self.trials[number] = trial = Trial(self.optuna, trial._trial_id)
-        self._replay_draws(trial)
-        drawn = {name: dimension.suggest(name, trial) for name, dimension in self.space.items()}
-        setting = self.study.setting(self.numbers[number], drawn)
-        trial.set_user_attr(SETTING, dict(setting))
-        return setting
-
-    def _replay_draws(self, trial: Trial) -> None:
-        """Repeats the draws that a killed driver stored, so that the random stream continues where it was."""
-        labels = [label(name, dimension) for name, dimension in self.space.items()]
-        drawn = trial.distributions
-        for name in labels:
-            if name in drawn and not drawn[name].single():
-                frozen = self.optuna.get_trials(deepcopy=False)[trial.number]
-                self.optuna.sampler.sample_independent(self.optuna, frozen, name, drawn[name])
-
-    def _sampler(self, number: int) -> BaseSampler:
-        """The sampler that draws trial `number`."""
-        if self.points is not None:
-            return Listed(self.points)
-        seed = _seed(self.study, self.index, number)
-        kind = self.study.config.search.sampler
-        if kind == "random":
-            return RandomSampler(seed)
-        return TPESampler(seed=seed) if kind == "tpe" else GPSampler(seed=seed)
+    def _learning(self, seed: int) -> BaseSampler:
+        return TPESampler(seed=seed) if self._sampler == "tpe" else GPSampler(seed=seed)
 
 
-def _nothing() -> None:
-    """The check where there is no lease."""
+def new_study(study: Study, **options: Any) -> optuna.Study:
+    """An empty Optuna study with the study's direction."""
+    return optuna.create_study(direction="maximize" if study.mode == "max" else "minimize", **options)
+
+
+def trial_of(space: Space, drawn: Mapping[str, Any], **ending: Any) -> FrozenTrial:
+    """Optuna's trial of a setting that was drawn before, with this state and these values."""
+    fixed = FixedTrial(dict(drawn))
+    for name, dimension in space.items():
+        dimension.suggest(name, fixed)  # notes the parameter's distribution
+    return create_trial(params=fixed.params, distributions=fixed.distributions, **ending)
+
+
+def ending(outcome: Outcome, study: Study) -> dict[str, Any]:
+    """The state and values by which Optuna is told of an outcome."""
+    if outcome.state == "complete":
+        return {"state": TrialState.COMPLETE, "values": [outcome.value(study.config.objective.metric)]}
+    # TPE ranks pruned trials below all others, and never sees failed ones.
+    return {"state": TrialState.PRUNED if outcome.state == "diverged" else TrialState.FAIL}
 
 
 def _seed(study: Study, *path: int) -> int:
-    """A seed that follows from the study's seed and a path of numbers, such as search and trial."""
+    """A seed that follows from the study's seed and a path of numbers, such as search and setting."""
     return int(np.random.SeedSequence([study.config.search.seed, *path]).generate_state(1)[0])
 
 
-def _points(study: Study, space: Space, index: int, count: int) -> list[dict[str, Any]] | None:
-    """The first `count` points of a Sobol sequence (or a few more) for the sampler qmc; None for any other."""
-    if study.config.search.sampler != "qmc":
-        return None
-    sequence = qmc.Sobol(len(space), rng=_seed(study, index)).random_base2(max(0, count - 1).bit_length())
-    return [{label(n, d): d.at(float(u)) for (n, d), u in zip(space.items(), row, strict=True)} for row in sequence]
+def _points(study: Study, space: Space, index: int, count: int) -> list[dict[str, Any]]:
+    """The points of a search that does not learn, `count` or a few more; those of a longer one begin with them."""
+    seed, parameters = _seed(study, index), len(space)
+    if study.config.search.sampler == "qmc":
+        shares = qmc.Sobol(parameters, rng=seed).random_base2(max(0, count - 1).bit_length())
+    else:
+        shares = np.random.default_rng(seed).random((count, parameters))
+    return [{label(n, d): d.at(float(u)) for (n, d), u in zip(space.items(), row, strict=True)} for row in shares]

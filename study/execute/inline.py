@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 
@@ -12,7 +11,7 @@ import torch
 from study.design.config import StudyConfig
 from study.design.schema import SeedResult, Setting
 from study.design.study import Study
-from study.execute.ask import Asker
+from study.execute.ask import first_setting
 from study.execute.loop import train_pack, train_seed
 from study.execute.packs import Packs
 
@@ -33,9 +32,7 @@ def debug(study: Study) -> tuple[Setting, SeedResult]:
     Raises:
         Exception: Whatever the task raises, from where it raises it.
     """
-    with tempfile.TemporaryDirectory(prefix="belay-study-") as folder:
-        setting = Asker(study, f"sqlite:///{folder}/optuna.db").ask()
-    assert setting is not None  # nothing has to be waited for yet
+    setting = first_setting(study)
     with _threads(study.config), redirect_stdout(sys.stderr):
         return setting, train_seed(study, setting, seed=0, kept=())
 
@@ -44,7 +41,7 @@ def _train_all(packs: Packs) -> None:
     while (pack := packs.next()) is not None:
         with redirect_stdout(sys.stderr):  # what a task prints; stdout is for answers
             outcomes = list(train_pack(packs.study, pack))
-        packs.finish(pack, outcomes)
+        packs.finish(outcomes)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The right to drive a study: one row in the storage's database, which one process at a time holds.
+"""The right to drive a study: one row in the ledger's database, which one process at a time holds.
 
 The holder renews its lease every `EVERY` seconds; `LASTS` seconds after the last renewal the lease has expired, and
 another driver may take it over. What that means for a driver that was away (a paused process, a suspended laptop, a
@@ -26,25 +26,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 
-from sqlalchemy import (
-    Column,
-    Engine,
-    Float,
-    Integer,
-    MetaData,
-    String,
-    Table,
-    delete,
-    insert,
-    inspect,
-    literal_column,
-    or_,
-    select,
-    update,
-)
-from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy import Connection, Engine, Float, delete, insert, literal_column, or_, select, update
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from study.errors import BadInput, FailedWork, TakenOver, reason
+from study.execute.tables import LEASES
 
 LASTS = 60.0  # seconds from a renewal: how long a study waits for a driver that was killed on another machine
 EVERY = 10.0  # seconds between two renewals: how long a second driver waits to see that one elsewhere is alive
@@ -55,19 +41,6 @@ CLOCKS = {  # each database's clock, in seconds since 1970
     "postgresql": "extract(epoch from clock_timestamp())::float8",
     "mysql": "unix_timestamp(now(6)) + 0.0e0",
 }
-
-LEASES = Table(
-    "belay_leases",
-    MetaData(),
-    Column("study", String(200), primary_key=True),
-    Column("token", String(32), nullable=False),  # of this one holding
-    Column("host", String(255), nullable=False),
-    Column("process", Integer, nullable=False),
-    Column("machine", String(255), nullable=False),
-    Column("began", String(32), nullable=False),
-    Column("since", Float(53), nullable=False),  # seconds since 1970, as `expires`
-    Column("expires", Float(53), nullable=False),
-)
 
 PROC = Path("/proc")
 
@@ -152,7 +125,6 @@ class Lease:
 
     def __enter__(self) -> Lease:
         try:
-            self._make_table()
             self._acquire()
         except SQLAlchemyError as error:
             raise FailedWork(
@@ -170,25 +142,21 @@ class Lease:
         with suppress(SQLAlchemyError), self._engine.begin() as connection:  # a lease that cannot be deleted expires
             connection.execute(delete(LEASES).where(LEASES.c.token == self._token))
 
-    def check(self) -> None:
+    def check(self, connection: Connection | None = None) -> None:
         """Makes sure that this driver may write now, and for the next `LASTS` seconds.
+
+        Args:
+            connection: Of a transaction that is to be kept only if so; by default the check is one of its own.
 
         Raises:
             TakenOver: Another driver has taken the study over.
             SQLAlchemyError: The database does not answer.
         """
-        if not self._renew():
+        if not (self._renew() if connection is None else self._renew_within(connection)):
             raise TakenOver(
                 f"a driver must reach the storage every {LASTS:.0f} s, but this one did not and another driver took "
                 f"{self._study!r} over; `belay-study status {self._study}` says how far that is."
             )
-
-    def _make_table(self) -> None:
-        try:
-            LEASES.create(self._engine, checkfirst=True)
-        except DBAPIError:
-            if not inspect(self._engine).has_table(LEASES.name):  # else another driver made it at the same moment
-                raise
 
     def _acquire(self) -> None:
         """Takes the lease once it is free, expired or a dead driver's; gives up once its holder is known to live."""
@@ -231,9 +199,12 @@ class Lease:
 
     def _renew(self) -> bool:
         """Renews the lease, also when it has expired; False if another driver has taken it since."""
-        mine = update(LEASES).where(LEASES.c.token == self._token).values(expires=self._now + LASTS)
         with self._engine.begin() as connection:
-            return connection.execute(mine).rowcount > 0
+            return self._renew_within(connection)
+
+    def _renew_within(self, connection: Connection) -> bool:
+        mine = update(LEASES).where(LEASES.c.token == self._token).values(expires=self._now + LASTS)
+        return connection.execute(mine).rowcount > 0
 
     def _keep_renewing(self) -> None:
         while not self._left.wait(self._every):

@@ -6,6 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import torch
 
@@ -36,15 +37,19 @@ def train_pack(study: Study, pack: Pack) -> Iterator[Outcome]:
     A seed that diverges or raises ends alone: it is part of the outcome, with the step or the message.
     """
     for setting in pack.settings:
-        started = time.perf_counter()
-        results = [train_seed(study, setting, seed) for seed in pack.seeds]
-        yield Outcome(setting.number, results, seconds=time.perf_counter() - started, finished=time.time())
+        yield Outcome(setting.number, [_timed(study, setting, seed) for seed in pack.seeds])
+
+
+def _timed(study: Study, setting: Setting, seed: int) -> SeedResult:
+    started = time.perf_counter()
+    result = train_seed(study, setting, seed)
+    return replace(result, seconds=time.perf_counter() - started, finished=time.time())
 
 
 def lost(pack: Pack, message: str) -> list[Outcome]:
     """The outcomes of a pack that could not be trained: every seed failed with this message."""
-    results = [SeedResult(seed, state="failed", message=message) for seed in pack.seeds]
-    return [Outcome(setting.number, results, finished=time.time()) for setting in pack.settings]
+    results = [SeedResult(seed, state="failed", message=message, finished=time.time()) for seed in pack.seeds]
+    return [Outcome(setting.number, results) for setting in pack.settings]
 
 
 def train_seed(study: Study, setting: Setting, seed: int, kept: tuple[type[BaseException], ...] = KEPT) -> SeedResult:

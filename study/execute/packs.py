@@ -12,7 +12,7 @@ from study.design.config import StudyConfig
 from study.design.schema import Outcome, Setting
 from study.design.study import Study
 from study.execute.ask import Asker
-from study.execute.plan import Pack, pack
+from study.execute.plan import Pack
 
 if TYPE_CHECKING:
     from study.execute.record import Recorder
@@ -71,22 +71,20 @@ class Packs:
 
     def next(self) -> Pack | None:
         """The next pack to train; None if it has to wait for results, or none is left."""
-        setting = None if self._hopeless else self._asker.ask()
-        return None if setting is None else pack([setting], self.study.config.seeds)[0]
+        return None if self._hopeless else self._asker.next()
 
-    def finish(self, trained: Pack, outcomes: Sequence[Outcome]) -> None:
+    def finish(self, outcomes: Sequence[Outcome]) -> None:
         """Keeps, records and counts what a pack came to; a setting without an outcome is asked again by `resume`."""
-        settings = {setting.number: setting for setting in trained.settings}
-        for outcome in outcomes:
-            self._asker.tell(outcome)
-            self._recorder.record(settings[outcome.setting], outcome)
-            self._count(settings[outcome.setting], outcome)
+        for setting, outcome in self._asker.tell(outcomes):
+            self._recorder.record(setting, outcome)
+            self._count(setting, outcome)
         self._watch(self.progress)
 
     def record_all(self) -> None:
-        """Queues every outcome of the storage; those that are recorded already stay as they are."""
+        """Queues every outcome of the ledger that is not recorded yet."""
         for setting, outcome in self._asker.outcomes():
-            self._recorder.record(setting, outcome)
+            if self._recorder.lacks(setting.number, outcome):
+                self._recorder.record(setting, self._asker.outcome(setting.number))
 
     @property
     def _hopeless(self) -> bool:

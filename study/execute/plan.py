@@ -1,6 +1,6 @@
-"""Lays out a study: the order in which settings are asked, and the packs in which they are trained.
+"""Lays out a study: the order in which settings are asked, their waves, and the packs in which they are trained.
 
-The only place that decides this. Today one setting with all of its seeds is a pack.
+The only place that decides this, by numbers alone: neither timing nor a kill changes it.
 """
 
 from __future__ import annotations
@@ -37,10 +37,16 @@ class Pack:
 
 @dataclass(frozen=True)
 class Plan:
-    """Which search each setting comes from, in the order of the settings' numbers."""
+    """Which search each setting comes from, in the order of the settings' numbers.
+
+    A wave is `wave` consecutive numbers. Its settings are drawn together, once all waves but the `ahead` - 1 before it
+    are told.
+    """
 
     searches: tuple[str, ...]
     grids: Mapping[str, list[dict[str, Any]]]  # of a grid study: every search's settings
+    wave: int
+    ahead: int
 
     @property
     def settings(self) -> int:
@@ -51,11 +57,24 @@ class Plan:
         """The numbers of one search's settings, in its own order."""
         return [number for number, name in enumerate(self.searches) if name == search]
 
+    def next_wave(self, asked: int) -> range:
+        """The numbers that are asked together after the first `asked` ones: the rest of a wave."""
+        return range(asked, min(self.settings, (asked // self.wave + 1) * self.wave))
 
-def plan(study: Study) -> Plan:
+    def needed(self, number: int) -> int:
+        """How many settings, the first ones, must be told before this one is drawn from their results."""
+        return max(0, number // self.wave - self.ahead + 1) * self.wave
+
+
+def plan(study: Study, asked: Sequence[str] = ()) -> Plan:
     """Lays out a study: how many settings of each search there are and in which order they are asked.
 
     The searches take turns in proportion to their sizes: an unfinished study has plain EMAs to compare with.
+
+    Args:
+        study: The study.
+        asked: The searches of the settings that were asked already, in the order of their numbers. What a study that
+            has grown still lacks comes after them.
     """
     search, spaces = study.config.search, study.spaces
     grids: dict[str, list[dict[str, Any]]] = {}
@@ -68,13 +87,14 @@ def plan(study: Study) -> Plan:
         sizes = {name: len(points) for name, points in grids.items()}
     else:
         assert search.settings is not None
-        baseline = max(1, search.settings // 4) if search.baseline is None else search.baseline
-        asked = {name: search.settings if name == "main" else baseline for name in spaces}
-        sizes = {name: int(min(count, combinations(spaces[name]))) for name, count in asked.items()}
-    turns = sorted(((i + 0.5) / size, name, i) for name, size in sizes.items() for i in range(size))
-    return Plan(tuple(name for _, name, _ in turns), grids)
+        wanted = {name: search.settings if name == "main" else search.emas for name in spaces}
+        sizes = {name: int(min(count, combinations(spaces[name]))) for name, count in wanted.items()}
+    done = {name: asked.count(name) for name in sizes}
+    turns = sorted(((i + 0.5) / size, name, i) for name, size in sizes.items() for i in range(done[name], size))
+    wave = max(1, search.in_flight // 2)
+    return Plan((*asked, *(name for _, name, _ in turns)), grids, wave, ahead=min(2, search.in_flight))
 
 
-def pack(settings: Sequence[Setting], seeds: int) -> list[Pack]:
-    """Sorts asked settings into packs."""
-    return [Pack((setting,), tuple(range(seeds))) for setting in settings]
+def pack(settings: Sequence[Setting], seeds: Sequence[int]) -> list[Pack]:
+    """Sorts asked settings, which lack these seeds, into packs: one of each setting."""
+    return [Pack((setting,), tuple(seeds)) for setting in settings]

@@ -1,7 +1,7 @@
 """Writes results to MLflow: a parent run for the study, a child run for each setting.
 
 Everything is found again by its tags, so that recording twice, or going on after a kill, changes nothing. Children are
-written by one thread; what it could not deliver, a later `resume` delivers from Optuna's storage.
+written by one thread; what it could not deliver, a later `resume` delivers from the ledger.
 """
 
 from __future__ import annotations
@@ -86,11 +86,17 @@ class Recorder:
                 self._parent = run.info.run_id
             else:
                 self._client.update_run(self._parent, status="RUNNING")
+                for tag in (Tag.PLANNED, Tag.SEEDS):  # the study may have grown
+                    self._client.set_tag(self._parent, tag, tags[tag])
             self._client.log_dict(self._parent, self._study.config.plain(), CONFIG_ARTIFACT)
         self._thread.start()
 
+    def lacks(self, setting: int, outcome: Outcome) -> bool:
+        """Whether a setting has no run yet that has all of these seeds."""
+        return self._children.get(setting, ("", 0))[1] < len(outcome.seeds)
+
     def record(self, setting: Setting, outcome: Outcome) -> None:
-        """Queues a setting's outcome; one that is recorded already is left as it is."""
+        """Queues a setting's outcome, to be written unless all of its seeds are recorded already."""
         self._queue.put((setting, outcome))
 
     def close(self, ending: Ending) -> None:
@@ -132,16 +138,16 @@ class Recorder:
                     self._fault = error
 
     def _write(self, setting: Setting, outcome: Outcome) -> None:
-        run, finished = self._children.get(setting.number, (None, False))
-        if finished:
+        if not self.lacks(setting.number, outcome):
             return
+        run, _ = self._children.get(setting.number, ("", 0))
         at = round(outcome.finished * 1000)
-        if run is None:
+        if not run:
             name = f"{setting.number:04d} {family(setting.oscillator)}"
             began = at - round(outcome.seconds * 1000)
             tags = {Tag.PARENT: self._parent, Tag.KIND: SETTING_RUN, Tag.SETTING: str(setting.number)}
             run = self._client.create_run(self._experiment, start_time=began, tags=tags, run_name=name).info.run_id
-            self._children[setting.number] = run, False
+            self._children[setting.number] = run, 0
         metrics = [Metric(key, value, at, step) for key, value, step in _metrics(setting, outcome)]
         params = [Param(name, str(value)[:LONGEST_PARAM]) for name, value in setting.items()]
         labels = [RunTag(name, value) for name, value in _labels(setting, outcome).items()]
@@ -151,9 +157,9 @@ class Recorder:
         for start in range(0, len(metrics), LARGEST_BATCH):
             self._client.log_batch(run, metrics=metrics[start : start + LARGEST_BATCH])
         self._client.set_terminated(run, "FAILED" if outcome.state == "failed" else "FINISHED", end_time=at)
-        self._children[setting.number] = run, True
+        self._children[setting.number] = run, len(outcome.seeds)
 
-    def _find_records(self) -> tuple[str, str, dict[int, tuple[str, bool]]]:
+    def _find_records(self) -> tuple[str, str, dict[int, tuple[str, int]]]:
         """What is on record already: the experiment, the parent run, the children; "" and {} where there is nothing."""
         experiment = self._find_experiment()
         return experiment, *(self._find_runs(experiment) if experiment else ("", {}))
@@ -167,20 +173,23 @@ class Recorder:
             )
         return found.experiment_id if found else ""
 
-    def _find_runs(self, experiment: str) -> tuple[str, dict[int, tuple[str, bool]]]:
-        """The parent run and, by number, the children and whether they are complete."""
+    def _find_runs(self, experiment: str) -> tuple[str, dict[int, tuple[str, int]]]:
+        """The parent run and, by number, the children and how many seeds they hold: none until they are complete."""
         parent = ""
         for run in runs(self._client, experiment, STUDY_RUN):
-            self._check_question(run.data.tags.get(Tag.QUESTION))
+            self._check_identity(run.data.tags.get(Tag.IDENTITY))
             parent = run.info.run_id
         children = {
-            int(run.data.tags[Tag.SETTING]): (run.info.run_id, run.info.status != "RUNNING")
+            int(run.data.tags[Tag.SETTING]): (
+                run.info.run_id,
+                0 if run.info.status == "RUNNING" else int(run.data.tags[Tag.SEEDS]),
+            )
             for run in runs(self._client, experiment, SETTING_RUN)
         }
         return parent, children
 
-    def _check_question(self, asked: str | None) -> None:
-        if asked != self._study.config.question:
+    def _check_identity(self, asked: str | None) -> None:
+        if asked != self._study.config.identity:
             name = self._study.config.name
             raise BadInput(
                 f"the study's name must be new or its config the same, got {name!r} with another config in "
@@ -191,7 +200,7 @@ class Recorder:
         config = self._study.config
         return {
             Tag.KIND: STUDY_RUN,
-            Tag.QUESTION: config.question,
+            Tag.IDENTITY: config.identity,
             Tag.METRIC: config.objective.metric,
             Tag.MODE: self._study.mode,
             Tag.STEPS: str(config.steps),
@@ -241,6 +250,7 @@ def _labels(setting: Setting, outcome: Outcome) -> dict[str, str]:
         Tag.FAMILY: family(setting.oscillator),
         Tag.REGIME: setting.oscillator.regime,
         Tag.OUTCOME: outcome.state,
+        Tag.SEEDS: str(len(outcome.seeds)),
         Tag.MESSAGE: outcome.message[:500],
         **value_tags(setting),
     }

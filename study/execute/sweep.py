@@ -12,8 +12,9 @@ from study.design.study import Study
 from study.errors import FailedWork, Interrupted
 from study.execute.ask import Asker
 from study.execute.lease import Lease
+from study.execute.ledger import Ledger, check_name, is_finished
 from study.execute.packs import BackEnd, Packs, Progress, Watch
-from study.execute.storage import check_name, is_finished, open_storage
+from study.execute.tables import opened
 
 if TYPE_CHECKING:
     from study.execute.record import Recorder
@@ -43,14 +44,15 @@ def run(
     url, uri = connections.storage, connections.tracking
     check_name(config, url)
     with contextlib.ExitStack() as held:
-        engine = open_storage(url).engine
-        held.callback(engine.dispose)
+        engine = held.enter_context(opened(url, making=True))
         lease = held.enter_context(Lease(config.name, engine, say))
         beside = held.enter_context(ThreadPoolExecutor(1))
         opening = beside.submit(_recorder, study, uri, lease)  # importing MLflow, making its tables: as long as Ray
         with contextlib.nullcontext() if is_finished(study, url) else back_end(config) as train_all:
             recorder = opening.result()
-            asker = Asker(study, url, lease)
+            ledger = Ledger(engine, config.name, url, lease)
+            ledger.begin(config)
+            asker = Asker(study, ledger)
             packs = Packs(asker, recorder, watch)
             recorder.open(asker.plan.settings)
             try:

@@ -132,12 +132,12 @@ class _Trials(Searcher):
                 pack, f"the worker died {RETRIES + 1} times; see Ray's logs in /tmp/ray/session_latest/logs."
             )
         try:
-            self._packs.finish(pack, outcomes)
+            self._packs.finish(outcomes)
         except Exception as error:
             self.fault = self.fault or error
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune writes its searcher to disk, and the state of this one is in Optuna's storage."""
+        """Nothing: Tune writes its searcher to disk, and the state of this one is in the ledger."""
         return {}
 
     def save(self, checkpoint_path: str) -> None:
@@ -145,7 +145,7 @@ class _Trials(Searcher):
         Path(checkpoint_path).touch()
 
     def restore(self, checkpoint_path: str) -> None:
-        """Reads nothing; a study goes on from Optuna's storage."""
+        """Reads nothing; a study goes on from the ledger."""
 
 
 def _train(tried: dict[str, Any], document: dict[str, Any], paths: list[str]) -> None:

@@ -55,7 +55,12 @@ def elsewhere(address: str, command: str, given: Mapping[str, Any]) -> int:
         _check_place("tracking.uri", config.tracking.uri)
         return _run(_open(address), config, [given["config"].absolute().parent, Path.cwd()], given)
     cluster = _open(address)
-    own: dict[str, Callable[[Cluster, Mapping[str, Any]], int]] = {"resume": _resume, "stop": _stop, "logs": _logs}
+    own: dict[str, Callable[[Cluster, Mapping[str, Any]], int]] = {
+        "resume": _go_on,
+        "extend": _go_on,
+        "stop": _stop,
+        "logs": _logs,
+    }
     return own[command](cluster, given) if command in own else _read(cluster, command, given)
 
 
@@ -153,15 +158,17 @@ def _farewell(cluster: Cluster, name: str) -> str:
     )
 
 
-def _resume(cluster: Cluster, given: Mapping[str, Any]) -> int:
-    from study.design.config import parse_config
+def _go_on(cluster: Cluster, given: Mapping[str, Any]) -> int:
+    """Resumes a study, or extends it where there is something to set."""
+    from study.design.config import extended, parse_config
 
     storage = given["storage"]
     order = _order(cluster, [STORED_CONFIG, given["study"], *([storage] if storage else [])], {"storage": storage})
     asked = _job(cluster, order)
     if asked.code:
         return asked.code
-    return _run(cluster, parse_config(json.loads(asked.out)), [Path.cwd()], given)
+    config = extended(parse_config(json.loads(asked.out)), given.get("override", ()))
+    return _run(cluster, config, [Path.cwd()], given)
 
 
 def _stop(cluster: Cluster, given: Mapping[str, Any]) -> int:

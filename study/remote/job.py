@@ -66,7 +66,7 @@ def _check(order: Order) -> None:
 
 
 def _tell_config(name: str, storage: str | None = None) -> None:
-    from study.execute.storage import stored_config
+    from study.execute.ledger import stored_config
 
     with options.connecting(storage):
         sys.stdout.write(stored_config(name, storage_url(storage)).model_dump_json())

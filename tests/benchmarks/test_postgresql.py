@@ -42,7 +42,7 @@ def test_overhead_of_a_setting(
     servers = (url.replace("postgresql:", "postgresql+psycopg:") for url in (new_postgresql(), new_postgresql()))
     places = {
         "PostgreSQL": Connections.of(*servers),
-        "SQLite": Connections.of(f"sqlite:///{databases}/optuna.db", f"sqlite:///{databases}/mlflow.db"),
+        "SQLite": Connections.of(f"sqlite:///{databases}/ledger.db", f"sqlite:///{databases}/mlflow.db"),
     }
     for connections in places.values():  # imports, makes the tables
         overhead(connections)

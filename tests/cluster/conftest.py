@@ -56,9 +56,9 @@ def cluster(inline: Inline, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 def done(cluster: Stack) -> int:
     """How many settings PostgreSQL has results of."""
-    query = "select count(*) from trials where state = 'COMPLETE'"
-    asked = cluster.execute("postgres", "psql", "-U", "postgres", "-d", "optuna", "-At", "-c", query)
-    return int(asked.stdout) if asked.returncode == 0 else 0  # Optuna has made no tables yet
+    query = "select count(distinct setting) from belay_results"
+    asked = cluster.execute("postgres", "psql", "-U", "postgres", "-d", "ledger", "-At", "-c", query)
+    return int(asked.stdout) if asked.returncode == 0 else 0  # no table is made yet
 
 
 @pytest.fixture(scope="session")

@@ -19,17 +19,23 @@ WRONG = "0" * 64  # a token, or a password
 # What is on record of the study, but for what says when and where.
 READ = """
 import json
-import optuna
 from study.design.places import storage_url, tracking_uri
+from study.execute.ledger import Ledger
+from study.execute.tables import opened
 from study.findings.collect import load
 storage, table = storage_url(None), load("quickstart", tracking_uri(None)).table
+with opened(storage, making=False) as engine:
+    ledger = Ledger(engine, "quickstart", storage)
+    asked = ledger.asked()
+    results = {
+        each.setting.number: [
+            [seed.seed, seed.state, seed.history] for seed in ledger.outcome(each.setting.number).seeds
+        ]
+        for each in asked
+    }
 print(json.dumps({
     "table": table.astype(str).to_dict("list"),
-    "trials": {
-        name: [[trial.number, trial.state.name, trial.params, trial.values] for trial in study.trials]
-        for name in sorted(optuna.get_all_study_names(storage))
-        for study in [optuna.load_study(study_name=name, storage=storage)]
-    },
+    "ledger": [[each.search, each.drawn, results[each.setting.number]] for each in asked],
 }))
 """
 

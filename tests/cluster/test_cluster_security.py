@@ -155,7 +155,7 @@ def test_no_secret_is_in_command_lines_logs_rays_files_databases_or_rays_dashboa
         search(path, text)
         count += 1
     assert count > 30
-    for database in ("mlflow", "mlflow_auth", "optuna"):
+    for database in ("mlflow", "mlflow_auth", "ledger"):
         dump = cluster.execute("postgres", "pg_dump", "-U", "postgres", "--inserts", database)
         assert "INSERT INTO" in dump.stdout, dump.stderr
         search(database, dump.stdout.encode())

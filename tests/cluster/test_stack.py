@@ -86,7 +86,7 @@ def test_what_the_readme_backs_up_is_restored_into_fresh_databases_with_the_same
         best = there.call("-m", "study", "best", "quickstart", f"--tracking={tracking}")
         assert best.returncode == 0, best.stderr
         assert findings(best.stdout) == findings(studied.client.stdout)
-        storage = place.format("belay", fresh.address("postgres"), "optuna")
+        storage = place.format("belay", fresh.address("postgres"), "ledger")
         status = there.call("-m", "study", "status", "quickstart", "--format=json", f"--storage={storage}")
         assert status.returncode == 0, status.stderr
         assert [(row["done"], row["planned"]) for row in json.loads(status.stdout)] == [(SETTINGS, SETTINGS)]

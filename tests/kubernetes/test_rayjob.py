@@ -148,5 +148,5 @@ def test_every_node_finds_both_stores_by_a_url_that_the_project_reads(
         for name in given.keys() & {"BELAY_STORAGE_URL", "MLFLOW_TRACKING_URI"}:
             monkeypatch.setenv(name, given[name])
     found = Connections.of()
-    assert found.storage == "postgresql+psycopg://belay@postgres:5432/optuna"
+    assert found.storage == "postgresql+psycopg://belay@postgres:5432/ledger"
     assert found.tracking == "http://mlflow:5000"

@@ -89,7 +89,7 @@ def start_ray() -> str:
 
 
 def copy_databases(made: Path, home: Path) -> Path:
-    """Copies both empty databases (the fixture `made_databases`) to where a study in `home` has its own."""
+    """Copies MLflow's empty database (the fixture `made_databases`) to where a study in `home` has its own."""
     return Path(shutil.copytree(made, home / ".belay-study"))
 
 

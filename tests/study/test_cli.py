@@ -11,13 +11,16 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 from mlflow import MlflowClient
-from optuna.study import get_all_study_names
 from studies import Answer, CommandLine, copy_databases, environment_with, small, write
 
 from belay import load_defaults
+from study.errors import BadInput
+from study.execute.ledger import stored_config
+from study.findings.collect import load
 
 COMMANDS = [
     "run",
@@ -181,6 +184,40 @@ def test_export_writes_defaults_that_belay_loads(finished: CommandLine, home: Pa
     assert_refused(finished("export", "small", "-o", home / "no" / "x.yaml"), 2, "`--output` must be a writable file")
 
 
+def test_export_writes_an_optuna_study(finished: CommandLine, home: Path) -> None:
+    url = f"sqlite:///{home}/optuna.db"
+    answer = finished("export", "small", "--to", f"optuna:{url}")
+    assert (answer.code, answer.out, answer.err) == (0, "", f"wrote small, small/ema to {url}\n")
+    assert_refused(finished("export", "small", "--to", f"optuna:{url}"), 2, "without these studies", "name another")
+    assert_refused(finished("export", "small", "--to", url), 2, "`--to` must be optuna: and a database's URL", url)
+    assert_refused(finished("export", "nobody", "--to", f"optuna:{url}"), 2, "the study must exist", "'nobody'")
+
+
+def test_extend_trains_what_is_missing_and_comes_to_what_a_study_asked_so_comes_to(
+    belay_study: CommandLine, databases: Path
+) -> None:
+    search = {"sampler": "random", "settings": 4, "baseline": 1}
+    config = write(databases.parent / "small.yaml", search=search)
+    assert belay_study("run", config, "--inline").code == 0
+    grown = belay_study("extend", "small", "--set", "seeds=3", "--set", "search.settings=6", "--inline")
+    assert grown.code == 0, grown.err
+    assert grown.out.startswith("study     small: 7 of 7 settings x 3 seeds done")
+    rows = load("small", f"sqlite:///{databases}/mlflow.db").table
+    write(config, name="other", seeds=3, search=search | {"settings": 6})
+    assert belay_study("run", config, "--inline").code == 0
+    asked_so = load("other", f"sqlite:///{databases}/mlflow.db").table
+    key, columns = ["lr", "seed"], [name for name in rows if name not in ("setting", "message")]
+    one, other = (table[columns].sort_values(key, ignore_index=True) for table in (rows, asked_so))
+    pd.testing.assert_frame_equal(one, other)
+    for change, said in (
+        ("seeds=2", "`seeds` must not shrink, got 2 of 'small'"),
+        ("steps=9", "or its config the same"),
+    ):
+        refused = belay_study("extend", "small", "--set", change, "--inline")
+        assert refused.code == 2
+        assert said in refused.err.splitlines()[-1]
+
+
 def test_list_and_status_say_how_far_each_study_is(finished: CommandLine) -> None:
     (row,) = json.loads(finished("list", "--format", "json").out)
     assert (row["study"], row["done"], row["planned"], row["status"]) == ("small", 20, 20, "finished")
@@ -256,7 +293,8 @@ def test_what_only_ray_and_mlflow_can_tell_is_refused_before_any_training(
 ) -> None:
     config = write(databases.parent / "bad.yaml", **changes)
     assert_refused(belay_study("run", config), 2, *parts, after=[STARTING_RAY])
-    assert get_all_study_names(f"sqlite:///{databases}/optuna.db") == []
+    with pytest.raises(BadInput, match="the study must exist"):
+        stored_config("small", f"sqlite:///{databases}/ledger.db")
 
 
 def test_an_unwritable_folder_is_refused(belay_study: CommandLine, tmp_path: Path) -> None:

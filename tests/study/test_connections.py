@@ -19,7 +19,7 @@ from studies import CommandLine, environment_with, started, write
 from study.design.config import parse_config
 from study.design.places import Connections
 from study.errors import BadInput
-from study.execute.storage import open_storage
+from study.execute.tables import opened
 
 STRANGE = "kJ8vPz3QmX"  # nothing but the password holds these letters
 PASSWORD = f"{STRANGE}@/:%41"
@@ -92,7 +92,7 @@ def test_a_password_is_found_nowhere_but_in_the_config(
     session = Path(ray.worker.global_worker.node.get_session_dir_path())
     assert session.is_dir()
     assert found | leaks(home, scratch, session) == set()
-    assert rows_with_password(two_databases[0], {"studies", "trials", "study_user_attributes"}) == []
+    assert rows_with_password(two_databases[0], {"belay_studies", "belay_settings", "belay_results"}) == []
     assert rows_with_password(two_databases[1], {"experiments", "runs", "params", "tags"}) == []
 
 
@@ -100,11 +100,9 @@ def test_a_password_that_a_variable_or_the_environment_gives_reaches_the_server(
     two_databases: Databases, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def used(login: str) -> str:
-        storage = open_storage(Connections.of(with_login(two_databases[0], login)).storage)
-        with storage.engine.connect() as connection:
-            password = connection.connection.driver_connection.info.password
-        storage.engine.dispose()
-        return password
+        url = Connections.of(with_login(two_databases[0], login)).storage
+        with opened(url, making=True) as engine, engine.connect() as connection:
+            return connection.connection.driver_connection.info.password
 
     monkeypatch.setenv("SECRET", PASSWORD)
     assert used("postgres:${SECRET}") == PASSWORD
@@ -115,19 +113,6 @@ def test_a_password_that_a_variable_or_the_environment_gives_reaches_the_server(
     (tmp_path / "pgpass").chmod(0o600)
     monkeypatch.setenv("PGPASSFILE", str(tmp_path / "pgpass"))
     assert used("postgres") == "of-a-file"
-
-
-def test_one_database_for_both_stores_is_refused_in_one_line(
-    two_databases: Databases, belay_study: CommandLine, tmp_path: Path
-) -> None:
-    url = two_databases[0]
-    done = belay_study("run", write(tmp_path / "small.yaml"), "--inline", f"--storage={url}", f"--tracking={url}")
-    assert (done.code, done.out) == (2, "")
-    assert done.err.startswith("belay-study: `storage.url` and `tracking.uri` must name two databases, as their tables")
-    assert done.err.endswith(
-        f", got {url} for both; make a second one (`createdb`, or another file) and name it for one of them.\n"
-    )
-    assert done.err.count("\n") == 1
 
 
 def test_connections_show_no_password_and_cannot_be_pickled() -> None:

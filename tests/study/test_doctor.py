@@ -14,6 +14,7 @@ from studies import environment_with
 
 from study import doctor
 from study.doctor import Check, examine
+from study.execute.tables import opened
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +47,7 @@ def test_what_is_found_is_named():
     assert re.fullmatch(rf"{os.cpu_count()} CPU cores, .+", found["processors"].text)
     assert found["ray cluster"].text == "a local one for each run (RAY_ADDRESS names another)"
     assert found["tracking"].text == f"sqlite:///{Path.cwd()}/.belay-study/mlflow.db (made by the first run)"
-    assert found["storage"].text == f"sqlite:///{Path.cwd()}/.belay-study/optuna.db (made by the first run)"
+    assert found["storage"].text == f"sqlite:///{Path.cwd()}/.belay-study/ledger.db (made by the first run)"
     assert found["folder"].text == f"{Path.cwd()} is writable"
 
 
@@ -110,9 +111,11 @@ def test_a_database_may_be_made_in_a_folder_that_is_still_to_be_made(tmp_path):
 
 
 def test_databases_with_their_tables_answer_and_stay_as_they_are(databases):
+    with opened(f"sqlite:///{databases}/ledger.db", making=True):
+        pass
     before = {file.name: file.read_bytes() for file in databases.iterdir()}
     found = checks()
-    for name, file in (("tracking", "mlflow.db"), ("storage", "optuna.db")):
+    for name, file in (("tracking", "mlflow.db"), ("storage", "ledger.db")):
         assert found[name] == Check(name, True, f"sqlite:///{databases}/{file} answers")
     assert {file.name: file.read_bytes() for file in databases.iterdir()} == before
 

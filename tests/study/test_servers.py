@@ -35,7 +35,7 @@ def refused(answer: Answer, *parts: str) -> None:
 
 @pytest.fixture(scope="module")
 def asking() -> Iterator[str]:
-    """HOST:PORT of a server that asks for passwords, with the databases `optuna` and `mlflow`."""
+    """HOST:PORT of a server that asks for passwords, with the databases `ledger` and `mlflow`."""
     if lacking := postgresql_server.missing():
         assert not os.environ.get("BELAY_REQUIRE_POSTGRESQL"), lacking
         pytest.skip(lacking)
@@ -43,7 +43,7 @@ def asking() -> Iterator[str]:
         host, port = place.split(":")
         login = {"host": host, "port": port, "user": "postgres", "password": PASSWORD}
         with psycopg.connect(**login, dbname="postgres", autocommit=True) as connection:
-            for name in ("optuna", "mlflow"):
+            for name in ("ledger", "mlflow"):
                 connection.execute(f"create database {name}")
             connection.execute("create role narrow login connection limit 1 password 'narrow'")
         yield place
@@ -62,7 +62,7 @@ def test_a_password_reaches_both_stores_from_the_environment_or_from_a_file(
     else:
         monkeypatch.setenv("PGPASSWORD" if way == "environment" else "MY_PASSWORD", PASSWORD)
     login = "postgres:${MY_PASSWORD}" if way == "variable" else "postgres"
-    storage, tracking = (f"postgresql+psycopg://{login}@{asking}/{name}" for name in ("optuna", "mlflow"))
+    storage, tracking = (f"postgresql+psycopg://{login}@{asking}/{name}" for name in ("ledger", "mlflow"))
     config = write(tmp_path / "small.yaml", name=way, search=FEW)
     ran = belay_study("run", config, "--inline", "--storage", storage, "--tracking", tracking)
     assert (ran.code, ran.out.splitlines()[0]) == (0, f"study     {way}: 3 of 3 settings x 2 seeds done"), ran.err
@@ -77,10 +77,10 @@ def test_a_wrong_password_a_database_that_is_not_there_and_a_server_without_conn
 ) -> None:
     config = write(tmp_path / "small.yaml", search=FEW)
     cases = [  # the login with its password, the database, what PostgreSQL says
-        ("postgres", "wrong", "optuna", 'password authentication failed for user "postgres"'),
-        ("nobody", PASSWORD, "optuna", 'password authentication failed for user "nobody"'),
+        ("postgres", "wrong", "ledger", 'password authentication failed for user "postgres"'),
+        ("nobody", PASSWORD, "ledger", 'password authentication failed for user "nobody"'),
         ("postgres", PASSWORD, "nowhere", 'database "nowhere" does not exist'),
-        ("narrow", "narrow", "optuna", 'too many connections for role "narrow"'),
+        ("narrow", "narrow", "ledger", 'too many connections for role "narrow"'),
     ]
     for user, password, name, said in cases:
         monkeypatch.setenv("PGPASSWORD", password)
@@ -92,45 +92,16 @@ def test_a_wrong_password_a_database_that_is_not_there_and_a_server_without_conn
 
 
 @pytest.mark.slow
-def test_one_database_for_both_stores_is_refused_by_every_command_before_anything_is_made(
-    new_postgresql: Callable[[], str], belay_study: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    url = new_postgresql()
-    config = write(tmp_path / "small.yaml", search=FEW)
-    other = url.replace("postgresql:", "postgresql+psycopg:").replace("127.0.0.1", "localhost")
-    rule = "`storage.url` and `tracking.uri` must name two databases"
-    for command in (["run", config, "--inline"], ["run", config], ["resume", "small"], ["doctor"]):
-        refused(belay_study(*command, "--storage", url, "--tracking", other), rule, f"got {url} for both")
-    monkeypatch.setenv("BELAY_STORAGE_URL", url)
-    for command in (["list"], ["best", "small"], ["export", "small"], ["regimes", "small"], ["compare", "small"]):
-        refused(belay_study(*command, "--tracking", other), rule)
-    with psycopg.connect(url) as connection:
-        assert connection.execute("select count(*) from pg_tables where schemaname = 'public'").fetchone() == (0,)
-    assert [path.name for path in tmp_path.iterdir()] == ["small.yaml"]
-
-
-@pytest.mark.slow
-def test_a_database_that_holds_the_other_store_s_tables_is_refused_and_stays_as_it_is(
+def test_one_database_may_hold_the_ledger_and_mlflow_s_records(
     new_postgresql: Callable[[], str], belay_study: CommandLine, tmp_path: Path
 ) -> None:
-    storage, tracking = new_postgresql(), new_postgresql()
     config = write(tmp_path / "small.yaml", search=FEW)
-    ran = belay_study("run", config, "--inline", "--storage", storage, "--tracking", tracking)
-    assert ran.code == 0, ran.err
-
-    def tables(url: str) -> set[str]:
-        with psycopg.connect(url) as connection:
-            return {name for (name,) in connection.execute("select tablename from pg_tables")}
-
-    before = tables(storage), tables(tracking)
-    spare = f"sqlite:///{tmp_path}/spare.db"
-    for command in (["run", config, "--inline"], ["resume", "small", "--inline"]):
-        said = f"{tracking}, which holds MLflow's; make a second one"
-        refused(belay_study(*command, "--storage", tracking, "--tracking", spare), said)
-    refused(belay_study("status", "small", "--storage", tracking), f"{tracking}, which holds MLflow's")
-    for command in (["list"], ["best", "small"], ["run", config, "--inline"]):
-        refused(belay_study(*command, "--tracking", storage), f"{storage}, which holds Optuna's")
-    assert (tables(storage), tables(tracking)) == before
+    for url in (new_postgresql(), f"sqlite:///{tmp_path}/one.db"):
+        places = ["--storage", url, "--tracking", url]
+        ran = belay_study("run", config, "--inline", *places)
+        assert ran.code == 0, ran.err
+        again = belay_study("resume", "small", "--inline", *places)
+        assert (again.code, again.out) == (0, ran.out)
 
 
 @pytest.mark.faults

@@ -744,3 +744,18 @@ def test_what_may_be_a_password_is_not_shown(changes, key):
     assert message.startswith(f"`{key}` ")
     assert "***" in message
     assert "PW" not in message
+
+
+@pytest.mark.parametrize("key", OTHERWISE)
+def test_only_what_may_grow_leaves_the_identity_as_it_is(key):
+    changed = parse_config(document(**{key: OTHERWISE[key]})).identity != parse_config(document()).identity
+    assert changed == (key not in ("seeds", "search"))
+
+
+def test_settings_and_plain_emas_may_grow_and_how_they_are_searched_may_not():
+    search = {"sampler": "tpe", "settings": 8, "baseline": 2, "in_flight": 4, "seed": 1}
+    one = parse_config(document(search=search)).identity
+    for key, other in {"settings": 9, "baseline": 3}.items():
+        assert parse_config(document(search=search | {key: other})).identity == one
+    for key, other in {"sampler": "random", "in_flight": 6, "seed": 2}.items():
+        assert parse_config(document(search=search | {key: other})).identity != one

@@ -37,7 +37,7 @@ def test_the_tracking_uri_is_as_given_then_the_environment_s_then_a_file(tmp_pat
 
 def test_the_storage_is_as_given_or_a_file(tmp_path):
     assert storage_url("postgresql://host/db") == "postgresql://host/db"
-    assert storage_url(None) == f"sqlite:///{tmp_path}/.belay-study/optuna.db"
+    assert storage_url(None) == f"sqlite:///{tmp_path}/.belay-study/ledger.db"
 
 
 def test_a_relative_path_is_taken_from_the_working_directory_once_and_for_all(tmp_path):

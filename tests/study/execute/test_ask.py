@@ -1,10 +1,12 @@
-"""Optuna's asking and telling, on real storages."""
+"""Asking wave by wave, on real ledgers: the same settings whatever the timing, after a kill, and as a study grows."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
@@ -17,100 +19,179 @@ from study.design.config import parse_config
 from study.design.schema import Outcome, SeedResult, Setting
 from study.design.study import Study
 from study.errors import BadInput, FailedWork
-from study.execute.ask import Asker
+from study.execute.ask import Asker, first_setting
+from study.execute.export import to_optuna
 from study.execute.lease import Lease
-from study.execute.storage import counts, open_storage, stored_config
+from study.execute.ledger import Ledger, counts, stored_config
+from study.execute.plan import Pack
+from study.execute.tables import opened
 
 
 def study_of(**changes: object) -> Study:
     return Study.of(parse_config(small(**changes)))
 
 
-def outcome_of(setting: Setting, state: str = "complete") -> Outcome:
+def outcome_of(pack: Pack, state: str = "complete") -> Outcome:
     """A made-up measurement: the better, the closer lr is to 0.5."""
+    (setting,) = pack.settings
     value = abs(math.log(float(setting["lr"]) / 0.5))
-    seeds = [SeedResult(seed, [(60, {"average/excess_loss": value})], state) for seed in range(2)]
+    seeds = [
+        SeedResult(seed, [(30, {"average/excess_loss": 9.0}), (60, {"average/excess_loss": value})], state)
+        for seed in pack.seeds
+    ]
     return Outcome(setting.number, seeds)
 
 
-def run(asker: Asker, workers: int, newest_first: bool = False, stop_after: int | None = None) -> list[Setting]:
-    """Plays Ray Tune: keeps so many settings running and ends the oldest or the newest of them first."""
-    running: list[Setting] = []
-    asked: list[Setting] = []
+@contextmanager
+def asking(study: Study, url: str) -> Iterator[Asker]:
+    """An asker of a study, in a ledger of which it is the only one."""
+    with opened(url, making=True) as engine:
+        ledger = Ledger(engine, study.config.name, url)
+        ledger.begin(study.config)
+        yield Asker(study, ledger)
+
+
+def play(asker: Asker, workers: int, newest_first: bool = False, stop_after: int | None = None) -> list[Pack]:
+    """Plays Ray Tune: keeps so many packs running and ends the oldest or the newest of them first."""
+    running: list[Pack] = []
+    given: list[Pack] = []
     while True:
-        while len(running) < workers and (setting := asker.ask()) is not None:
-            running.append(setting)
-            asked.append(setting)
-        if not running or len(asked) == stop_after:
-            return asked
-        asker.tell(outcome_of(running.pop(-1 if newest_first else 0)))
+        while len(running) < workers and (pack := asker.next()) is not None:
+            running.append(pack)
+            given.append(pack)
+        if not running or len(given) == stop_after:
+            return given
+        asker.tell([outcome_of(running.pop(-1 if newest_first else 0))])
 
 
-def by_number(settings: list[Setting]) -> list[Setting]:
-    return sorted(settings, key=lambda setting: setting.number)
+def run(study: Study, url: str, **played: object) -> list[Setting]:
+    """Plays a study to its end; its settings in the order of their numbers."""
+    with asking(study, url) as asker:
+        play(asker, **({"workers": 1} | played))
+        assert asker.asked_all or "stop_after" in played
+        return [setting for setting, _ in asker.outcomes()]
 
 
 @pytest.mark.parametrize("sampler", ["random", "qmc", "tpe", "gp"])
 def test_the_settings_asked_do_not_depend_on_timing(tmp_path: Path, sampler: str) -> None:
     study = study_of(search={"sampler": sampler, "settings": 16, "baseline": 4, "in_flight": 4, "seed": 3})
-    one = run(Asker(study, f"sqlite:///{tmp_path}/one.db"), workers=1)
-    many = run(Asker(study, f"sqlite:///{tmp_path}/many.db"), workers=3, newest_first=True)
+    one = run(study, f"sqlite:///{tmp_path}/one.db", workers=1)
+    many = run(study, f"sqlite:///{tmp_path}/many.db", workers=3, newest_first=True)
     assert len(one) == 20
-    assert by_number(one) == by_number(many)
+    assert one == many
 
 
 def test_a_sampler_that_learns_asks_no_more_than_in_flight_at_once(tmp_path: Path) -> None:
-    asker = Asker(study_of(), f"sqlite:///{tmp_path}/optuna.db")
-    asked = []
-    while (setting := asker.ask()) is not None:
-        asked.append(setting)
-    assert len(asked) == 4 + 4  # in_flight of the space, and all four of plain EMA
-    assert not asker.asked_all
+    with asking(study_of(), f"sqlite:///{tmp_path}/ledger.db") as asker:
+        first = [pack for _ in range(9) if (pack := asker.next()) is not None]
+        assert len(first) == 4  # two waves of two
+        assert not asker.asked_all
+        asker.tell([outcome_of(first[1])])
+        assert asker.next() is None  # the first wave is not done
+        asker.tell([outcome_of(first[0])])
+        assert asker.next() is not None
+
+
+def test_one_in_flight_is_drawn_from_all_results_before_it(tmp_path: Path) -> None:
+    study = study_of(search={"sampler": "tpe", "settings": 3, "baseline": 0, "in_flight": 1})
+    with asking(study, f"sqlite:///{tmp_path}/ledger.db") as asker:
+        first = asker.next()
+        assert first is not None
+        assert asker.next() is None
+        asker.tell([outcome_of(first)])
+        assert asker.next() is not None
 
 
 @pytest.mark.parametrize("stop_after", [1, 7, 13])
 def test_a_study_that_was_cut_off_asks_what_an_uninterrupted_one_asks(tmp_path: Path, stop_after: int) -> None:
     study = study_of()
-    whole = run(Asker(study, f"sqlite:///{tmp_path}/whole.db"), workers=3)
+    whole = run(study, f"sqlite:///{tmp_path}/whole.db", workers=3)
     url = f"sqlite:///{tmp_path}/cut.db"
-    run(Asker(study, url), workers=3, stop_after=stop_after)  # what was running then is lost
-    later = Asker(study, url)
-    kept = [setting for setting, _ in later.outcomes()]
-    again = run(later, workers=3)
-    assert by_number(kept + again) == by_number(whole)
+    run(study, url, workers=3, stop_after=stop_after)  # what was running then is lost
+    assert run(study, url, workers=3) == whole
     assert counts(study, url).finished
+
+
+@pytest.mark.parametrize("sampler", ["random", "qmc", "tpe", "gp"])
+def test_a_study_that_grows_trains_what_is_missing_and_no_more(tmp_path: Path, sampler: str) -> None:
+    def grown(settings: int, seeds: int) -> Study:
+        return study_of(search={"sampler": sampler, "settings": settings, "in_flight": 4}, seeds=seeds)
+
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    before = run(grown(12, 2), url)
+    with asking(grown(16, 3), url) as asker:
+        given = play(asker, workers=2)
+        after = [setting for setting, _ in asker.outcomes()]
+        assert [outcome.seeds[2].seed for _, outcome in asker.outcomes()] == [2] * 20
+    assert after[: len(before)] == before
+    assert [pack.seeds for pack in given] == [(2,)] * 15 + [(0, 1, 2)] * 5
+    if sampler in ("random", "qmc"):
+        at_once = run(grown(16, 3), f"sqlite:///{tmp_path}/at_once.db")
+        assert {tuple(setting.values()) for setting in after} == {tuple(setting.values()) for setting in at_once}
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "said"),
+    [
+        ({"seeds": 1}, "seeds", "got 1 of 'small', which has 2"),
+        ({"search": {"sampler": "tpe", "settings": 15, "baseline": 4, "in_flight": 4}}, "search.settings", "got 15"),
+        ({"search": {"sampler": "tpe", "settings": 16, "baseline": 3, "in_flight": 4}}, "search.baseline", "got 3"),
+    ],
+)
+def test_a_study_does_not_shrink(tmp_path: Path, changes: dict[str, object], key: str, said: str) -> None:
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    run(study_of(), url, stop_after=1)
+    with pytest.raises(BadInput, match=rf"^`{key}` must not shrink, {said}.*; leave it, or change `name`"):
+        run(study_of(**changes), url)
+    assert stored_config("small", url).question == study_of().config.question
 
 
 def test_the_search_learns_from_what_it_is_told(tmp_path: Path) -> None:
     study = study_of(search={"sampler": "tpe", "settings": 40, "baseline": 0, "in_flight": 4})
-    asked = by_number(run(Asker(study, f"sqlite:///{tmp_path}/optuna.db"), workers=1))
+    asked = run(study, f"sqlite:///{tmp_path}/ledger.db")
     distance = [abs(math.log(float(setting["lr"]) / 0.5)) for setting in asked]
     assert sum(distance[-10:]) < 0.5 * sum(distance[:10])
 
 
 def test_every_baseline_setting_is_a_plain_ema(tmp_path: Path) -> None:
-    asked = run(Asker(study_of(), f"sqlite:///{tmp_path}/optuna.db"), workers=1)
+    asked = run(study_of(), f"sqlite:///{tmp_path}/ledger.db")
     plain = [setting for setting in asked if setting["damping"] == 1 and setting["coupling"] == 0]
     assert len(plain) == 4
     assert len({setting["lr"] for setting in plain}) == 4
 
 
-def test_divergence_is_told_as_pruned_and_failure_as_failed_with_no_trial_left_running(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/optuna.db"
-    study = study_of(search={"sampler": "tpe", "settings": 4, "baseline": 0})
-    asker = Asker(study, url)
-    for state in ("complete", "diverged", "failed", "complete"):
-        setting = asker.ask()
-        assert setting is not None
-        asker.tell(outcome_of(setting, state))
-    trials = optuna.load_study(study_name="small", storage=url).get_trials()
-    assert [trial.state for trial in trials] == [
-        TrialState.COMPLETE,
-        TrialState.PRUNED,
-        TrialState.FAIL,
-        TrialState.COMPLETE,
+def test_the_first_setting_is_known_without_a_ledger(tmp_path: Path) -> None:
+    for sampler in ("random", "tpe"):
+        study = study_of(search={"sampler": sampler, "settings": 3})
+        assert first_setting(study) == run(study, f"sqlite:///{tmp_path}/{sampler}.db")[0]
+
+
+def test_an_optuna_study_tells_divergence_as_pruned_and_failure_as_failed(tmp_path: Path) -> None:
+    url, optunas = f"sqlite:///{tmp_path}/ledger.db", f"sqlite:///{tmp_path}/optuna.db"
+    study = study_of(search={"sampler": "tpe", "settings": 5, "baseline": 1, "in_flight": 9})
+    states = ["complete", "complete", "diverged", "failed", "complete"]  # of six: the last is not done
+    with asking(study, url) as asker:
+        for state in states:
+            pack = asker.next()
+            assert pack is not None
+            asker.tell([outcome_of(pack, state)])
+        done = [setting for setting, _ in asker.outcomes()]
+    assert to_optuna(study, url, optunas) == ["small", "small/ema"]
+    trials = [
+        trial for name in ("small", "small/ema") for trial in optuna.load_study(study_name=name, storage=optunas).trials
     ]
-    assert counts(study, url).diverged == counts(study, url).failed == 1
+    assert len(trials) == 5
+    known = {"complete": TrialState.COMPLETE, "diverged": TrialState.PRUNED, "failed": TrialState.FAIL}
+    for trial in trials:
+        number = trial.user_attrs["setting"]
+        assert trial.state == known[states[number]]
+        assert trial.params["lr"] == done[number]["lr"]
+        if states[number] == "complete":
+            assert trial.value == pytest.approx(abs(math.log(trial.params["lr"] / 0.5)))
+    with pytest.raises(BadInput, match=r"`--to` must be a database without these studies, got .*optuna.db, which has"):
+        to_optuna(study, url, optunas)
+    with pytest.raises(BadInput, match=r"`--to` must be optuna: and a database that can be written, got nonsense: "):
+        to_optuna(study, url, "nonsense")
 
 
 def test_a_grid_tries_every_combination_once_and_the_emas_it_lacks(tmp_path: Path) -> None:
@@ -118,62 +199,46 @@ def test_a_grid_tries_every_combination_once_and_the_emas_it_lacks(tmp_path: Pat
         space={"decay": {"choice": [0.9, 0.99]}, "damping": {"choice": [0.3, 1.0]}, "coupling": 0.1, "lr": 0.5},
         search={"sampler": "grid"},
     )
-    asked = run(Asker(study, f"sqlite:///{tmp_path}/optuna.db"), workers=2)
+    asked = run(study, f"sqlite:///{tmp_path}/ledger.db", workers=2)
     tried = [(setting["decay"], setting["damping"], setting["coupling"]) for setting in asked]
     assert sorted(tried) == sorted(
         [(decay, damping, 0.1) for decay in (0.9, 0.99) for damping in (0.3, 1.0)] + [(0.9, 1.0, 0.0), (0.99, 1.0, 0.0)]
     )
 
 
-def test_a_second_asker_cannot_put_a_result_under_another_settings_number(tmp_path: Path) -> None:
-    study = study_of()
-    whole = run(Asker(study, f"sqlite:///{tmp_path}/whole.db"), workers=3)
-    url = f"sqlite:///{tmp_path}/disturbed.db"
-    one, other = Asker(study, url), Asker(study, url)
-    first = one.ask()
-    assert first is not None
-    with pytest.raises(FailedWork, match=r"one driver at a time, got 'small', whose trial 0 was asked by another dri"):
-        other.ask()
-    one.tell(outcome_of(first))
-    later = Asker(study, url)
-    kept = [setting for setting, _ in later.outcomes()]
-    assert kept == [first]
-    assert by_number(kept + run(later, workers=3)) == by_number(whole)
-
-
-@pytest.mark.parametrize("sampler", ["random", "tpe"])  # Optuna is told each result at once, and in order
-def test_two_askers_cannot_both_tell_a_setting(tmp_path: Path, sampler: str) -> None:
-    study = study_of(search={"sampler": sampler, "settings": 3, "baseline": 0, "in_flight": 2})
-    url = f"sqlite:///{tmp_path}/optuna.db"
-    run(Asker(study, url), workers=2, stop_after=2)  # both are lost
-
-    def take_turns() -> None:
-        askers = Asker(study, url), Asker(study, url)
-        for _ in range(3):
-            settings = [asker.ask() for asker in askers]
-            assert settings[0] == settings[1] is not None
-            for asker, setting in zip(askers, settings, strict=True):
-                asker.tell(outcome_of(setting))
-
-    with pytest.raises(FailedWork, match=r"got 'small', whose trial 0 was told by another driver; .* resume small`"):
-        take_turns()
+def test_a_second_asker_cannot_put_a_setting_or_a_result_in_the_place_of_another_s(tmp_path: Path) -> None:
+    study, url = study_of(), f"sqlite:///{tmp_path}/ledger.db"
+    with asking(study, url) as one, asking(study, url) as other:
+        pack = one.next()
+        assert pack is not None
+        with pytest.raises(FailedWork, match=r"`storage.url` must take what is asked and told, got UNIQUE constraint"):
+            other.next()
+        one.tell([outcome_of(pack)])
+        with pytest.raises(FailedWork, match=r"`storage.url` must take what is asked and told, got UNIQUE constraint"):
+            one.tell([outcome_of(pack, "failed")])
+    with asking(study, url) as later:
+        assert [(setting, outcome.state) for setting, outcome in later.outcomes()] == [(pack.settings[0], "complete")]
 
 
 def test_an_asker_whose_lease_another_driver_has_taken_writes_nothing(tmp_path: Path) -> None:
-    study, url = study_of(), f"sqlite:///{tmp_path}/optuna.db"
-    engine = open_storage(url).engine
-    with Lease("small", engine, pytest.fail) as lease:
-        asker = Asker(study, url, lease)
-        running = asker.ask()
-        assert running is not None
+    study, url = study_of(), f"sqlite:///{tmp_path}/ledger.db"
+    with opened(url, making=True) as engine, Lease("small", engine, pytest.fail) as lease:
+        ledger = Ledger(engine, "small", url, lease)
+        ledger.begin(study.config)
+        asker = Asker(study, ledger)
+        running = [asker.next(), asker.next()]  # a wave: the next call asks another
         with engine.begin() as connection:
             connection.execute(text("update belay_leases set expires = 0"))
         with Lease("small", engine, pytest.fail):
-            before = dump(tmp_path / "optuna.db")
-            for act in (asker.ask, lambda: asker.tell(outcome_of(running)), lambda: Asker(study, url, lease)):
+            before = dump(tmp_path / "ledger.db")
+            for act in (
+                asker.next,
+                lambda: asker.tell([outcome_of(running[0])]),
+                lambda: ledger.begin(study.config),
+            ):
                 with pytest.raises(FailedWork, match="another driver took 'small' over"):
                     act()
-            assert dump(tmp_path / "optuna.db") == before
+            assert dump(tmp_path / "ledger.db") == before
 
 
 def dump(file: Path) -> list[str]:
@@ -182,38 +247,20 @@ def dump(file: Path) -> list[str]:
         return [line for line in database.iterdump() if 'INTO "belay_leases"' not in line]
 
 
-def test_a_name_that_is_taken_by_another_question_is_refused_and_nothing_is_changed(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/optuna.db"
-    Asker(study_of(), url)
-    with pytest.raises(BadInput, match=r"name must be new or its config the same, got 'small' with another config"):
-        Asker(study_of(steps=61), url)
-    assert stored_config("small", url).steps == 60
-
-
-def test_an_unknown_study_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"the study must exist in sqlite:///.*, got 'nobody'"):
-        stored_config("nobody", f"sqlite:///{tmp_path}/optuna.db")
-
-
-def test_a_storage_that_does_not_answer_is_refused_without_its_password() -> None:
-    with pytest.raises(BadInput, match=r"`storage.url` must be a database that answers, got \S+:\*\*\*@") as refused:
-        stored_config("small", "postgresql+psycopg://me:secret@127.0.0.1:1/none")
-    assert "secret" not in str(refused.value)
-
-
-def test_a_storage_that_fails_in_the_middle_says_so_in_one_line_and_keeps_what_it_has(tmp_path: Path) -> None:
-    file = tmp_path / "optuna.db"
+def test_a_ledger_that_fails_in_the_middle_says_so_in_one_line_and_keeps_no_half_of_a_pack(tmp_path: Path) -> None:
+    file = tmp_path / "ledger.db"
     study = study_of()
-    asker = Asker(study, f"sqlite:///{file}")
-    first, second = asker.ask(), asker.ask()
-    assert first is not None
-    assert second is not None
-    asker.tell(outcome_of(first))
-    alter(file, "alter table trial_user_attributes rename to away")
-    with pytest.raises(FailedWork, match=r"`storage.url` must take what .*, got no such table.*; .* resume small`\.$"):
-        asker.tell(outcome_of(second))
-    alter(file, "alter table away rename to trial_user_attributes")
-    assert [setting.number for setting, _ in Asker(study, f"sqlite:///{file}").outcomes()] == [first.number]
+    with asking(study, f"sqlite:///{file}") as asker:
+        first, second = asker.next(), asker.next()
+        assert first is not None
+        assert second is not None
+        asker.tell([outcome_of(first)])
+        alter(file, "alter table belay_histories rename to away")
+        with pytest.raises(FailedWork, match=r"^`storage.url` must take .*, got no such table.*; .* resume small`\.$"):
+            asker.tell([outcome_of(second)])
+        alter(file, "alter table away rename to belay_histories")
+    with asking(study, f"sqlite:///{file}") as later:
+        assert [setting.number for setting, _ in later.outcomes()] == [first.settings[0].number]
 
 
 def alter(file: Path, statement: str) -> None:

@@ -20,7 +20,6 @@ from study.design.study import Study
 from study.errors import BadInput, FailedWork
 from study.execute import inline, tune
 from study.execute.packs import BackEnd, Packs, Progress
-from study.execute.plan import Pack
 from study.execute.sweep import run
 
 STUDY = Path(__file__).parents[1]
@@ -151,11 +150,11 @@ def test_a_storage_that_fails_once_on_ray_ends_the_study_and_has_nothing_trained
 ) -> None:
     real, given = Packs.finish, []
 
-    def fail_once(packs: Packs, pack: Pack, outcomes: Sequence[Outcome]) -> None:
-        given.extend(setting.number for setting in pack.settings)
+    def fail_once(packs: Packs, outcomes: Sequence[Outcome]) -> None:
+        given.extend(outcome.setting for outcome in outcomes)
         if len(given) == 1:
             raise FailedWork("`storage.url` must take what is told, got a lock; mend it.")
-        real(packs, pack, outcomes)
+        real(packs, outcomes)
 
     monkeypatch.setattr(Packs, "finish", fail_once)
     with pytest.raises(FailedWork, match=r"^`storage.url` must take what is told, got a lock; mend it\.$"):

@@ -20,6 +20,7 @@ from sqlalchemy import Engine, create_engine, event, text
 
 from study.errors import BadInput, FailedWork
 from study.execute.lease import Driver, Lease
+from study.execute.tables import METADATA
 
 NEVER = 1e6  # seconds between renewals: none happens during a test
 
@@ -28,7 +29,7 @@ NEVER = 1e6  # seconds between renewals: none happens during a test
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A database of the test's own; SQLite waits long for its lock, as a process that holds it may be paused."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/optuna.db?timeout=300"
+        return f"sqlite:///{tmp_path}/ledger.db?timeout=300"
     return request.getfixturevalue("postgresql")
 
 
@@ -42,6 +43,7 @@ def opened(url: str) -> Iterator[Engine]:
 @pytest.fixture
 def engine(url: str) -> Iterator[Engine]:
     with opened(url) as made:
+        METADATA.create_all(made)
         yield made
 
 
@@ -132,6 +134,7 @@ def test_of_many_that_begin_at_once_one_drives(url: str) -> None:
         return True
 
     engines = [create_engine(url) for _ in range(6)]
+    METADATA.create_all(engines[0])
     with ThreadPoolExecutor(6) as drivers:
         assert sum(drivers.map(drives, engines)) == 1
     for engine in engines:
@@ -142,7 +145,10 @@ HOLD = """
 import sys
 from sqlalchemy import create_engine
 from study.execute.lease import Lease
-with Lease("a", create_engine(sys.argv[1]), print):
+from study.execute.tables import METADATA
+engine = create_engine(sys.argv[1])
+METADATA.create_all(engine)
+with Lease("a", engine, print):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -263,9 +269,9 @@ def rename(engine: Engine, table: str, name: str) -> None:
 
 
 def test_a_database_that_fails_is_told_in_one_line(tmp_path: Path) -> None:
-    (tmp_path / "optuna.db").write_text("this is no database, but a text that is long enough to be looked at\n" * 100)
+    (tmp_path / "ledger.db").write_text("this is no database, but a text that is long enough to be looked at\n" * 100)
     with (
-        opened(f"sqlite:///{tmp_path}/optuna.db") as engine,
+        opened(f"sqlite:///{tmp_path}/ledger.db") as engine,
         pytest.raises(FailedWork, match=r"^`storage.url` must take the lease of 'a', got file is not a .*resume a`\.$"),
     ):
         drive(lease_of("a", engine))

@@ -12,14 +12,14 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pandas as pd
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from optuna.trial import TrialState
 from studies import CommandLine, copy_databases, environment_with, started, write
 
+from study.execute.ledger import Ledger
+from study.execute.tables import opened
 from study.findings.collect import load
 
 DRIVER = Path(__file__).parent / "doomed.py"
@@ -29,10 +29,11 @@ UNDISTURBED = ("never", 0)
 PLACES = {
     "before anything is asked": ("study.execute.record:Recorder.open+", 1),
     "between drawing two parameters of a setting": ("optuna.trial:Trial.suggest_float", 30),
-    "after drawing, before the setting is kept": ("study.execute.ask:_Search._sampler+", 9),
+    "after drawing, before a wave is kept": ("study.execute.ledger:Ledger.ask", 4),
+    "after a wave is kept": ("study.execute.ledger:Ledger.ask+", 3),
+    "in the middle of keeping a result": ("study.execute.ledger:_history_row", 5),
     "before a result is kept": ("study.execute.ask:Asker.tell", 5),
     "after a result is kept, before it is recorded": ("study.execute.ask:Asker.tell+", 6),
-    "after telling Optuna, before asking the next": ("optuna:Study.tell+", 4),
     "after MLflow has begun a setting's run": ("mlflow:MlflowClient.create_run+", 6),
     "between the batches of a setting's run": ("mlflow:MlflowClient.log_batch+", 11),
     "before a setting's run is ended": ("mlflow:MlflowClient.set_terminated", 8),
@@ -102,11 +103,13 @@ def assert_nothing_twice_or_left_running(home: Path) -> None:
     assert {run.info.status for run in runs} == {"FINISHED"}
     numbers = [run.data.tags.get("belay.setting", "parent") for run in runs]
     assert sorted(numbers) == sorted(["parent", *map(str, range(20))])
-    url = f"sqlite:///{home}/.belay-study/optuna.db"
-    studies = [optuna.load_study(study_name=name, storage=url) for name in ("small", "small/ema")]
-    trials = [trial for study in studies for trial in study.trials]
-    assert len(trials) == 20
-    assert not any(trial.state in (TrialState.RUNNING, TrialState.WAITING) for trial in trials)
+    url = f"sqlite:///{home}/.belay-study/ledger.db"
+    with opened(url, making=False) as engine:
+        ledger = Ledger(engine, "small", url)
+        assert [asked.setting.number for asked in ledger.asked()] == list(range(20))
+        assert {number: len(outcome.seeds) for number, outcome in ledger.outcomes().items()} == dict.fromkeys(
+            range(20), 2
+        )
 
 
 def assert_same_records(home: Path, other: Path) -> None:

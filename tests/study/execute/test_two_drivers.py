@@ -50,12 +50,12 @@ def table(home: Path, name: str) -> pd.DataFrame:
 
 
 def storage(home: Path) -> closing[sqlite3.Connection]:
-    """Optuna's storage, also while a driver uses it."""
-    return closing(sqlite3.connect(home / ".belay-study" / "optuna.db", timeout=300))
+    """The ledger, also while a driver uses it."""
+    return closing(sqlite3.connect(home / ".belay-study" / "ledger.db", timeout=300))
 
 
 def stored(home: Path) -> list[Any]:
-    """Everything in Optuna's storage but the times at which leases expire."""
+    """Everything in the ledger but the times at which leases expire."""
     with storage(home) as database:
         return [line for line in database.iterdump() if 'INTO "belay_leases"' not in line]
 

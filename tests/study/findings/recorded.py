@@ -7,7 +7,7 @@ import functools
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -43,8 +43,9 @@ class Tried:
             )
             bad = self.state != "complete" and seed == seeds - 1  # one seed is enough
             ending = (self.state, self.message, self.diverged_at) if bad else ("complete", "", None)
-            results.append(SeedResult(seed, history, *ending))
-        return Outcome(number, results, seconds=2.5, finished=1_700_000_000.0 + number)
+            result = SeedResult(seed, history, *ending)
+            results.append(replace(result, seconds=2.5, finished=1_700_000_000.0 + number))
+        return Outcome(number, results)
 
 
 def average(decay: float, damping: float = 1.0, coupling: float = 0.0, **other: Scalar) -> dict[str, Scalar]:

@@ -20,7 +20,7 @@ SECRETS = [
     *("tls.pem", "server.key", "TLS.PEM", "id_ed25519", "secrets/postgres", "secrets.yaml", "db-secrets.json"),
     *("credentials.json", "password.txt", "pgpass.conf", "ray-token", "token", "hub_token.txt", "store.p12"),
 ]
-RECORDS = [".belay-study/mlflow.db", "optuna.db", "optuna.db-wal", "notes.sqlite3", "mlruns/0/meta.yaml"]
+RECORDS = [".belay-study/mlflow.db", "ledger.db", "ledger.db-wal", "notes.sqlite3", "mlruns/0/meta.yaml"]
 CACHES = ["__pycache__/own.pyc", "own.pyc", "node_modules/left-pad/index.js"]
 CODE = [
     *("own.py", "parts/__init__.py", "parts/tokenizer.py", "vocabulary.json", "study.yaml", "keyboard.py"),

@@ -1,0 +1,307 @@
+"""The ledger: what was asked of each study and what it came to, a row a (setting, seed). The one truth.
+
+A driver writes twice for a setting: when it is asked, together with all others of its wave, and when its pack is done,
+together with all others of the pack. Each is one transaction, in which the driver's lease is renewed: a driver that
+lost its lease writes nothing, and a killed one leaves nothing half written.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Row, case, func, insert, inspect, select, update
+from sqlalchemy.exc import SQLAlchemyError
+
+from study.design.config import StudyConfig, parse_config
+from study.design.places import secrets, sqlite_file, without_password
+from study.design.schema import History, Outcome, Scalar, SeedResult, Setting, State
+from study.design.study import Study
+from study.errors import BadInput, FailedWork, reason
+from study.execute.lease import Lease
+from study.execute.plan import plan
+from study.execute.tables import HISTORIES, RESULTS, SETTINGS, STUDIES, opened
+
+WORSE: tuple[State, ...] = ("complete", "diverged", "failed")  # a setting is as bad as its worst seed
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A setting that was asked.
+
+    Attributes:
+        search: The search that it belongs to.
+        drawn: What the search's sampler drew, by its own names.
+        setting: The setting that came of it.
+    """
+
+    search: str
+    drawn: dict[str, Scalar]
+    setting: Setting
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How far a study is, in settings; one is done when all of its seeds are."""
+
+    planned: int
+    done: int
+    diverged: int
+    failed: int
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to run."""
+        return self.done == self.planned
+
+
+class Ledger:
+    """One study's pages of the ledger.
+
+    Args:
+        engine: The ledger's database.
+        name: The study.
+        url: The database's URL, for messages.
+        lease: The right to drive the study; needed to write.
+    """
+
+    def __init__(self, engine: Engine, name: str, url: str, lease: Lease | None = None) -> None:
+        self._engine, self._name, self._url, self._lease = engine, name, url, lease
+        self._found = self._find()
+
+    @property
+    def config(self) -> StudyConfig | None:
+        """The study's config; None where the ledger has no such study."""
+        return None if self._found is None else parse_config(json.loads(self._found[1]))
+
+    def begin(self, config: StudyConfig) -> None:
+        """Enters the study, or its new extent.
+
+        Raises:
+            BadInput: The ledger holds a study of this name that asks something else, or more.
+            FailedWork: The ledger cannot be written, or another driver has taken the study over.
+        """
+        check_growth(self.config, config, self._url)
+        row = {"name": config.name, "folded": config.name.casefold(), "config": json.dumps(config.plain())}
+        with self._writing() as connection:
+            if self._found is None:
+                self._check_case(connection)
+                connection.execute(insert(STUDIES).values(row))
+            else:
+                connection.execute(update(STUDIES).where(STUDIES.c.id == self._found[0]).values(row))
+        self._found = self._find()
+
+    def ask(self, wave: Sequence[Asked]) -> None:
+        """Keeps the settings of a wave.
+
+        Raises:
+            FailedWork: The ledger cannot be written, or another driver has taken the study over.
+        """
+        rows = [
+            {
+                "study": self._study,
+                "number": asked.setting.number,
+                "search": asked.search,
+                "drawn": json.dumps(asked.drawn),
+                "parameters": json.dumps(dict(asked.setting)),
+            }
+            for asked in wave
+        ]
+        with self._writing() as connection:
+            connection.execute(insert(SETTINGS), rows)
+
+    def tell(self, outcomes: Sequence[Outcome]) -> None:
+        """Keeps what a pack came to.
+
+        Raises:
+            FailedWork: The ledger cannot be written, or another driver has taken the study over.
+        """
+        if not outcomes:
+            return
+        results = [_result_row(self._study, each.setting, result) for each in outcomes for result in each.seeds]
+        histories = [_history_row(self._study, outcome) for outcome in outcomes]
+        with self._writing() as connection:
+            connection.execute(insert(RESULTS), results)
+            connection.execute(insert(HISTORIES), histories)
+
+    def asked(self) -> list[Asked]:
+        """The settings that were asked, in the order of their numbers."""
+        query = select(SETTINGS).where(SETTINGS.c.study == self._study).order_by(SETTINGS.c.number)
+        with self._reading() as connection:
+            return [
+                Asked(row.search, json.loads(row.drawn), Setting(row.number, json.loads(row.parameters)))
+                for row in connection.execute(query)
+            ]
+
+    def outcomes(self) -> dict[int, Outcome]:
+        """What each setting came to, by number; the histories are only their ends."""
+        query = select(RESULTS).where(RESULTS.c.study == self._study).order_by(RESULTS.c.setting, RESULTS.c.seed)
+        found: dict[int, Outcome] = {}
+        with self._reading() as connection:
+            for row in connection.execute(query):
+                outcome = found.setdefault(row.setting, Outcome(row.setting, []))
+                outcome.seeds.append(_result(row, json.loads(row.last)))
+        return found
+
+    def outcome(self, setting: int) -> Outcome:
+        """What one setting came to, with the whole of its histories."""
+        place = {"study": self._study, "setting": setting}
+        results = select(RESULTS).filter_by(**place).order_by(RESULTS.c.seed)
+        pages = select(HISTORIES.c.histories).filter_by(**place)
+        with self._reading() as connection:
+            packed = [json.loads(zlib.decompress(page)) for page in connection.execute(pages).scalars()]
+            histories = {seed: history for page in packed for seed, history in page}
+            return Outcome(setting, [_result(row, histories[row.seed]) for row in connection.execute(results)])
+
+    def counts(self, study: Study) -> Counts:
+        """How far the study is; nothing is changed."""
+        worst = case({state: rank for rank, state in enumerate(WORSE)}, value=RESULTS.c.state)
+        each = (
+            select(func.max(worst))
+            .where(RESULTS.c.study == self._study, RESULTS.c.seed < study.config.seeds)
+            .group_by(RESULTS.c.setting)
+            .having(func.count() == study.config.seeds)
+        )
+        with self._reading() as connection:
+            states = [WORSE[rank] for rank in connection.execute(each).scalars()]
+            searches = select(SETTINGS.c.search).where(SETTINGS.c.study == self._study).order_by(SETTINGS.c.number)
+            asked = list(connection.execute(searches).scalars())
+        return Counts(plan(study, asked).settings, len(states), states.count("diverged"), states.count("failed"))
+
+    @property
+    def _study(self) -> int:
+        assert self._found is not None  # `begin` has entered it
+        return self._found[0]
+
+    def _find(self) -> tuple[int, str] | None:
+        """The study's id and config."""
+        query = select(STUDIES.c.id, STUDIES.c.config).where(STUDIES.c.name == self._name)
+        with self._reading() as connection:
+            if not inspect(connection).has_table(STUDIES.name):
+                return None
+            row = connection.execute(query).first()
+        return None if row is None else (row.id, row.config)
+
+    def _check_case(self, connection: Connection) -> None:
+        query = select(STUDIES.c.name).where(STUDIES.c.folded == self._name.casefold())
+        if taken := connection.execute(query).scalar():
+            raise BadInput(
+                f"names of studies must differ by more than upper and lower case, got {self._name!r} beside {taken!r} "
+                f"in {without_password(self._url)}; choose another `name`."
+            )
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        with self._refusing("be readable"), self._engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        """A transaction in which this driver's lease is renewed first."""
+        with self._refusing("take what is asked and told"), self._engine.begin() as connection:
+            if self._lease is not None:
+                self._lease.check(connection)
+            yield connection
+
+    @contextmanager
+    def _refusing(self, rule: str) -> Iterator[None]:
+        """Turns an error of the database into one line."""
+        try:
+            yield
+        except SQLAlchemyError as error:
+            raise FailedWork(
+                f"`storage.url` must {rule}, got {reason(error, secrets(self._url))}; mend it, then "
+                f"`belay-study resume {self._name}`."
+            ) from None  # as its text may hold the password
+
+
+def check_growth(old: StudyConfig | None, new: StudyConfig, url: str) -> None:
+    """Raises BadInput unless a study may go on under its name with a new config: the same question, no less of it."""
+    if old is None:
+        return
+    name = new.name
+    if old.identity != new.identity:
+        raise BadInput(
+            f"the study's name must be new or its config the same, got {name!r} with another config in "
+            f"{without_password(url)}; change `name` (or `--set name={name}-2`), or resume the old one."
+        )
+    for key, before, after in (
+        ("seeds", old.seeds, new.seeds),
+        ("search.settings", old.search.settings or 0, new.search.settings or 0),
+        ("search.baseline", old.search.emas, new.search.emas),
+    ):
+        if after < before:
+            raise BadInput(
+                f"`{key}` must not shrink, got {after} of {name!r}, which has {before} in {without_password(url)}; "
+                f"leave it, or change `name` (`--set name={name}-2`)."
+            )
+
+
+def stored_config(name: str, url: str) -> StudyConfig:
+    """The config of a study in the ledger.
+
+    Raises:
+        BadInput: The ledger cannot be opened or has no study of this name.
+    """
+    config = _config(name, url)
+    if config is None:
+        raise BadInput(
+            f"the study must exist in {without_password(url)}, got {name!r}; `belay-study list` shows what does."
+        )
+    return config
+
+
+def check_name(config: StudyConfig, url: str) -> None:
+    """Raises BadInput if the ledger holds a study of this name that asks something else, or more; makes nothing."""
+    check_growth(_config(config.name, url), config, url)
+
+
+def counts(study: Study, url: str) -> Counts:
+    """How far a study of the ledger is, in settings; nothing is changed."""
+    with opened(url, making=False) as engine:
+        return Ledger(engine, study.config.name, url).counts(study)
+
+
+def is_finished(study: Study, url: str) -> bool:
+    """Whether the ledger has the study and nothing of it is left to run; makes nothing."""
+    return _config(study.config.name, url) is not None and counts(study, url).finished
+
+
+def _config(name: str, url: str) -> StudyConfig | None:
+    file = sqlite_file(url)
+    if file is not None and not file.exists():
+        return None
+    with opened(url, making=False) as engine:
+        return Ledger(engine, name, url).config
+
+
+def _result_row(study: int, setting: int, result: SeedResult) -> dict[str, Any]:
+    row = {"study": study, "setting": setting, "seed": result.seed, "last": json.dumps(_end(result.history))}
+    row |= {"state": result.state, "message": result.message, "diverged_at": result.diverged_at}
+    return row | {"seconds": result.seconds, "finished": result.finished}
+
+
+def _result(row: Row[Any], history: list[Any]) -> SeedResult:
+    history = [(step, metrics) for step, metrics in history]
+    return SeedResult(row.seed, history, row.state, row.message, row.diverged_at, row.seconds, row.finished)
+
+
+def _history_row(study: int, outcome: Outcome) -> dict[str, Any]:
+    text = json.dumps([(result.seed, result.history) for result in outcome.seeds])
+    row = {"study": study, "setting": outcome.setting, "seed": outcome.seeds[0].seed}
+    return row | {"histories": zlib.compress(text.encode())}
+
+
+def _end(history: History) -> History:
+    """The shortest history that has the last value of each metric."""
+    seen: set[str] = set()
+    end = []
+    for step, metrics in reversed(history):
+        if new := {name: value for name, value in metrics.items() if name not in seen}:
+            end.append((step, new))
+            seen |= new.keys()
+    return end[::-1]

@@ -1,0 +1,269 @@
+"""What the ledger keeps and says of a study, on SQLite and on PostgreSQL, and what it says if it cannot."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Connection, select, text, update
+from studies import small
+
+from study.design.config import parse_config
+from study.design.schema import Outcome, SeedResult
+from study.design.study import Study
+from study.errors import BadInput, FailedWork
+from study.execute import tables
+from study.execute.ask import Asker
+from study.execute.ledger import Counts, Ledger, check_name, counts, is_finished, stored_config
+from study.execute.tables import VERSIONS, opened
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest) -> str:
+    if request.param == "postgresql":
+        return str(request.getfixturevalue("postgresql"))
+    return f"sqlite:///{request.getfixturevalue('databases')}/ledger.db"
+
+
+HISTORY = [(30, {"average/excess_loss": 0.7, "live/excess_loss": 0.9}), (60, {"average/excess_loss": 0.5})]
+
+
+def study_of(**changes: object) -> Study:
+    return Study.of(parse_config(small(search={"sampler": "random", "settings": 3, "baseline": 1}, **changes)))
+
+
+def refused(url: str) -> str:
+    with pytest.raises(BadInput) as caught, opened(url, making=True):
+        pass
+    assert len(str(caught.value).splitlines()) == 1
+    return str(caught.value)
+
+
+@contextmanager
+def asking(study: Study, url: str) -> Iterator[tuple[Ledger, Asker]]:
+    with opened(url, making=True) as engine:
+        ledger = Ledger(engine, study.config.name, url)
+        ledger.begin(study.config)
+        yield ledger, Asker(study, ledger)
+
+
+def run(study: Study, url: str, *states: str) -> None:
+    """Asks for settings and keeps that they ended so."""
+    with asking(study, url) as (_, asker):
+        for state in states:
+            pack = asker.next()
+            assert pack is not None
+            results = [SeedResult(0, HISTORY), SeedResult(1, HISTORY, state)]  # type: ignore[arg-type]
+            asker.tell([Outcome(pack.settings[0].number, results)])
+
+
+# --- what is kept -----------------------------------------------------------------------------------------------------
+
+
+def test_what_is_told_comes_back_whole_and_in_the_table_by_each_metric_s_last_value(url):
+    study = study_of()
+    told = [
+        SeedResult(0, HISTORY, seconds=1.5, finished=1.7e9),
+        SeedResult(1, HISTORY[:1], "diverged", diverged_at=31, seconds=0.5, finished=1.8e9),
+    ]
+    with asking(study, url) as (ledger, asker):
+        pack = asker.next()
+        ledger.tell([Outcome(0, told)])
+        assert ledger.asked()[0].setting == pack.settings[0]
+        assert ledger.outcome(0) == Outcome(0, told)
+        (ends,) = ledger.outcomes().values()
+        assert ends.seeds[0].history == [(30, {"live/excess_loss": 0.9}), (60, {"average/excess_loss": 0.5})]
+        assert (ends.seconds, ends.finished, ends.state) == (2.0, 1.8e9, "diverged")
+        assert ends.seeds[1] == told[1]
+
+
+def test_seeds_that_are_added_later_have_histories_of_their_own(url):
+    with asking(study_of(), url) as (ledger, asker):
+        asker.next()
+        ledger.tell([Outcome(0, [SeedResult(0, HISTORY), SeedResult(1, HISTORY[:1])])])
+        ledger.tell([Outcome(0, [SeedResult(2, HISTORY[1:])])])
+        ledger.tell([])
+        assert [result.history for result in ledger.outcome(0).seeds] == [HISTORY, HISTORY[:1], HISTORY[1:]]
+
+
+def test_values_out_of_range_and_texts_of_any_script_come_back(url):
+    told = Outcome(0, [SeedResult(0, [(60, {"average/x": -math.inf})], message="Grüße ✓")])
+    with asking(study_of(), url) as (ledger, asker):
+        asker.next()
+        ledger.tell([told])
+        assert ledger.outcome(0) == ledger.outcomes()[0] == told
+
+
+# --- how far a study is -----------------------------------------------------------------------------------------------
+
+
+def test_settings_are_counted_over_all_searches_by_what_they_came_to(url):
+    study = study_of()
+    run(study, url, "complete", "diverged", "failed")
+    assert counts(study, url) == Counts(planned=4, done=3, diverged=1, failed=1)
+
+
+def test_a_setting_that_is_asked_and_not_told_is_not_done(url):
+    study = study_of()
+    with asking(study, url) as (_, asker):
+        asker.next()
+        assert counts(study, url) == Counts(planned=4, done=0, diverged=0, failed=0)
+
+
+def test_a_setting_that_lacks_seeds_of_a_study_that_grew_is_not_done(url):
+    run(study_of(), url, "complete", "diverged")
+    assert counts(study_of(seeds=3), url) == Counts(planned=4, done=0, diverged=0, failed=0)
+
+
+def test_a_study_is_finished_when_every_setting_is_told_whatever_it_came_to(url):
+    study = study_of()
+    assert not is_finished(study, url)
+    run(study, url, "complete", "failed", "diverged")
+    assert not is_finished(study, url)
+    run(study, url, "complete")
+    assert is_finished(study, url)
+
+
+def test_the_config_comes_back_as_it_was_given(url):
+    study = study_of()
+    run(study, url)
+    assert stored_config("small", url).question == study.config.question
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_name_may_be_used_again_for_the_same_question_alone(url):
+    check_name(study_of().config, url)
+    run(study_of(), url)
+    check_name(study_of(resources={"cpus": 2}).config, url)
+    check_name(study_of(name="other", steps=61).config, url)
+    with pytest.raises(BadInput) as caught:
+        check_name(study_of(steps=61).config, url)
+    assert str(caught.value) == (
+        f"the study's name must be new or its config the same, got 'small' with another config in {url}; change `name` "
+        "(or `--set name=small-2`), or resume the old one."
+    )
+
+
+def test_a_study_that_is_not_there_is_told_by_name(url):
+    run(study_of(), url)
+    with pytest.raises(BadInput) as caught:
+        stored_config("smal", url)
+    assert str(caught.value) == f"the study must exist in {url}, got 'smal'; `belay-study list` shows what does."
+
+
+def test_names_that_differ_by_case_alone_are_refused(url):
+    run(study_of(), url)
+    with pytest.raises(BadInput) as caught:
+        run(study_of(name="Small"), url)
+    assert str(caught.value) == (
+        f"names of studies must differ by more than upper and lower case, got 'Small' beside 'small' in {url}; choose "
+        "another `name`."
+    )
+
+
+def test_reading_makes_no_database(tmp_path):
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    check_name(study_of().config, url)
+    assert not is_finished(study_of(), url)
+    with pytest.raises(BadInput, match="the study must exist"):
+        stored_config("small", url)
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- a storage that cannot be opened ----------------------------------------------------------------------------------
+
+
+def test_a_server_that_does_not_answer_is_told_without_its_password():
+    text = refused("postgresql+psycopg://belay:secret@127.0.0.1:1/studies")
+    assert text.startswith(
+        "`storage.url` must be a database that answers, got postgresql+psycopg://belay:***@127.0.0.1:1/studies: "
+    )
+    assert "refused" in text
+    assert text.endswith("; start or mend it.")
+    assert "secret" not in text
+
+
+def test_a_file_that_is_no_database_is_told(tmp_path: Path):
+    (tmp_path / "notes.txt").write_text("not a database, though longer than one's header: " + "x" * 200)
+    url = f"sqlite:///{tmp_path}/notes.txt"
+    assert refused(url) == (
+        f"`storage.url` must be a database that answers, got {url}: file is not a database; start or mend it."
+    )
+
+
+def test_a_database_in_memory_is_refused_as_it_would_end_with_the_run():
+    assert refused("sqlite://").startswith("`storage.url` must name a file, got sqlite://; ")
+    assert refused("sqlite:///:memory:").startswith("`storage.url` must name a file, got sqlite:///:memory:; ")
+
+
+def test_a_folder_in_the_place_of_the_file_is_told(tmp_path):
+    assert refused(f"sqlite:///{tmp_path}") == (
+        f"`storage.url` must lie in a writable folder, got sqlite:///{tmp_path}: Is a directory; choose another."
+    )
+
+
+@pytest.mark.parametrize("url", ["nonsense", "gopher://127.0.0.1/studies"])
+def test_what_names_no_kind_of_database_is_told(url):
+    assert refused(url).startswith(f"`storage.url` must be a database that answers, got {url}: ")
+
+
+def test_opening_to_write_makes_the_folder_and_opening_to_read_makes_nothing(tmp_path):
+    url = f"sqlite:///{tmp_path}/new/folder/ledger.db"
+    with pytest.raises(BadInput, match="unable to open database file"), opened(url, making=False):
+        pass
+    assert list(tmp_path.iterdir()) == []
+    with opened(url, making=True):
+        pass
+    assert (tmp_path / "new" / "folder" / "ledger.db").exists()
+
+
+def test_a_folder_that_cannot_be_written_lets_a_study_be_read(tmp_path):
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    run(study_of(), url, "complete")
+    (tmp_path / "ledger.db").chmod(0o400)
+    assert counts(study_of(), url).done == 1
+    with opened(url, making=False) as engine, pytest.raises(FailedWork, match=r"must take what is asked .* readonly"):
+        Ledger(engine, "small", url).begin(study_of().config)
+
+
+# --- versions ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_ledger_of_a_newer_version_is_refused_and_stays_as_it_is(url):
+    run(study_of(), url, "complete")
+    with opened(url, making=True) as engine, engine.begin() as connection:
+        connection.execute(update(VERSIONS).values(version=7))
+    said = f"the ledger must be of version 1 or older, got 7 in {url}; install the belay-study that wrote it, or name"
+    assert refused(url).startswith(said)
+    with pytest.raises(BadInput, match="must be of version 1 or older, got 7"):
+        stored_config("small", url)
+
+
+def test_a_ledger_of_an_older_version_is_brought_up_to_date_once(url, monkeypatch):
+    run(study_of(), url, "complete")
+
+    def upgrade(connection: Connection) -> None:
+        connection.execute(text("alter table belay_results add column note text"))
+
+    monkeypatch.setattr(tables, "UPGRADES", (upgrade,))
+    for _ in range(2):
+        with opened(url, making=True) as engine, engine.connect() as connection:
+            assert connection.execute(select(VERSIONS.c.version)).scalars().all() == [2]
+            assert connection.execute(text("select note from belay_results")).scalars().all() == [None, None]
+
+
+def test_several_processes_make_the_tables_at_once(url):
+    code = f"""
+from study.execute.tables import opened
+with opened({url!r}, making=True) as engine:
+    print(engine.connect().exec_driver_sql("select version from belay_version").fetchall())
+"""
+    drivers = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    assert [driver.communicate(timeout=600)[0] for driver in drivers] == ["[(1,)]\n"] * 4
