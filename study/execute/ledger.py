@@ -122,7 +122,8 @@ class Ledger:
         """
         if not outcomes:
             return
-        results = [_result_row(self._study, each.setting, result) for each in outcomes for result in each.seeds]
+        metric = self._metric
+        results = [_result_row(self._study, each.setting, result, metric) for each in outcomes for result in each.seeds]
         histories = [_history_row(self._study, outcome) for outcome in outcomes]
         with self._writing() as connection:
             connection.execute(insert(RESULTS), results)
@@ -138,13 +139,15 @@ class Ledger:
             ]
 
     def outcomes(self) -> dict[int, Outcome]:
-        """What each setting came to, by number; the histories are only their ends."""
+        """What each setting came to, by number; of the histories there is the last value of the objective alone."""
         query = select(RESULTS).where(RESULTS.c.study == self._study).order_by(RESULTS.c.setting, RESULTS.c.seed)
         found: dict[int, Outcome] = {}
+        metric = self._metric
         with self._reading() as connection:
             for row in connection.execute(query):
                 outcome = found.setdefault(row.setting, Outcome(row.setting, []))
-                outcome.seeds.append(_result(row, json.loads(row.last)))
+                end = [] if row.step is None else [(row.step, {metric: row.value})]
+                outcome.seeds.append(_result(row, end))
         return found
 
     def outcome(self, setting: int) -> Outcome:
@@ -153,8 +156,7 @@ class Ledger:
         results = select(RESULTS).filter_by(**place).order_by(RESULTS.c.seed)
         pages = select(HISTORIES.c.histories).filter_by(**place)
         with self._reading() as connection:
-            packed = [json.loads(zlib.decompress(page)) for page in connection.execute(pages).scalars()]
-            histories = {seed: history for page in packed for seed, history in page}
+            histories = {seed: each for page in connection.execute(pages).scalars() for seed, each in _histories(page)}
             return Outcome(setting, [_result(row, histories[row.seed]) for row in connection.execute(results)])
 
     def counts(self, study: Study) -> Counts:
@@ -171,6 +173,12 @@ class Ledger:
             searches = select(SETTINGS.c.search).where(SETTINGS.c.study == self._study).order_by(SETTINGS.c.number)
             asked = list(connection.execute(searches).scalars())
         return Counts(plan(study, asked).settings, len(states), states.count("diverged"), states.count("failed"))
+
+    @property
+    def _metric(self) -> str:
+        config = self.config
+        assert config is not None  # `begin` has entered it
+        return config.objective.metric
 
     @property
     def _study(self) -> int:
@@ -279,29 +287,35 @@ def _config(name: str, url: str) -> StudyConfig | None:
         return Ledger(engine, name, url).config
 
 
-def _result_row(study: int, setting: int, result: SeedResult) -> dict[str, Any]:
-    row = {"study": study, "setting": setting, "seed": result.seed, "last": json.dumps(_end(result.history))}
+def _result_row(study: int, setting: int, result: SeedResult, metric: str) -> dict[str, Any]:
+    ends = [(step, values[metric]) for step, values in result.history if metric in values]
+    step, value = ends[-1] if ends else (None, None)
+    row: dict[str, Any] = {"study": study, "setting": setting, "seed": result.seed, "step": step, "value": value}
     row |= {"state": result.state, "message": result.message, "diverged_at": result.diverged_at}
     return row | {"seconds": result.seconds, "finished": result.finished}
 
 
-def _result(row: Row[Any], history: list[Any]) -> SeedResult:
-    history = [(step, metrics) for step, metrics in history]
+def _result(row: Row[Any], history: History) -> SeedResult:
     return SeedResult(row.seed, history, row.state, row.message, row.diverged_at, row.seconds, row.finished)
 
 
 def _history_row(study: int, outcome: Outcome) -> dict[str, Any]:
-    text = json.dumps([(result.seed, result.history) for result in outcome.seeds])
+    """One row of an outcome's histories, each a table: steps and the metrics' values, null where one is missing."""
+    metrics = list(dict.fromkeys(name for result in outcome.seeds for _, values in result.history for name in values))
+    seeds = [
+        [result.seed, [[step, *map(values.get, metrics)] for step, values in result.history]]
+        for result in outcome.seeds
+    ]
     row = {"study": study, "setting": outcome.setting, "seed": outcome.seeds[0].seed}
-    return row | {"histories": zlib.compress(text.encode())}
+    return row | {"histories": zlib.compress(json.dumps({"metrics": metrics, "seeds": seeds}).encode())}
 
 
-def _end(history: History) -> History:
-    """The shortest history that has the last value of each metric."""
-    seen: set[str] = set()
-    end = []
-    for step, metrics in reversed(history):
-        if new := {name: value for name, value in metrics.items() if name not in seen}:
-            end.append((step, new))
-            seen |= new.keys()
-    return end[::-1]
+def _histories(page: bytes) -> Iterator[tuple[int, History]]:
+    """Seeds and histories that `_history_row` wrote."""
+    kept = json.loads(zlib.decompress(page))
+    for seed, rows in kept["seeds"]:
+        yield seed, [(step, _reported(kept["metrics"], values)) for step, *values in rows]
+
+
+def _reported(metrics: Sequence[str], values: Sequence[float | None]) -> dict[str, float]:
+    return {name: value for name, value in zip(metrics, values, strict=True) if value is not None}

@@ -59,7 +59,8 @@ RESULTS = Table(
     Column("state", String(10), nullable=False),
     Column("message", Text, nullable=False),
     Column("diverged_at", Integer),
-    Column("last", Text, nullable=False),  # JSON: the end of the history, in which each metric's last value stands
+    Column("step", Integer),  # at which the objective was last reported
+    Column("value", Float(53)),  # of the objective then
     Column("seconds", Float(53), nullable=False),
     Column("finished", Float(53), nullable=False),  # seconds since 1970
     sqlite_with_rowid=False,
@@ -70,8 +71,9 @@ HISTORIES = Table(
     Column("study", Integer, primary_key=True, autoincrement=False),
     Column("setting", Integer, primary_key=True, autoincrement=False),
     Column("seed", Integer, primary_key=True, autoincrement=False),  # the first of those that the row holds
-    Column("histories", LargeBinary, nullable=False),  # JSON of [seed, history] pairs, compressed by zlib
-    sqlite_with_rowid=False,
+    Column(
+        "histories", LargeBinary, nullable=False
+    ),  # JSON, compressed by zlib: {metrics: names, seeds: [[seed, rows]]}
 )
 LEASES = Table(
     "belay_leases",
