@@ -13,11 +13,11 @@ from pydantic import ValidationError
 
 from belay import Oscillator
 from study.design.config import MOST_SETTINGS, StudyConfig
-from study.design.faults import explain, shown
+from study.design.faults import shown
 from study.design.schema import AVERAGE, LIVE, METRIC, PARAMETERS, PLAIN, RESERVED, Scalar, Setting, oscillator_of
 from study.design.space import Choice, Dimension, Integers, combinations, only
-from study.design.tasks import make_task
-from study.design.tasks.base import Direction, Task, TrainFunction
+from study.design.tasks import check_value, make_task
+from study.design.tasks.base import AnyTask, Direction
 from study.errors import BadInput
 
 Space = Mapping[str, Dimension]
@@ -37,7 +37,7 @@ class Study:
     """A config and its task, checked against each other."""
 
     config: StudyConfig
-    task: Task | TrainFunction
+    task: AnyTask
     mode: Direction
 
     @classmethod
@@ -69,21 +69,18 @@ class Study:
     def setting(self, number: int, drawn: Mapping[str, Scalar]) -> Setting:
         """The whole setting of what a search drew: with ``steps`` and the values that do not vary.
 
-        A `Task` adds defaults and types; values that it refuses in combination stay as they are, and training fails.
+        The task adds defaults and types; values that it refuses in combination stay as they are, and training fails.
         """
         values: dict[str, Scalar] = {**PLAIN, **self.config.task.options, **drawn}
         averages = {name: float(values.pop(name)) for name in PARAMETERS}
-        if isinstance(self.task, Task):
-            values = self.task.model_dump(mode="json") | values
-            with contextlib.suppress(ValidationError):
-                values = type(self.task)(**values).model_dump(mode="json")
+        values = self.task.values() | values
+        with contextlib.suppress(ValidationError):
+            values |= self.task.having(values).values()
         return Setting(number, {**averages, **values, "steps": self.config.steps})
 
-    def task_of(self, setting: Mapping[str, Any]) -> Task | TrainFunction:
+    def task_of(self, setting: Mapping[str, Any]) -> AnyTask:
         """The task with the setting's hyperparameters."""
-        if not isinstance(self.task, Task):
-            return self.task
-        return type(self.task)(**{name: setting[name] for name in type(self.task).model_fields})
+        return self.task.having(setting)
 
     def data_digest(self) -> str:
         """Hash of the task's data; "" where it has none or does not say.
@@ -91,8 +88,6 @@ class Study:
         Raises:
             BadInput: The data cannot be read.
         """
-        if not isinstance(self.task, Task):
-            return ""
         try:
             return self.task.data_digest()
         except Exception as error:  # whatever a task may raise
@@ -169,9 +164,9 @@ class Study:
         return [float(value) for value in values]
 
     def _check_hyperparameters(self) -> None:
-        if not isinstance(self.task, Task):
+        fields = self.task.hyperparameters
+        if fields is None:
             return
-        fields = type(self.task).model_fields
         for name, dimension in self.config.space.items():
             if name in PARAMETERS:
                 continue
@@ -181,7 +176,7 @@ class Study:
                     f"({', '.join(fields)}), got {shown(name)}; see `belay-study tasks`."
                 )
             for value in dimension.probes():
-                _check_value(self.task, name, value)
+                check_value(self.task, name, value)
 
 
 def _probe(key: str, values: Mapping[str, Any]) -> Oscillator:
@@ -191,22 +186,10 @@ def _probe(key: str, values: Mapping[str, Any]) -> Oscillator:
         raise BadInput(f"`{key}`: {error} Change its values.") from error
 
 
-def _check_value(task: Task, name: str, value: Scalar) -> None:
-    """Raises BadInput if the task refuses this value of a hyperparameter, the others as they are."""
-    try:
-        type(task)(**{**task.model_dump(mode="json"), name: value})
-    except ValidationError as error:
-        if error.errors()[0]["type"] == "int_from_float":
-            raise BadInput(
-                f"`space.{name}` must draw whole numbers, got values like {value:.4g}; use {{integers: [a, b]}}."
-            ) from error
-        raise BadInput(explain(error, type(task), where="space.")) from error
-
-
-def _direction(config: StudyConfig, task: Task | TrainFunction) -> Direction:
+def _direction(config: StudyConfig, task: AnyTask) -> Direction:
     """Which direction of the objective is better, as far as the task or the config says."""
     metric, asked = config.objective.metric, config.objective.mode
-    if not isinstance(task, Task):
+    if task.metrics is None:
         if not METRIC.fullmatch(metric):
             raise BadInput(f"`objective.metric` must be average/NAME or live/NAME, got {shown(metric)}; change it.")
         if asked is None:

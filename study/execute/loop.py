@@ -7,10 +7,12 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 
 import torch
 
 from belay import Belay
+from study.design.faults import shown
 from study.design.schema import AVERAGE, LIVE, METRIC, Outcome, SeedResult, Setting
 from study.design.study import Study
 from study.design.tasks.base import Report, Task
@@ -76,11 +78,8 @@ def train_seed(study: Study, setting: Setting, seed: int, kept: tuple[type[BaseE
         history.append((step, values))
 
     try:
-        task = study.task_of(setting)
-        if isinstance(task, Task):
-            _train(task, setting, seed, study.config.evaluations, report)
-        else:
-            task(setting, seed, report)
+        loop = partial(_train, evaluations=study.config.evaluations)
+        study.task_of(setting).train(setting, seed, report, loop)
     except Diverged as divergence:
         return SeedResult(seed, history, "diverged", diverged_at=divergence.step)
     except kept as error:
@@ -97,14 +96,14 @@ def _message(error: BaseException) -> str:
     return printable(" ".join(f"{type(error).__name__}: {error}".split()))[:LONGEST]
 
 
-def _train(task: Task, setting: Setting, seed: int, evaluations: int, report: Report) -> None:
+def _train(task: Task, setting: Setting, seed: int, report: Report, evaluations: int) -> None:
     steps = int(setting["steps"])
     due = {round(steps * part / evaluations) for part in range(1, evaluations + 1)}
     model = task.build_model(seed)
-    optimizer = task.build_optimizer(model.parameters())
+    optimizer = task.describe_optimizer().build(model.parameters())
     average = Belay(model, setting.oscillator, nonfinite="propagate")  # what diverges is seen below
     limit = math.inf
-    for step, batch in enumerate(task.batches(seed, steps), start=1):
+    for step, batch in enumerate(task.batches(seed, 0, steps), start=1):
         optimizer.zero_grad()
         loss = task.loss(model, batch)
         loss.backward()  # type: ignore[no-untyped-call] # torch's own
@@ -124,8 +123,16 @@ def _train(task: Task, setting: Setting, seed: int, evaluations: int, report: Re
 def _evaluate(task: Task, model: torch.nn.Module, average: Belay) -> dict[str, float]:
     model.eval()
     with torch.no_grad():
-        measured = {LIVE + name: value for name, value in task.evaluate(model).items()}
+        measured = {LIVE + name: _number(name, value) for name, value in task.evaluate(model).items()}
         with average.average_parameters():
-            measured |= {AVERAGE + name: value for name, value in task.evaluate(model).items()}
+            measured |= {AVERAGE + name: _number(name, value) for name, value in task.evaluate(model).items()}
     model.train()
     return measured
+
+
+def _number(name: str, value: torch.Tensor) -> float:
+    """A metric as a number, refused if it would not do for models side by side."""
+    if not isinstance(value, torch.Tensor) or value.dim():
+        found = f"shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else shown(value)
+        raise TypeError(f"`evaluate` must return 0-d tensors, got {found} for {name!r}; leave out `float` or `item()`.")
+    return value.item()

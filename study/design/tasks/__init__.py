@@ -12,8 +12,9 @@ from typing import Any, cast, get_args
 from pydantic import ValidationError
 
 from study.design.faults import explain, shown
-from study.design.schema import AVERAGE, METRIC, PARAMETERS, RESERVED
-from study.design.tasks.base import Direction, Task, TrainFunction
+from study.design.schema import AVERAGE, METRIC, PARAMETERS, RESERVED, Scalar
+from study.design.tasks.base import AnyTask, Direction, Task, TrainFunction
+from study.design.tasks.plain import PlainTask
 from study.errors import BadInput
 
 BUILT_IN = {"digits": "study.design.tasks.digits:Digits", "quadratic": "study.design.tasks.quadratic:Quadratic"}
@@ -55,8 +56,10 @@ def find_task(name: str) -> type[Task] | TrainFunction:
     return cast("type[Task] | TrainFunction", found)
 
 
-def make_task(name: str, options: Mapping[str, Any], drawn: Mapping[str, Any]) -> Task | TrainFunction:
+def make_task(name: str, options: Mapping[str, Any], drawn: Mapping[str, Any]) -> AnyTask:
     """The task of a name with these hyperparameters; a train function takes them from its setting instead.
+
+    From here on nothing asks which of the two it is.
 
     Args:
         name: As `find_task` takes it.
@@ -68,12 +71,24 @@ def make_task(name: str, options: Mapping[str, Any], drawn: Mapping[str, Any]) -
     """
     found = find_task(name)
     if not (inspect.isclass(found) and issubclass(found, Task)):
-        return cast(TrainFunction, found)
+        return PlainTask(cast(TrainFunction, found))
     try:
         needed = {name for name, field in found.model_fields.items() if field.is_required()}
         return found(**{**{name: drawn[name] for name in needed & drawn.keys()}, **options})
     except ValidationError as error:
         raise BadInput(explain(error, found, where="task.")) from error
+
+
+def check_value(task: AnyTask, name: str, value: Scalar) -> None:
+    """Raises BadInput if the task refuses this value of a hyperparameter, the others as they are."""
+    try:
+        task.having({**task.values(), name: value})
+    except ValidationError as error:
+        if error.errors()[0]["type"] == "int_from_float":
+            raise BadInput(
+                f"`space.{name}` must draw whole numbers, got values like {value:.4g}; use {{integers: [a, b]}}."
+            ) from error
+        raise BadInput(explain(error, cast(type[Task], type(task)), where="space.")) from error
 
 
 def _look_here_too() -> None:
@@ -83,7 +98,7 @@ def _look_here_too() -> None:
 
 
 def _check_class(name: str, task: type[Task]) -> None:
-    """Raises BadInput if a task class lacks a method or metrics, or has a field with a name of the study's own."""
+    """Raises BadInput if a task class is not whole, or has a field with a name that is taken."""
     if missing := sorted(task.__abstractmethods__):
         raise BadInput(f"`task.name` must be a whole Task, got {name!r} without {', '.join(missing)}; define them.")
     metrics = getattr(task, "metrics", None)
@@ -95,11 +110,21 @@ def _check_class(name: str, task: type[Task]) -> None:
                 f"`metrics` of {name} must be named by letters, digits, `_`, `.`, `-`, `/` and spaces, got {metric!r}; "
                 "rename it."
             )
+    _check_fields(name, task)
+
+
+def _check_fields(name: str, task: type[Task]) -> None:
     for field in task.model_fields:
         if field in RESERVED or field in PARAMETERS:
             raise BadInput(
                 f"a hyperparameter must not have a name of the study's own, got {field!r} of {name}; rename it."
             )
+        if field in vars(Task):
+            raise BadInput(
+                f"a hyperparameter must not be named like a part of Task, got {field!r} of {name}; rename it."
+            )
+    if unknown := sorted((task.stackable or frozenset()) - task.model_fields.keys()):
+        raise BadInput(f"`stackable` of {name} must name hyperparameters, got {unknown[0]!r}; mend the class.")
 
 
 def _check_function(name: str, function: TrainFunction) -> None:

@@ -3,15 +3,53 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Literal, Protocol, Self, final
 
-import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from study.design.schema import Setting
+from study.design.tasks.optimizers import OptimizerSpec
+
 Direction = Literal["max", "min"]
 Predictor = Callable[[Tensor], Tensor]
+Report = Callable[[int, Mapping[str, float]], None]
+TrainFunction = Callable[[Mapping[str, Any], int, Report], None]
+"""A plain task: ``train(setting, seed, report)``.
+
+It builds `Belay` itself from ``setting.oscillator``, trains ``setting["steps"]`` steps as it likes and calls
+``report(step, {"average/val_loss": ..., "live/val_loss": ...})`` once or more; the last value of a metric counts.
+Every metric's name begins with ``average/`` or ``live/``.
+"""
+
+
+class AnyTask(Protocol):
+    """What a study asks of its task, whether that is a `Task` or was a plain train function."""
+
+    @property
+    def metrics(self) -> Mapping[str, Direction] | None:
+        """What it measures, and which direction is better; None if that is not known before it has trained."""
+
+    @property
+    def hyperparameters(self) -> Sequence[str] | None:
+        """The names of its hyperparameters; None if it takes whatever a config names."""
+
+    def values(self) -> dict[str, Any]:
+        """Its hyperparameters as plain data."""
+
+    def having(self, values: Mapping[str, Any]) -> Self:
+        """The same task with its hyperparameters taken from `values`, which may hold more.
+
+        Raises:
+            ValidationError: The task refuses them.
+        """
+
+    def data_digest(self) -> str:
+        """A short hash of the data; "" if there is none or it does not say."""
+
+    def train(self, setting: Setting, seed: int, report: Report, loop: Loop) -> None:
+        """Trains one seed of a setting, by its own loop or, where it has none, by the study's `loop`."""
 
 
 class Task(BaseModel, ABC):
@@ -27,37 +65,76 @@ class Task(BaseModel, ABC):
     """One line for ``belay-study tasks``."""
     metrics: ClassVar[Mapping[str, Direction]]
     """What `evaluate` measures, and which direction is better."""
+    stackable: ClassVar[frozenset[str] | None] = None
+    """The hyperparameters in which runs that are trained side by side, as one batched model, may differ.
+
+    To name any, or none by an empty set, promises: `loss` and `evaluate` are functions of tensors that
+    ``torch.func.vmap`` takes (no ``item()``, no branch on a tensor's values, nothing changed in place in the model, as
+    BatchNorm does) and read none of those named; nor does the shape of a weight or a batch, or the optimizer's kind,
+    depend on them.
+    None: every run is trained alone.
+    """
 
     @abstractmethod
     def build_model(self, seed: int) -> nn.Module:
         """A model with the seed's initial weights."""
 
     @abstractmethod
-    def build_optimizer(self, parameters: Iterator[nn.Parameter]) -> torch.optim.Optimizer:
-        """The optimizer of these parameters."""
+    def describe_optimizer(self) -> OptimizerSpec:
+        """The optimizer of all parameters of the model."""
 
     @abstractmethod
-    def batches(self, seed: int, steps: int) -> Iterator[tuple[Tensor, ...]]:
-        """The seed's `steps` batches, each a tuple of tensors that `loss` takes."""
+    def batches(self, seed: int, start: int, steps: int) -> Iterator[tuple[Tensor, ...]]:
+        """The seed's batches number `start` to `steps` - 1, counted from 0: what is left of a run of `steps` steps.
+
+        They are those that a run from 0 meets there, whatever `steps` is.
+
+        Args:
+            seed: Of the data's order and noise.
+            start: Steps that are done, in [0, steps].
+            steps: Of the whole run.
+
+        Yields:
+            Tensors as `loss` takes them, each shaped (batch, ...), the same shapes in every step.
+        """
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
-        """The loss of a batch, a scalar that is differentiated in the model's parameters."""
+        """The loss of a batch, a 0-d tensor that is differentiated in the model's parameters."""
 
     @abstractmethod
-    def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """The `metrics` of a model in evaluation mode, without gradients."""
+    def evaluate(self, model: nn.Module) -> dict[str, Tensor]:
+        """The `metrics` of a model in evaluation mode, without gradients, each a 0-d tensor."""
 
     @abstractmethod
     def data_digest(self) -> str:
         """A short hash of the data, so that results on other data are not taken for these; "" if there is none."""
 
+    @final
+    @property
+    def hyperparameters(self) -> Sequence[str]:
+        """The names of its fields."""
+        return list(type(self).model_fields)
 
-Report = Callable[[int, Mapping[str, float]], None]
-TrainFunction = Callable[[Mapping[str, Any], int, Report], None]
-"""A plain task: ``train(setting, seed, report)``.
+    @final
+    def values(self) -> dict[str, Any]:
+        """Its hyperparameters as plain data."""
+        return self.model_dump(mode="json")
 
-It builds `Belay` itself from ``setting.oscillator``, trains ``setting["steps"]`` steps as it likes and calls
-``report(step, {"average/val_loss": ..., "live/val_loss": ...})`` once or more; the last value of a metric counts.
-Every metric's name begins with ``average/`` or ``live/``.
-"""
+    @final
+    def having(self, values: Mapping[str, Any]) -> Self:
+        """The same task with its hyperparameters taken from `values`, which may hold more.
+
+        Raises:
+            ValidationError: The task refuses them.
+        """
+        return type(self)(**{name: values[name] for name in self.hyperparameters})
+
+    @final
+    def train(self, setting: Setting, seed: int, report: Report, loop: Loop) -> None:
+        """Trains one seed of a setting by the study's loop."""
+        loop(self, setting, seed, report)
+
+
+Loop = Callable[[Task, Setting, int, Report], None]
+"""The study's own training of a seed of a setting, from a task's parts."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from study.design.tasks.base import Direction, Task
+from study.design.tasks.optimizers import OptimizerSpec
 
 TRAINING_IMAGES, PIXELS, CLASSES = 600, 64, 10
 SPLIT_SEED = 0  # of the one split into training and validation images that all runs share
@@ -27,6 +28,7 @@ class Digits(Task):
 
     summary: ClassVar[str] = "handwritten digits (scikit-learn), 600 training images, multi-layer perceptron"
     metrics: ClassVar[dict[str, Direction]] = {"val_accuracy": "max", "val_loss": "min"}
+    stackable: ClassVar[frozenset[str]] = frozenset({"lr", "label_noise"})
 
     lr: float = Field(0.1, gt=0, le=1e6, description="learning rate, at most 1e6")
     label_noise: float = Field(0.0, ge=0, lt=1, description="share of training images given a wrong label")
@@ -48,37 +50,41 @@ class Digits(Task):
                 inputs = self.width
             return nn.Sequential(*layers, nn.Linear(inputs, CLASSES))
 
-    def build_optimizer(self, parameters: Iterator[nn.Parameter]) -> torch.optim.Optimizer:
-        """SGD, SGD with momentum 0.9, Adam or AdamW at the learning rate."""
+    def describe_optimizer(self) -> OptimizerSpec:
+        """SGD, SGD with momentum 0.9, Adam, or AdamW with torch's weight decay, at the learning rate."""
         if self.optimizer == "adam":
-            return torch.optim.Adam(parameters, self.lr)
+            return OptimizerSpec("adam", self.lr)
         if self.optimizer == "adamw":
-            return torch.optim.AdamW(parameters, self.lr)
-        return torch.optim.SGD(parameters, self.lr, momentum=0.9 if self.optimizer == "momentum" else 0.0)
+            return OptimizerSpec("adamw", self.lr, weight_decay=0.01)
+        return OptimizerSpec("sgd", self.lr, momentum=0.9 if self.optimizer == "momentum" else 0.0)
 
-    def batches(self, seed: int, steps: int) -> Iterator[tuple[Tensor, ...]]:
-        """Epoch after epoch in a new order, the last incomplete batch of each dropped."""
+    def batches(self, seed: int, start: int, steps: int) -> Iterator[tuple[Tensor, ...]]:
+        """Epoch after epoch in a new order, the last incomplete batch of each dropped.
+
+        Yields:
+            Images (batch_size, PIXELS) in [0, 1], and labels (batch_size,), whole numbers below CLASSES.
+        """
         images, labels, _, _ = _data()
         labels = _mislabelled(labels, self.label_noise, seed)
         generator = torch.Generator().manual_seed(seed)
-        step = 0
-        while step < steps:
+        each = TRAINING_IMAGES // self.batch_size
+        for begun in range(0, steps, each):  # steps before this epoch
             order = torch.randperm(TRAINING_IMAGES, generator=generator)
-            for chosen in torch.split(order, self.batch_size)[: min(steps - step, TRAINING_IMAGES // self.batch_size)]:
+            for step in range(max(start - begun, 0), min(steps - begun, each)):
+                chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
                 yield images[chosen], labels[chosen]
-                step += 1
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
         """Mean cross-entropy in nats."""
         images, labels = batch
         return functional.cross_entropy(model(images), labels)
 
-    def evaluate(self, model: nn.Module) -> dict[str, float]:
+    def evaluate(self, model: nn.Module) -> dict[str, Tensor]:
         """Accuracy (share) and mean cross-entropy (nats) on the validation images."""
         _, _, images, labels = _data()
         logits = model(images)
         right = (logits.argmax(dim=1) == labels).float().mean()
-        return {"val_accuracy": float(right), "val_loss": float(functional.cross_entropy(logits, labels))}
+        return {"val_accuracy": right, "val_loss": functional.cross_entropy(logits, labels)}
 
     def data_digest(self) -> str:
         """Hash of all images and labels as split."""

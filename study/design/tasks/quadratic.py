@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from study.design.tasks.base import Direction, Task
+from study.design.tasks.optimizers import OptimizerSpec
 
 
 class Quadratic(Task):
@@ -21,6 +22,7 @@ class Quadratic(Task):
 
     summary: ClassVar[str] = "noisy quadratic with a chosen spectrum, plain SGD: theory knows the answer"
     metrics: ClassVar[dict[str, Direction]] = {"excess_loss": "min", "distance": "min"}
+    stackable: ClassVar[frozenset[str]] = frozenset({"lr", "noise", "start"})
 
     lr: float = Field(0.1, gt=0, le=1e6, description="learning rate, at most 1e6")
     curvature: float = Field(1.0, gt=0, le=1e6, description="largest curvature, at most 1e6")
@@ -33,15 +35,21 @@ class Quadratic(Task):
         """All weights at `start`."""
         return nn.ParameterDict({"x": nn.Parameter(torch.full((self.dimensions,), self.start))})
 
-    def build_optimizer(self, parameters: Iterator[nn.Parameter]) -> torch.optim.Optimizer:
+    def describe_optimizer(self) -> OptimizerSpec:
         """Plain SGD."""
-        return torch.optim.SGD(parameters, self.lr)
+        return OptimizerSpec("sgd", self.lr)
 
-    def batches(self, seed: int, steps: int) -> Iterator[tuple[Tensor, ...]]:
-        """The gradients' noise, one draw a step."""
+    def batches(self, seed: int, start: int, steps: int) -> Iterator[tuple[Tensor, ...]]:
+        """The gradients' noise, one draw a step; those of the steps before `start` are drawn and dropped.
+
+        Yields:
+            The noise of each weight, shape (dimensions,).
+        """
         generator = torch.Generator().manual_seed(seed)
-        for _ in range(steps):
-            yield (self.noise * torch.randn(self.dimensions, generator=generator),)
+        for step in range(steps):
+            noise = torch.randn(self.dimensions, generator=generator)
+            if step >= start:
+                yield (self.noise * noise,)
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
         """The quadratic, tilted by the noise so that its gradient is ``a x + noise``."""
@@ -49,11 +57,11 @@ class Quadratic(Task):
         x = _weights(model)
         return (self.curvatures() * x * x / 2 + noise * x).sum()
 
-    def evaluate(self, model: nn.Module) -> dict[str, float]:
+    def evaluate(self, model: nn.Module) -> dict[str, Tensor]:
         """The loss above its minimum, without noise, and the root mean square distance from the minimum."""
         x = _weights(model)
         excess = (self.curvatures() * x * x / 2).sum()
-        return {"excess_loss": float(excess), "distance": float(x.square().mean().sqrt())}
+        return {"excess_loss": excess, "distance": x.square().mean().sqrt()}
 
     def data_digest(self) -> str:
         """There is no data."""

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from study.design.tasks.base import Task
+from study.design.tasks.optimizers import OptimizerSpec
 
 
 class Whole(Task):
@@ -31,17 +32,17 @@ class Whole(Task):
     def build_model(self, seed: int) -> nn.Module:
         return nn.Linear(self.width, 1)
 
-    def build_optimizer(self, parameters: Iterator[nn.Parameter]) -> torch.optim.Optimizer:
-        return torch.optim.SGD(parameters, self.lr)
+    def describe_optimizer(self) -> OptimizerSpec:
+        return OptimizerSpec("sgd", self.lr)
 
-    def batches(self, seed: int, steps: int) -> Iterator[tuple[Tensor, ...]]:
+    def batches(self, seed: int, start: int, steps: int) -> Iterator[tuple[Tensor, ...]]:
         yield from ()
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
         raise NotImplementedError
 
-    def evaluate(self, model: nn.Module) -> dict[str, float]:
-        return {"val_loss": 0.0}
+    def evaluate(self, model: nn.Module) -> dict[str, Tensor]:
+        return {"val_loss": torch.zeros(())}
 
     def data_digest(self) -> str:
         return "0123"
@@ -66,6 +67,26 @@ class DataMissing(Whole):
 
     def data_digest(self) -> str:
         raise FileNotFoundError("no images.npy")
+
+
+class Floats(Whole):
+    """Measures plain numbers, which do not come out of models side by side."""
+
+    def batches(self, seed: int, start: int, steps: int) -> Iterator[tuple[Tensor, ...]]:
+        yield from [(torch.ones(2, self.width),)] * (steps - start)
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+        return model(*batch).square().mean()
+
+    def evaluate(self, model: nn.Module) -> dict[str, Tensor]:
+        return {"val_loss": 0.5}  # type: ignore[dict-item] # as a user would write it
+
+
+class Rows(Floats):
+    """Measures a value a row."""
+
+    def evaluate(self, model: nn.Module) -> dict[str, Tensor]:
+        return {"val_loss": torch.ones(3)}
 
 
 class HalfDone(Task):
@@ -95,6 +116,14 @@ class OwnDecay(Whole):
 
 class OwnSeed(Whole):
     seed: int = 1
+
+
+class NamedLikeAPart(Whole):
+    values: tuple[int, ...] = ()
+
+
+class StacksNothing(Whole):
+    stackable: ClassVar[frozenset[str]] = frozenset({"lrr"})
 
 
 def train(setting: Any, seed: int, report: Any) -> None:

@@ -70,6 +70,14 @@ def test_a_task_that_raises_fails_its_setting_with_the_message() -> None:
     assert outcome.message == "RuntimeError: no batch fits here"
 
 
+@pytest.mark.parametrize(("name", "found"), [("Floats", "0.5"), ("Rows", "shape (3,)")])
+def test_a_metric_that_is_no_0d_tensor_fails_the_setting_and_says_the_rule(name: str, found: str) -> None:
+    outcome = outcome_of(0.01, task=f"design.own_tasks:{name}", objective={"metric": "average/val_loss"})
+    assert outcome.message == (
+        f"TypeError: `evaluate` must return 0-d tensors, got {found} for 'val_loss'; leave out `float` or `item()`."
+    )
+
+
 def test_a_metric_that_turns_nan_is_divergence_at_that_step() -> None:
     outcome = outcome_of(1.5, **own("turns_nan"))
     assert (outcome.state, outcome.seeds[0].diverged_at) == ("diverged", 7)

@@ -20,7 +20,7 @@ def _one_thread() -> None:
 
 def epoch(task: Digits, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """All training images and labels of a seed, in the order of its first epoch."""
-    batches = list(task.batches(seed, TRAINING_IMAGES // task.batch_size))
+    batches = list(task.batches(seed, 0, TRAINING_IMAGES // task.batch_size))
     return torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches])
 
 
@@ -59,7 +59,7 @@ def test_pixels_lie_between_0_and_1():
 
 
 def test_an_epoch_shows_every_image_once_and_the_next_in_another_order():
-    images, labels = zip(*Digits(batch_size=100).batches(0, 12), strict=True)
+    images, labels = zip(*Digits(batch_size=100).batches(0, 0, 12), strict=True)
     first, second = (by_image(torch.cat(images[part]), torch.cat(labels[part])) for part in (slice(6), slice(6, 12)))
     assert len(first) == 600
     assert first == second
@@ -68,12 +68,12 @@ def test_an_epoch_shows_every_image_once_and_the_next_in_another_order():
 
 @pytest.mark.parametrize(("batch_size", "steps"), [(32, 40), (600, 3), (599, 3), (400, 5), (1, 7)])
 def test_there_are_as_many_batches_as_steps_and_all_are_full(batch_size, steps):
-    sizes = [(len(images), len(labels)) for images, labels in Digits(batch_size=batch_size).batches(0, steps)]
+    sizes = [(len(images), len(labels)) for images, labels in Digits(batch_size=batch_size).batches(0, 0, steps)]
     assert sizes == [(batch_size, batch_size)] * steps
 
 
 def test_a_longer_run_begins_like_a_shorter_one():
-    short, long = (list(Digits().batches(3, steps)) for steps in (5, 30))
+    short, long = (list(Digits().batches(3, 0, steps)) for steps in (5, 30))
     for (images, labels), (same_images, same_labels) in zip(short, long, strict=False):
         assert torch.equal(images, same_images)
         assert torch.equal(labels, same_labels)
@@ -107,7 +107,7 @@ def test_building_a_model_leaves_the_global_generator_alone():
 
 def test_a_seed_fixes_the_order_of_the_batches_whatever_the_setting():
     for (images, _), (same, _) in zip(
-        Digits().batches(5, 25), Digits(lr=3, label_noise=0.5).batches(5, 25), strict=True
+        Digits().batches(5, 0, 25), Digits(lr=3, label_noise=0.5).batches(5, 0, 25), strict=True
     ):
         assert torch.equal(images, same)
 
@@ -185,7 +185,7 @@ def test_width_and_depth_shape_the_network(width, depth, count):
 )
 def test_each_optimizer_is_what_it_is_called(name, kind, momentum):
     task = Digits(optimizer=name, lr=0.25)
-    optimizer = task.build_optimizer(task.build_model(0).parameters())
+    optimizer = task.describe_optimizer().build(task.build_model(0).parameters())
     assert type(optimizer) is kind
     assert optimizer.param_groups[0]["lr"] == 0.25
     assert optimizer.param_groups[0].get("momentum") == momentum
@@ -194,8 +194,8 @@ def test_each_optimizer_is_what_it_is_called(name, kind, momentum):
 def train(task: Digits, steps: int, oscillator: Oscillator) -> tuple[dict[str, float], dict[str, float]]:
     """The metrics of the model's own and of the averaged weights after training."""
     model = task.build_model(0)
-    optimizer, average = task.build_optimizer(model.parameters()), Belay(model, oscillator)
-    for batch in task.batches(0, steps):
+    optimizer, average = task.describe_optimizer().build(model.parameters()), Belay(model, oscillator)
+    for batch in task.batches(0, 0, steps):
         optimizer.zero_grad()
         task.loss(model, batch).backward()
         optimizer.step()
@@ -228,7 +228,7 @@ def test_metrics_are_those_of_the_validation_images():
 
 def test_the_loss_is_the_cross_entropy_in_nats():
     task = Digits(batch_size=10)
-    images, labels = next(task.batches(0, 1))
+    images, labels = next(task.batches(0, 0, 1))
     uniform = nn.Linear(64, 10)
     nn.init.zeros_(uniform.weight)
     nn.init.zeros_(uniform.bias)

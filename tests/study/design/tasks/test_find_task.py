@@ -50,7 +50,7 @@ def test_a_task_of_one_s_own_is_found_by_its_import_path():
 def test_a_train_function_is_found_by_its_import_path(name):
     found = find_task(f"own_tasks:{name}")
     assert found.__name__ == name
-    assert make_task(f"own_tasks:{name}", {"anything": 1}, {}) is found
+    assert make_task(f"own_tasks:{name}", {"anything": 1}, {}).function is found
 
 
 def test_a_module_beside_the_config_is_found(tmp_path, monkeypatch):
@@ -99,7 +99,7 @@ def test_what_the_search_draws_stands_in_for_hyperparameters_without_a_default_a
         ("own_tasks:Task", r"must be a whole Task, got 'own_tasks:Task' without batches, build_model, .*; define them"),
         (
             "own_tasks:HalfDone",
-            r"must be a whole Task, got 'own_tasks:HalfDone' without batches, build_optimizer, data_digest, .*loss;",
+            r"must be a whole Task, got 'own_tasks:HalfDone' without batches, data_digest, describe_optimizer, .*loss;",
         ),
         (
             "own_tasks:NoMetrics",
@@ -118,6 +118,14 @@ def test_what_the_search_draws_stands_in_for_hyperparameters_without_a_default_a
             r"must not have a name of the study's own, got 'decay' of own_tasks:OwnDecay; rename it",
         ),
         ("own_tasks:OwnSeed", r"must not have a name of the study's own, got 'seed' of own_tasks:OwnSeed; rename it"),
+        (
+            "own_tasks:NamedLikeAPart",
+            r"must not be named like a part of Task, got 'values' of own_tasks:NamedLikeAPart; rename it",
+        ),
+        (
+            "own_tasks:StacksNothing",
+            r"`stackable` of own_tasks:StacksNothing must name hyperparameters, got 'lrr'; mend the class",
+        ),
         (
             "own_tasks:too_few",
             r"must be a function of \(setting, seed, report\), got 'own_tasks:too_few': too many positional",

@@ -29,9 +29,9 @@ def run(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Trains as the study does; the model's own and the averaged weights after each step but the first `skip`."""
     model = task.build_model(seed)
-    optimizer, average = task.build_optimizer(model.parameters()), Belay(model, oscillator)
+    optimizer, average = task.describe_optimizer().build(model.parameters()), Belay(model, oscillator)
     live, averaged = [], []
-    for step, batch in enumerate(task.batches(seed, steps)):
+    for step, batch in enumerate(task.batches(seed, 0, steps)):
         optimizer.zero_grad()
         task.loss(model, batch).backward()
         optimizer.step()
@@ -142,7 +142,7 @@ def test_a_single_weight_has_the_largest_curvature():
 def test_the_gradient_is_curvature_times_weight_plus_noise():
     task = Quadratic(dimensions=3, start=2.0)
     model = task.build_model(0)
-    (noise,) = next(task.batches(4, 1))
+    (noise,) = next(task.batches(4, 0, 1))
     task.loss(model, (noise,)).backward()
     assert torch.allclose(model["x"].grad, task.curvatures() * 2 + noise)
 
@@ -156,7 +156,7 @@ def test_metrics_are_the_loss_without_noise_and_the_distance_from_the_minimum():
 
 def test_a_seed_fixes_the_noise_and_noise_only_scales_it():
     draws = [
-        torch.stack([noise for (noise,) in Quadratic(noise=noise).batches(seed, 200)])
+        torch.stack([noise for (noise,) in Quadratic(noise=noise).batches(seed, 0, 200)])
         for noise, seed in ((1, 5), (2, 5), (1, 6))
     ]
     assert draws[0].shape == (200, 16)
