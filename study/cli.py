@@ -269,8 +269,8 @@ def regimes(
 ) -> None:
     """Print the best settings as oscillators.
 
-    Regime, damping ratio, lag, half-life, noise gain, overshoot, memory share, effective mass ratio, the factors on the
-    learning rate (of the gradient's immediate step, of slow modes), stability limit.
+    Regime, memory as a share of the run, damping ratio, mass ratio, lag, half-life, noise gain, overshoot, the factors
+    on the learning rate (of the gradient's immediate step, of slow modes), stability limit.
     """
     from study.findings.collect import load
     from study.findings.recommend import recommend

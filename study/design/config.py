@@ -200,7 +200,9 @@ class StudyConfig(_Entry):
         BeforeValidator(_fixed_values, json_schema_input_type=dict[str, Dimension | Scalar]),
     ] = Field(
         max_length=100,
-        description="decay, damping, coupling and the task's hyperparameters, at most 100: {uniform: [a, b]}, "
+        description="decay, damping, coupling, or in their place memory (share of the run), damping_ratio (a number or "
+        "`inf`, the EMA) and mass_ratio, and the task's hyperparameters, at most 100; what is left out beside decay or "
+        "memory is plain EMA's; each is {uniform: [a, b]}, "
         "{log: [a, b]}, {log_gap: [a, b]} (log-uniform in 1 - value), {integers: [a, b]}, {choice: [...]}, or one "
         "value; whole numbers of a range up to 10**9 in size, others up to 1e100",
     )

@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from belay import Oscillator
@@ -20,12 +20,18 @@ Family = Literal["ema", "damped", "belay", "push"]
 State = Literal["complete", "diverged", "failed"]
 History = list[tuple[int, dict[str, float]]]  # steps, and the metrics reported at each
 
-PARAMETERS = {
+PARAMETERS = {  # the average's raw coordinates, which every setting holds
     "decay": "EMA decay, in [0, 1); the spring's stiffness is 1 - decay",
     "damping": "share of the average's velocity lost to friction each step, in (0, 2); 1 is EMA",
     "coupling": "share of the stretch by which the model is pulled back (above 0) or pushed on (below 0) each step, in "
     "(-(1 - decay) / damping, 1); 0 leaves training alone",
 }
+NATURAL = {  # the same average in the coordinates that carry over to runs of other lengths
+    "memory": "lag + 1 as a share of the run, above 1 / steps",
+    "damping_ratio": "damping ratio of the poles, above 0; 1 is critical, inf EMA",
+    "mass_ratio": "coupling times (lag + 1), above -1: what the average adds to the model's mass in slow motion",
+}
+COORDINATES = frozenset((*PARAMETERS, *NATURAL))
 RESERVED = frozenset(  # other columns of the tables that hold settings: names that no hyperparameter may have
     (
         "steps",
@@ -40,23 +46,24 @@ RESERVED = frozenset(  # other columns of the tables that hold settings: names t
         "settings",
         "best",
         "median",
+        *NATURAL,
     )
 )
 METRIC = re.compile(  # averaged weights or the model's own; in MLflow's characters, as a path that leads nowhere else
     r"(?=.{1,200}\Z)(average|live)(/(?!\.\.?(/|\Z))[\w. -]+)+"
 )
 PLAIN = {"damping": 1.0, "coupling": 0.0}  # what makes an average an EMA
+INFINITE = "inf"  # an EMA's damping ratio as a space and the records' JSON write it
+NATURAL_PLAIN: Mapping[str, Scalar] = {"damping_ratio": INFINITE, "mass_ratio": 0.0}  # an EMA in natural coordinates
 
 FIGURES = {
-    "damping_ratio": "damping ratio of the poles (1 is critical, inf EMA)",
+    **NATURAL,
     "lag": "mean age of the averaged weights, in steps",
     "half_life": "steps in which the slowest mode halves",
     "noise_gain": "variance of the average over that of white noise in the model",
     "overshoot": "overshoot of the step response, as a share of the step",
-    "memory_share": "lag + 1 as a share of the run",
-    "effective_mass_ratio": "coupling times (lag + 1): what the average adds to the model's mass in slow motion",
     "immediate_lr_factor": "factor on the learning rate in the gradient's immediate step: 1 - coupling",
-    "slow_mode_lr_factor": "factor on the learning rate at which slow modes learn: 1 / (1 + effective mass ratio)",
+    "slow_mode_lr_factor": "factor on the learning rate at which slow modes learn: 1 / (1 + mass_ratio)",
     "max_stable_step": "largest stable learning rate times curvature of plain SGD (2 without coupling)",
 }
 
@@ -113,9 +120,17 @@ def family(oscillator: Oscillator) -> Family:
 
 def figures(oscillator: Oscillator, steps: int) -> dict[str, float]:
     """The derived figures of `FIGURES`, by name, for a run of `steps` steps; some may be inf or nan."""
-    values = {name: float(getattr(oscillator, name)) for name in FIGURES if name != "memory_share"}
-    values["memory_share"] = (oscillator.lag + 1) / steps
-    return {name: values[name] for name in FIGURES}
+    others = {name: float(getattr(oscillator, name)) for name in FIGURES if name not in NATURAL}
+    return natural(oscillator, steps) | others
+
+
+def natural(oscillator: Oscillator, steps: int) -> dict[str, float]:
+    """The natural coordinates of an average in a run of `steps` steps; the damping ratio may be inf or nan."""
+    return {
+        "memory": (oscillator.lag + 1) / steps,
+        "damping_ratio": oscillator.damping_ratio,
+        "mass_ratio": oscillator.effective_mass_ratio,
+    }
 
 
 @dataclass(frozen=True)
@@ -143,6 +158,17 @@ class Setting(Mapping[str, Scalar]):
 def oscillator_of(values: Mapping[str, Any]) -> Oscillator:
     """The oscillator of a setting's values; damping and coupling may be left out."""
     return Oscillator(**{name: float(values.get(name, PLAIN.get(name, math.nan))) for name in PARAMETERS})
+
+
+def from_natural(values: Mapping[str, Any], steps: int) -> Oscillator:
+    """The oscillator of natural coordinates in a run of `steps` steps; damping and mass ratio may be left out.
+
+    Raises:
+        ValueError: There is none.
+    """
+    memory, ratio, mass = (float({**NATURAL_PLAIN, **values}[name]) for name in NATURAL)
+    average = Oscillator.from_damping_ratio(ratio, lag=memory * steps - 1)
+    return replace(average, coupling=mass * average.stiffness / average.damping)
 
 
 @dataclass(frozen=True)

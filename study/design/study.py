@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,10 +10,24 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from belay import Oscillator
+from study.design.averages import check_averages, check_coordinates
 from study.design.config import MOST_SETTINGS, StudyConfig
 from study.design.faults import shown
-from study.design.schema import AVERAGE, LIVE, METRIC, PARAMETERS, PLAIN, RESERVED, Scalar, Setting, oscillator_of
+from study.design.schema import (
+    AVERAGE,
+    COORDINATES,
+    LIVE,
+    METRIC,
+    NATURAL,
+    NATURAL_PLAIN,
+    PARAMETERS,
+    PLAIN,
+    RESERVED,
+    Scalar,
+    Setting,
+    from_natural,
+    oscillator_of,
+)
 from study.design.space import Choice, Dimension, Integers, combinations, only
 from study.design.tasks import check_value, make_task
 from study.design.tasks.base import AnyTask, Direction
@@ -23,12 +36,6 @@ from study.errors import BadInput
 Space = Mapping[str, Dimension]
 
 MOST_INTEGERS = 1_000_000  # that the gp sampler lists
-SLOWEST = math.nextafter(1, 0)  # the largest decay
-WORST_CORNERS = (  # which end of decay, damping and coupling is worst for each condition of `Oscillator`
-    (max, max, min),  # 1 - decay + coupling * damping > 0
-    (max, min, min),  # (1 - coupling) * (1 - damping) < 1
-    (min, max, max),  # 1 - decay < (2 - damping) * (2 - coupling)
-)
 HYPERPARAMETER = re.compile(r"[^\W\d]\w{0,99}")  # its name, by Python's own rule
 
 
@@ -54,7 +61,7 @@ class Study:
         study._check_names()
         study._check_grid()
         study._check_gp()
-        study._check_averages()
+        check_averages(config.space, config.steps)
         study._check_hyperparameters()
         return study
 
@@ -62,21 +69,24 @@ class Study:
     def spaces(self) -> dict[str, Space]:
         """The space of each search by name: the study's own and, unless that is plain EMA alone, one of plain EMA."""
         main = dict(self.config.space)
-        plain = main | {name: only(value) for name, value in PLAIN.items()}
-        fixed = all(main.get(name, only(value)) == only(value) for name, value in PLAIN.items())
-        return {"main": main} if fixed or self.config.search.baseline == 0 else {"main": main, "ema": plain}
+        ema = {name: only(value) for name, value in (NATURAL_PLAIN if "memory" in main else PLAIN).items()}
+        fixed = all(main.get(name, value) == value for name, value in ema.items())
+        return {"main": main} if fixed or self.config.search.baseline == 0 else {"main": main, "ema": main | ema}
 
     def setting(self, number: int, drawn: Mapping[str, Scalar]) -> Setting:
         """The whole setting of what a search drew: with ``steps`` and the values that do not vary.
 
-        The task adds defaults and types; values that it refuses in combination stay as they are, and training fails.
+        It holds decay, damping and coupling, whichever coordinates were drawn. The task adds defaults and types; values
+        that it refuses in combination stay as they are, and training fails.
         """
-        values: dict[str, Scalar] = {**PLAIN, **self.config.task.options, **drawn}
-        averages = {name: float(values.pop(name)) for name in PARAMETERS}
+        values: dict[str, Scalar] = {**self.config.task.options, **drawn}
+        given = {name: values.pop(name) for name in COORDINATES & values.keys()}
+        average = from_natural(given, self.config.steps) if "memory" in given else oscillator_of(given)
         values = self.task.values() | values
         with contextlib.suppress(ValidationError):
             values |= self.task.having(values).values()
-        return Setting(number, {**averages, **values, "steps": self.config.steps})
+        own = {name: getattr(average, name) for name in PARAMETERS}
+        return Setting(number, {**own, **values, "steps": self.config.steps})
 
     def task_of(self, setting: Mapping[str, Any]) -> AnyTask:
         """The task with the setting's hyperparameters."""
@@ -98,15 +108,14 @@ class Study:
 
     def _check_names(self) -> None:
         space, options = self.config.space, self.config.task.options
-        if "decay" not in space:
-            raise BadInput("`space.decay` must be given, got nothing; add e.g. `decay: {log_gap: [0.9, 0.9999]}`.")
+        check_coordinates(space)
         for name in space:
             if name in options:
                 raise BadInput(
                     f"`space.{name}` must not be fixed in `task` too, got {options[name]!r} there; remove one."
                 )
-        for name in options.keys() | (space.keys() - PARAMETERS.keys()):
-            if name in PARAMETERS:
+        for name in options.keys() | (space.keys() - COORDINATES):
+            if name in COORDINATES:
                 raise BadInput(f"`{name}` must be given in `space`, got `task.{name}`; move it there.")
             if name in RESERVED or not HYPERPARAMETER.fullmatch(name):
                 raise BadInput(
@@ -138,52 +147,20 @@ class Study:
                         "narrow it, take {uniform: [a, b]}, or take another sampler."
                     )
 
-    def _check_averages(self) -> None:
-        """Checks decay, damping and coupling by the rules of `Oscillator`.
-
-        First each alone, beside others that allow any value of its range. Then together: each of the three conditions
-        holds in the whole space if it holds in its worst corner, which is one that a search may draw.
-        """
-        values = {name: self._numbers(name) for name in PARAMETERS if name in self.config.space}
-        for value in values["decay"]:
-            _probe("space.decay", {"decay": value})
-        for value in values.get("damping", []):
-            _probe("space.damping", {"decay": SLOWEST, "damping": value})
-        for value in values.get("coupling", []):
-            _probe("space.coupling", {"decay": SLOWEST, "coupling": max(0.0, value)})
-        for decay, damping, coupling in WORST_CORNERS:
-            ends = {"decay": decay, "damping": damping, "coupling": coupling}
-            _probe("space", {name: ends[name](drawn) for name, drawn in values.items()})
-
-    def _numbers(self, name: str) -> list[float]:
-        """Values of decay, damping or coupling to check rules with."""
-        values = self.config.space[name].probes()
-        for value in values:
-            if isinstance(value, bool | str):
-                raise BadInput(f"`space.{name}` must be numbers, got {shown(value)}; change it.")
-        return [float(value) for value in values]
-
     def _check_hyperparameters(self) -> None:
         fields = self.task.hyperparameters
         if fields is None:
             return
         for name, dimension in self.config.space.items():
-            if name in PARAMETERS:
+            if name in COORDINATES:
                 continue
             if name not in fields:
                 raise BadInput(
-                    f"`space.{name}` must be decay, damping, coupling or a hyperparameter of the task "
+                    f"`space.{name}` must be {', '.join([*PARAMETERS, *NATURAL])} or a hyperparameter of the task "
                     f"({', '.join(fields)}), got {shown(name)}; see `belay-study tasks`."
                 )
             for value in dimension.probes():
                 check_value(self.task, name, value)
-
-
-def _probe(key: str, values: Mapping[str, Any]) -> Oscillator:
-    try:
-        return oscillator_of(values)
-    except ValueError as error:
-        raise BadInput(f"`{key}`: {error} Change its values.") from error
 
 
 def _direction(config: StudyConfig, task: AnyTask) -> Direction:

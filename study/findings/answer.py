@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from study.design.schema import PARAMETERS, Scalar, figures
+from study.design.schema import NATURAL, PARAMETERS, Scalar, figures
 from study.findings.compare import Baseline, Comparison, Difference, row
 from study.findings.recommend import Recommendation
 from study.show import number
@@ -58,9 +58,8 @@ def answer(found: Recommendation) -> str:
         ("measured", f"{records.metric} {number(found.mean)} ({error})"),
         (
             "regime",
-            f"{found.oscillator.regime}: damping ratio {number(derived['damping_ratio'])}, memory "
-            f"{100 * derived['memory_share']:.3g} % of the run (lag {number(derived['lag'])} of {records.steps}), "
-            f"effective mass ratio {number(derived['effective_mass_ratio'])}",
+            f"{found.oscillator.regime}: {setting_text(derived, list(NATURAL))} (lag {number(derived['lag'])} of "
+            f"{records.steps} steps)",
         ),
         ("rates", _rates(derived, found.parameters.get(LEARNING_RATE))),
         ("how sure", _sureness(found)),

@@ -16,6 +16,7 @@ from study.design.places import sqlite_file, without_password
 from study.design.schema import PARAMETERS, SETTING_RUN, STUDY_RUN, Scalar, Tag, tagged_values
 from study.design.tasks.base import Direction
 from study.errors import BadInput
+from study.findings.coordinates import with_natural
 from study.tracking import answering, connect, pages, runs
 
 ADVICE = "--tracking", "name another"  # what names the tracking store, and what else to do than to start it
@@ -37,8 +38,8 @@ class Records:
         task: The config's ``task`` entry.
         tags: The parent run's tags, as written.
         table: A row for each setting and seed: ``setting`` (its number), ``seed``, ``state`` (complete, diverged or
-            failed, of the setting), ``message``, ``diverged_at``; the names in `parameters`; and every metric's last
-            value, nan where the seed has none.
+            failed, of the setting), ``message``, ``diverged_at``; the names in `parameters`; memory, damping_ratio and
+            mass_ratio; and every metric's last value, nan where the seed has none.
         parameters: Columns of `table` that hold the setting: the oscillator's, and the hyperparameters as recorded.
     """
 
@@ -117,7 +118,9 @@ def load(name: str, uri: str) -> Records:
         planned=int(tags[Tag.PLANNED]),
         task=json.loads(tags[Tag.TASK]),
         tags=dict(tags),
-        table=_as_recorded([row for run in children for row in _rows(run, seeds)], parameters),
+        table=with_natural(
+            _as_recorded([row for run in children for row in _rows(run, seeds)], parameters), int(tags[Tag.STEPS])
+        ),
         parameters=parameters,
     )
 

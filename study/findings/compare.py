@@ -10,10 +10,10 @@ from typing import Any, Literal, cast
 import pandas as pd
 from scipy import stats
 
-from belay import Oscillator
-from study.design.schema import AVERAGE, LIVE, PARAMETERS, family
+from study.design.schema import AVERAGE, LIVE, NATURAL, PARAMETERS, family
 from study.errors import BadInput
 from study.findings.collect import Records
+from study.findings.coordinates import oscillators
 from study.show import number
 
 CONFIDENCE = 0.95
@@ -73,23 +73,17 @@ def values(records: Records, metric: str) -> pd.DataFrame:
 
 
 def ranking(records: Records, metric: str | None = None) -> pd.DataFrame:
-    """Complete settings, best first: index ``setting``, columns mean, se, the parameters and family.
+    """Complete settings, best first: index ``setting``, columns mean, se, both systems' parameters, family.
 
     The mean is over seeds, se its standard error (nan with one seed). Ties go to the lower number.
     """
     measured = values(records, metric or records.metric)
-    settings = records.table.drop_duplicates("setting").set_index("setting")[records.parameters]
+    settings = records.table.drop_duplicates("setting").set_index("setting")[[*records.parameters, *NATURAL]]
     table = settings.loc[measured.index].copy()
     table.insert(0, "mean", measured.mean(axis=1))
     table.insert(1, "se", measured.sem(axis=1))
     table["family"] = [family(oscillator) for oscillator in oscillators(table)]
     return table.sort_values("mean", ascending=records.mode == "min", kind="stable")
-
-
-def oscillators(table: pd.DataFrame) -> list[Oscillator]:
-    """The oscillator of each row's decay, damping and coupling."""
-    columns = (table[name] for name in PARAMETERS)
-    return [Oscillator(*map(float, row)) for row in zip(*columns, strict=True)]
 
 
 def paired(ours: pd.Series, theirs: pd.Series, mode: str) -> Difference:
@@ -172,20 +166,27 @@ def comparisons(records: Records, best: int, only: Baseline | None = None) -> pd
 def best_by(records: Records, parameter: str) -> pd.DataFrame:
     """The best setting for each value of a parameter; of a continuous one, for each quarter of its settings.
 
+    Any study has memory, damping_ratio and mass_ratio too. Settings whose number is infinite are a group of their own.
+
     Raises:
         BadInput: There is no such parameter.
     """
     table = ranking(records)
-    if parameter not in records.parameters:
-        raise BadInput(f"`--by` must be one of {', '.join(records.parameters)}, got {parameter!r}.")
+    if parameter not in (names := [*PARAMETERS, *NATURAL, *records.parameters[len(PARAMETERS) :]]):
+        raise BadInput(f"`--by` must be one of {', '.join(names)}, got {parameter!r}.")
+    if (
+        parameter in NATURAL
+    ):  # computed from decay, damping and coupling: equal to rounding where equal values were drawn
+        table[parameter] = table[parameter].map(lambda value: float(f"{value:.6g}"))
     column = table[parameter].map(lambda value: json.dumps(value) if isinstance(value, list | dict) else value)
-    known = column.dropna().infer_objects()
+    known = column[column != math.inf].dropna().infer_objects()
     quarters = pd.api.types.is_numeric_dtype(known) and known.nunique() > DISTINCT
     groups = pd.qcut(known, 4, labels=False, duplicates="drop").reindex(table.index) if quarters else column
+    groups = groups.mask(column == math.inf, math.inf) if (column == math.inf).any() else groups
     rows = []
     for _, members in table.groupby(groups, dropna=False):
         first, inside = members.iloc[0], members[parameter].dropna()
-        ranged = quarters and not inside.empty
+        ranged = quarters and not inside.empty and inside.max() < math.inf
         shown = f"{number(inside.min())} to {number(inside.max())}" if ranged else first[parameter]
         line = {parameter: shown, "settings": len(members), "best": first["mean"], "se": first["se"]}
         rows.append(line | {"setting": int(members.index[0]), "median": members["mean"].median()})

@@ -9,7 +9,7 @@ from typing import Any
 from belay import Oscillator
 from belay.defaults import FORMAT
 from study.design.document import dump_document
-from study.design.schema import PARAMETERS, Scalar, Tag, figures, oscillator_of
+from study.design.schema import NATURAL, PARAMETERS, Scalar, Tag, figures, oscillator_of
 from study.errors import FailedWork
 from study.findings.collect import Records
 from study.findings.compare import Baseline, Comparison, against, ranking, rivals
@@ -110,15 +110,14 @@ def defaults_file(recommendation: Recommendation) -> str:
     """The text of the defaults file that `belay.load_defaults` reads."""
     found, records, data = recommendation, recommendation.records, as_data(recommendation)
     as_good = ranking(records).loc[[found.setting, *found.rivals]]
-    derived = figures(found.oscillator, records.steps)
-    transfer = {name: plain(derived[name]) for name in ("memory_share", "damping_ratio", "effective_mass_ratio")}
+    transfer = {name: data["oscillator"][name] for name in NATURAL}
     evidence = ("metric", "mode", "mean", "standard_error", "seeds", "settings_tried", "settings_planned", "versus")
     document = {
         "format": FORMAT,
         "setting": found.parameters,
         "as_good": {
             "settings": len(as_good),
-            **{name: [float(as_good[name].min()), float(as_good[name].max())] for name in PARAMETERS},
+            **{name: [plain(as_good[name].min()), plain(as_good[name].max())] for name in (*PARAMETERS, *NATURAL)},
         },
         "oscillator": {"regime": data["regime"], **data["oscillator"]},
         "transfer": {"steps": records.steps, "batch_size": found.parameters.get("batch_size"), **transfer},

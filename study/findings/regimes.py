@@ -6,7 +6,8 @@ import pandas as pd
 
 from study.design.schema import PARAMETERS, figures
 from study.findings.collect import Records
-from study.findings.compare import oscillators, ranking
+from study.findings.compare import ranking
+from study.findings.coordinates import oscillators
 
 
 def regimes(records: Records, top: int) -> pd.DataFrame:

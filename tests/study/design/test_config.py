@@ -358,7 +358,7 @@ REFUSED_BY_STUDY = {
     ),
     "no hyperparameter": (
         with_space(lrr=0.1),
-        r"`space\.lrr` must be decay, damping, coupling or a hyperparameter of the task \(lr, .*\), got 'lrr'; see",
+        r"`space\.lrr` must be decay, .* mass_ratio or a hyperparameter of the task \(lr, .*\), got 'lrr'; see",
     ),
     "hyperparameter in task and space": (
         document(task={"name": "digits", "lr": 0.3}),

@@ -11,7 +11,18 @@ from hypothesis import strategies as st
 
 from belay import Oscillator
 from study.design import schema
-from study.design.schema import FIGURES, Outcome, SeedResult, Setting, family, figures, oscillator_of
+from study.design.schema import (
+    FIGURES,
+    NATURAL,
+    Outcome,
+    SeedResult,
+    Setting,
+    family,
+    figures,
+    from_natural,
+    natural,
+    oscillator_of,
+)
 
 SETTING = Setting(7, {"decay": 0.99, "damping": 0.5, "coupling": 0.1, "lr": 0.3, "optimizer": "sgd", "steps": 600})
 
@@ -110,7 +121,8 @@ def test_the_figures_are_the_oscillator_s_own_and_the_memory_s_share_of_the_run(
     average = Oscillator(0.99, 0.5, 0.1)
     derived = figures(average, 600)
     assert list(derived) == list(FIGURES)
-    assert derived.pop("memory_share") == pytest.approx(0.5 / 0.01 / 600)
+    assert derived.pop("memory") == pytest.approx(0.5 / 0.01 / 600)
+    assert derived.pop("mass_ratio") == average.effective_mass_ratio
     assert derived == {name: getattr(average, name) for name in derived}
 
 
@@ -128,5 +140,37 @@ def test_a_metric_of_neither_or_with_letters_that_mlflow_refuses_is_none(name):
     assert not schema.METRIC.fullmatch(name)
 
 
-def test_no_parameter_or_figure_has_a_reserved_name():
-    assert not schema.RESERVED & (schema.PARAMETERS.keys() | FIGURES.keys())
+def test_no_raw_parameter_or_other_figure_has_a_reserved_name():
+    assert not schema.RESERVED & (schema.PARAMETERS.keys() | FIGURES.keys() - NATURAL.keys())
+
+
+# --- natural coordinates ----------------------------------------------------------------------------------------------
+
+
+@given(st.floats(1.01, 1000), st.floats(0.02, 3), st.floats(-0.99, 0.99), st.integers(1, 100_000))
+@settings(max_examples=50, deadline=None)
+def test_natural_coordinates_give_the_average_that_has_them(lag_and_one, ratio, share, steps):
+    lightest = -min(1.0, 4 * ratio * ratio)
+    mass = share * lag_and_one if share > 0 else -share * lightest
+    drawn = {"memory": lag_and_one / steps, "damping_ratio": ratio, "mass_ratio": mass}
+    average = from_natural(drawn, steps)
+    found = natural(average, steps)
+    assert (found["memory"], found["mass_ratio"]) == pytest.approx((drawn["memory"], mass), rel=1e-6)
+    if average.damping < 1 - 1e-9:  # closer to 1 the fast mode, and with it the damping ratio, vanishes in rounding
+        assert found["damping_ratio"] == pytest.approx(ratio, rel=1e-6)
+        assert oscillator_of(schema_values(from_natural(found, steps))) == from_natural(found, steps)
+
+
+def schema_values(average: Oscillator) -> dict[str, float]:
+    return {name: getattr(average, name) for name in schema.PARAMETERS}
+
+
+def test_damping_and_mass_ratio_that_are_left_out_are_plain_ema_s():
+    assert from_natural({"memory": 0.1}, 600) == Oscillator(59 / 60)
+    assert from_natural({"memory": 0.1, "damping_ratio": "inf", "mass_ratio": 6}, 600).coupling == pytest.approx(0.1)
+
+
+def test_natural_coordinates_of_an_average_are_among_its_figures():
+    average = Oscillator(0.99, 0.5, 0.1)
+    assert natural(average, 600).items() <= figures(average, 600).items()
+    assert list(natural(average, 600)) == list(NATURAL)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from study.design.config import parse_config
-from study.design.schema import RESERVED
+from study.design.schema import NATURAL, RESERVED, from_natural
 from study.design.study import Study
 from study.errors import BadInput
 
@@ -194,7 +194,7 @@ def test_the_metric_of_a_train_function_must_say_which_weights_it_measures():
 # --- what is refused (the rest is in test_config.py) ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [*sorted(RESERVED), "a b", "2nd", "x" * 200, "lr%"])
+@pytest.mark.parametrize("name", [*sorted(RESERVED - NATURAL.keys()), "a b", "2nd", "x" * 200, "lr%"])
 def test_a_hyperparameter_that_the_records_cannot_hold_is_refused(name):
     objective = {"metric": "average/x", "mode": "max"}
     message = refusal(own, "train", objective=objective, space={"decay": 0.9, name: 1})
@@ -290,6 +290,125 @@ def admissible(values):
 
 def test_an_average_that_only_a_push_keeps_stable_is_accepted():
     assert study(space={"decay": 0.1, "damping": 1.6, "coupling": -0.5}).mode == "max"
+
+
+# --- natural coordinates ----------------------------------------------------------------------------------------------
+
+IN_NATURAL = {
+    "memory": {"log": [0.02, 0.5]},
+    "damping_ratio": {"log": [0.5, 30]},
+    "mass_ratio": {"uniform": [-0.9, 6]},
+    "lr": {"log": [0.1, 1]},
+}
+
+
+def test_a_setting_drawn_in_natural_coordinates_holds_decay_damping_and_coupling():
+    drawn = {"memory": 0.1, "damping_ratio": 0.5, "mass_ratio": 2.0}
+    setting = study(space=IN_NATURAL).setting(3, drawn | {"lr": 0.5})
+    assert setting.oscillator == from_natural(drawn, 600)
+    assert list(setting)[:3] == ["decay", "damping", "coupling"]
+    assert not NATURAL.keys() & setting.keys()
+
+
+def test_plain_ema_in_natural_coordinates_varies_in_memory_alone():
+    found = study(space=IN_NATURAL)
+    spaces = found.spaces
+    assert spaces["main"] == found.config.space
+    assert spaces["ema"]["memory"] == spaces["main"]["memory"]
+    fixed = {name: spaces["ema"][name].choice[0] for name in ("damping_ratio", "mass_ratio")}
+    assert found.setting(0, {"memory": 0.1, "lr": 1} | fixed) == found.setting(0, {"memory": 0.1, "lr": 1})
+    assert found.setting(0, {"memory": 0.1, "lr": 1} | fixed).oscillator.damping == 1
+
+
+@pytest.mark.parametrize("averages", [{}, {"damping_ratio": "inf"}, {"damping_ratio": "inf", "mass_ratio": 0}])
+def test_a_study_of_plain_ema_alone_in_natural_coordinates_has_no_second_search(averages):
+    assert list(study(space={"memory": {"log": [0.02, 0.5]}} | averages).spaces) == ["main"]
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        (
+            {"decay": 0.9, "mass_ratio": 1},
+            "`space` must hold either decay, damping, coupling or memory, damping_ratio, mass_ratio, got both decay "
+            "and mass_ratio; keep one system.",
+        ),
+        (
+            {"damping_ratio": 1},
+            "`space.memory` must be given beside damping_ratio, got nothing; add e.g. `memory: {log: [0.02, 0.5]}`.",
+        ),
+        (
+            {"lr": 1},
+            "`space.decay` must be given, got nothing; add e.g. `decay: {log_gap: [0.9, 0.9999]}`, or "
+            "`memory: {log: [0.02, 0.5]}`.",
+        ),
+        ({"memory": 0.001}, "`space.memory` must be above 1 / steps = 0.00166667, got 0.001; raise it."),
+        ({"memory": "long"}, "`space.memory` must be numbers, got 'long'; change it."),
+        (
+            {"memory": 0.1, "damping_ratio": {"uniform": [0, 1]}},
+            "`space.damping_ratio` must be above 0, got 0; raise it.",
+        ),
+        (
+            {"memory": 0.1, "damping_ratio": {"choice": [1, "ema"]}},
+            "`space.damping_ratio` must be numbers or inf, got 'ema'; change it.",
+        ),
+        ({"memory": 0.1, "mass_ratio": -1}, "`space.mass_ratio` must be above -1, got -1; raise it."),
+        (
+            {"memory": {"log": [0.005, 0.5]}, "mass_ratio": {"uniform": [0, 6]}},
+            "`space`: coupling = mass_ratio / (lag + 1) must stay below 1, got mass_ratio 6 with memory 0.005 of 600 "
+            "steps (lag + 1 = 3); raise `memory` above 0.01 or lower `mass_ratio` below 3.",
+        ),
+        (
+            {"memory": 1e6, "damping_ratio": {"log": [0.1, 1]}},
+            "`space`: 1 - decay must stay above 1e-12, where decay still tells memories apart, got about 1.1e-19 with "
+            "memory 1e+06 of 600 steps and damping_ratio 0.1; lower `memory` or raise `damping_ratio`.",
+        ),
+        (
+            {"memory": 0.5, "damping_ratio": {"log": [0.3, 30]}, "mass_ratio": {"uniform": [-0.9, 0]}},
+            "`space`: mass_ratio must stay above -0.359856 (about -4 damping_ratio^2), where model and average stay "
+            "together without a gradient, got -0.9 with damping_ratio 0.3 and memory 0.5 of 600 steps; raise "
+            "`mass_ratio` or `damping_ratio`.",
+        ),
+    ],
+)
+def test_what_is_not_possible_in_natural_coordinates_is_refused_with_the_numbers(space, message):
+    assert refusal(study, space=space) == message
+
+
+def test_natural_coordinates_are_no_options_of_the_task():
+    message = refusal(
+        own, "train", task={"name": "own_tasks:train", "memory": 1}, objective={"metric": "average/x", "mode": "max"}
+    )
+    assert message == "`memory` must be given in `space`, got `task.memory`; move it there."
+
+
+def test_no_corner_of_natural_coordinates_misses_what_a_search_may_draw():
+    rng = np.random.default_rng(0)
+    refused = 0
+    for _ in range(150):
+        ends = {
+            "memory": np.sort(np.exp(rng.uniform(-6, 1, 2))),
+            "damping_ratio": np.sort(np.exp(rng.uniform(-2.5, 3, 2))),
+            "mass_ratio": np.sort(rng.uniform(-1, 1, 2) * [1, 8]),
+        }
+        space = {name: {"uniform": list(map(float, pair))} for name, pair in ends.items()}
+        grids = [np.linspace(*pair, 4) for pair in ends.values()]
+        points = [dict(zip(ends, map(float, point), strict=True)) for point in itertools.product(*grids)]
+        if all(possible(point, 600) for point in points):
+            assert study(space=space).mode == "max"
+        else:
+            refused += 1
+            refusal(study, space=space)
+    assert 15 < refused < 135
+
+
+def possible(point, steps):
+    try:
+        return admissible(
+            {name: getattr(from_natural(point, steps), name) for name in ("decay", "damping", "coupling")}
+        )
+    except ValueError:
+        return False
 
 
 # --- data -------------------------------------------------------------------------------------------------------------

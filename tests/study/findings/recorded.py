@@ -193,6 +193,29 @@ def many() -> None:
     accuracy("many", tried, 2)
 
 
+def many_and_emas() -> None:
+    """As `many`, with three plain EMAs."""
+    rng = np.random.default_rng(8)
+    averages = [(0.95, float(damping)) for damping in np.linspace(0.2, 0.9, 16)] + [
+        (0.9 + n / 50, 1.0) for n in range(3)
+    ]
+    scores = [{AVERAGE: list(rng.normal(0.8, 0.05, 2))} for _ in averages]
+    tried = [Tried(average(*one, lr=1.0, optimizer="sgd"), score) for one, score in zip(averages, scores, strict=True)]
+    accuracy("many-and-emas", tried, 2)
+
+
+def in_natural_coordinates() -> None:
+    """Two memories with two damping ratios and EMA, drawn in natural coordinates."""
+    space = {"memory": {"choice": [0.05, 0.1]}, "damping_ratio": {"choice": [0.3, 0.7, "inf"]}, "mass_ratio": 2}
+    drawn = [
+        {"memory": memory, "damping_ratio": ratio, "mass_ratio": 2}
+        for memory in (0.05, 0.1)
+        for ratio in (0.3, 0.7, "inf")
+    ]
+    tried = [Tried(one, {AVERAGE: [0.8 - number / 100] * 2}) for number, one in enumerate(drawn)]
+    record("natural", {"name": "digits"}, AVERAGE, space, tried, seeds=2)
+
+
 def shaped() -> None:
     """Hyperparameters of every shape: a list, a text like a number, whole and other numbers, null."""
     from study.execute.record import Recorder
@@ -223,5 +246,7 @@ STUDIES = {
     "live": live,
     "coupled": coupled,
     "many": many,
+    "many-and-emas": many_and_emas,
+    "natural": in_natural_coordinates,
     "shaped": shaped,
 }

@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 
 from study import tracking
 from study.design.config import parse_config
-from study.design.schema import SETTING_RUN, STUDY_RUN, Outcome, SeedResult, Tag, value_tags
+from study.design.schema import NATURAL, SETTING_RUN, STUDY_RUN, Outcome, SeedResult, Tag, value_tags
 from study.design.study import Study
 from study.errors import BadInput
 from study.execute.record import Recorder
@@ -60,6 +60,7 @@ def test_the_columns_are_the_setting_its_state_its_parameters_and_the_metrics():
     assert set(records.table.columns) == {
         *("setting", "seed", "state", "message", "diverged_at"),
         *records.parameters,
+        *NATURAL,
         *("average/val_accuracy", "live/val_accuracy"),
     }
 
@@ -69,7 +70,7 @@ def test_every_column_has_the_type_of_what_it_holds():
     kinds = {name: table[name].dtype.kind for name in table.columns if pd.api.types.is_numeric_dtype(table[name])}
     assert kinds == {
         **dict.fromkeys(("setting", "seed"), "i"),
-        **dict.fromkeys(("diverged_at", "decay", "damping", "coupling"), "f"),
+        **dict.fromkeys(("diverged_at", "decay", "damping", "coupling", *NATURAL), "f"),
         **dict.fromkeys(("average/val_accuracy", "live/val_accuracy"), "f"),
     }
     assert {name: type(table.loc[0, name]) for name in ("batch_size", "lr", "optimizer")} == {

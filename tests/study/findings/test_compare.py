@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from study.design.schema import NATURAL, natural
 from study.errors import BadInput
 from study.findings.compare import (
     BASELINES,
@@ -27,6 +28,7 @@ from study.findings.compare import (
     row,
     values,
 )
+from study.findings.coordinates import oscillators
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in recorded.WARNINGS]
 
@@ -118,7 +120,7 @@ def test_a_complete_setting_is_not_ranked_by_a_metric_that_one_of_its_seeds_lack
 def test_the_ranking_has_each_setting_s_parameters_and_family():
     table = ranking(recorded.records("mixed"))
     assert list(table["family"]) == ["belay", "belay", "ema", "damped", "ema"]
-    assert list(table.columns) == ["mean", "se", *recorded.records("mixed").parameters, "family"]
+    assert list(table.columns) == ["mean", "se", *recorded.records("mixed").parameters, *NATURAL, "family"]
     assert list(table["optimizer"]) == ["sgd", "sgd", "sgd", "adam", "sgd"]
 
 
@@ -301,8 +303,35 @@ def test_the_least_is_best_by_a_parameter_where_less_is_better():
 
 
 def test_an_unknown_parameter_is_refused():
-    with pytest.raises(BadInput, match=r"`--by` must be one of decay, damping, coupling, .*width, got 'learning_rate'"):
+    with pytest.raises(
+        BadInput,
+        match=r"`--by` must be one of decay, .*, memory, .*, mass_ratio, .*width, got 'learning_rate'",
+    ):
         best_by(recorded.records("mixed"), "learning_rate")
+
+
+@pytest.mark.parametrize("name", NATURAL)
+def test_natural_coordinates_are_parameters_of_a_study_in_raw_ones(name):
+    table, records = best_by(recorded.records("mixed"), name), recorded.records("mixed")
+    found = {natural(average, 600)[name] for average in oscillators(ranking(records))}
+    assert list(table[name]) == pytest.approx(sorted({float(f"{value:.6g}") for value in found}))
+    assert sum(table["settings"]) == 5
+    assert table["best"].max() == ranking(records)["mean"].max()
+
+
+def test_emas_are_a_group_of_their_own_by_damping_ratio_however_many_values_there_are():
+    table = best_by(recorded.records("many-and-emas"), "damping_ratio")
+    assert list(table["settings"]) == [4, 4, 4, 4, 3]
+    assert list(table["damping_ratio"])[-1] == math.inf
+    assert all(" to " in quarter for quarter in table["damping_ratio"][:4])
+    assert "inf" not in "".join(table["damping_ratio"][:4])
+
+
+def test_memories_that_differ_by_rounding_are_one_value():
+    records = recorded.records("natural")
+    assert len(set(ranking(records)["memory"])) > 2
+    assert list(best_by(records, "memory")["memory"]) == [0.05, 0.1]
+    assert list(best_by(records, "damping_ratio")["damping_ratio"]) == [0.3, 0.7, math.inf]
 
 
 def test_the_settings_of_which_a_parameter_is_null_are_a_line_of_their_own():

@@ -16,7 +16,7 @@ from scipy import stats
 
 from belay import Oscillator, load_defaults
 from study.design.document import read_document
-from study.design.schema import FIGURES, PARAMETERS, figures
+from study.design.schema import FIGURES, NATURAL, PARAMETERS, figures, from_natural, natural
 from study.errors import FailedWork
 from study.findings.compare import ranking
 from study.findings.recommend import as_data, defaults_file, recommend
@@ -156,6 +156,15 @@ def test_belay_fits_the_recommended_oscillator_to_other_runs(tmp_path):
     assert load_defaults(path, batch_size=16) == oscillator.rescale(0.5)
 
 
+def test_an_average_found_in_natural_coordinates_is_loaded_with_the_same_ones(tmp_path):
+    path, drawn = exported("natural", tmp_path), {"memory": 0.05, "damping_ratio": 0.3, "mass_ratio": 2.0}
+    assert load_defaults(path, steps=600) == from_natural(drawn, 600)
+    longer = natural(load_defaults(path, steps=60_000), 60_000)
+    assert longer["damping_ratio"] == pytest.approx(0.3)
+    assert longer["mass_ratio"] == pytest.approx(2)
+    assert longer["memory"] == pytest.approx(0.05, rel=0.05)  # a lag of a few steps is no continuous memory
+
+
 def test_a_task_without_a_batch_size_says_so_when_one_is_given(tmp_path):
     path = exported("tiny", tmp_path)
     assert load_defaults(path, steps=1200) == found("tiny").oscillator.rescale(0.5)
@@ -167,12 +176,16 @@ def test_the_file_holds_the_setting_its_rivals_range_the_evidence_and_where_it_c
     document, chosen, data = yaml.safe_load(defaults_file(found("mixed"))), found("mixed"), as_data(found("mixed"))
     assert list(document) == ["format", "setting", "as_good", "oscillator", "transfer", "evidence", "origin"]
     assert document["setting"] == chosen.parameters
-    assert document["as_good"] == {"settings": 2, "decay": [0.95, 0.96], "damping": [0.4, 0.5], "coupling": [0.1, 0.1]}
+    as_good = document["as_good"]
+    naturals = [natural(Oscillator(*average, 0.1), 600) for average in ((0.95, 0.4), (0.96, 0.5))]
+    for name in NATURAL:
+        assert as_good.pop(name) == sorted(one[name] for one in naturals)
+    assert as_good == {"settings": 2, "decay": [0.95, 0.96], "damping": [0.4, 0.5], "coupling": [0.1, 0.1]}
     assert document["oscillator"] == {"regime": "overdamped", **data["oscillator"]}
     assert document["transfer"] == {
         "steps": 600,
         "batch_size": 32,
-        **{name: data["oscillator"][name] for name in ("memory_share", "damping_ratio", "effective_mass_ratio")},
+        **{name: data["oscillator"][name] for name in NATURAL},
     }
     assert document["evidence"] == {
         name: data[name]
