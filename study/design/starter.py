@@ -8,9 +8,9 @@ steps: 600                               # optimizer steps of each run
 seeds: 4                                 # of each setting, the same for all: settings are compared seed by seed
 objective: {metric: average/val_accuracy}
 space:                                   # one value, {choice: [...]}, {uniform: ...}, {log: ...}, {integers: [a, b]}
-  decay: {log_gap: [0.9, 0.9999]}        # log-uniform in 1 - decay
-  damping: {uniform: [0.05, 1.0]}        # 1 is EMA
-  coupling: {uniform: [0.0, 0.5]}        # 0 leaves training alone
+  memory: {log: [0.02, 0.5]}             # of the run; or decay, damping, coupling in place of these three
+  damping_ratio: {log: [0.5, 30]}        # 1 is critical, inf EMA
+  mass_ratio: {uniform: [-0.9, 6]}       # below 0 the average pushes the model, above 0 it pulls; 0 leaves it alone
   lr: {log: [0.05, 4.0]}                 # any hyperparameter of the task
 search: {sampler: tpe, settings: 64}     # grid, random, qmc, tpe or gp; a quarter as many EMAs are tried too
 """
