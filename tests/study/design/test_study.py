@@ -402,6 +402,14 @@ def test_no_corner_of_natural_coordinates_misses_what_a_search_may_draw():
     assert 15 < refused < 135
 
 
+def test_a_push_is_bounded_at_the_longest_memory_and_a_pull_at_the_shortest():
+    push = {"damping_ratio": 0.3, "mass_ratio": -0.37}  # the bound is -0.36 at a memory of 300 steps, -0.397 at 2
+    assert study(space=push | {"memory": 2 / 600}).mode == "max"
+    assert "got -0.37" in refusal(study, space=push | {"memory": {"log": [2 / 600, 0.5]}})
+    assert study(space={"memory": 0.5, "mass_ratio": 2.5}).mode == "max"
+    assert "got mass_ratio 2.5" in refusal(study, space={"memory": {"log": [2 / 600, 0.5]}, "mass_ratio": 2.5})
+
+
 def possible(point, steps):
     try:
         return admissible(
