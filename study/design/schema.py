@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import math
@@ -160,6 +161,11 @@ def oscillator_of(values: Mapping[str, Any]) -> Oscillator:
     return Oscillator(**{name: float(values.get(name, PLAIN.get(name, math.nan))) for name in PARAMETERS})
 
 
+@functools.lru_cache(maxsize=1024)  # a grid of 100,000 settings has few pairs, each of which takes 0.3 ms to solve
+def _uncoupled(damping_ratio: float, lag: float) -> Oscillator:
+    return Oscillator.from_damping_ratio(damping_ratio, lag)
+
+
 def from_natural(values: Mapping[str, Any], steps: int) -> Oscillator:
     """The oscillator of natural coordinates in a run of `steps` steps; damping and mass ratio may be left out.
 
@@ -167,7 +173,7 @@ def from_natural(values: Mapping[str, Any], steps: int) -> Oscillator:
         ValueError: There is none.
     """
     memory, ratio, mass = (float({**NATURAL_PLAIN, **values}[name]) for name in NATURAL)
-    average = Oscillator.from_damping_ratio(ratio, lag=memory * steps - 1)
+    average = _uncoupled(ratio, memory * steps - 1)
     return replace(average, coupling=mass * average.stiffness / average.damping)
 
 

@@ -30,8 +30,8 @@ def _two_numbers(value: Any) -> Any:
 def _some_values(value: Any) -> Any:
     if not (isinstance(value, list | tuple) and value and all(_is_scalar(one) for one in value)):
         raise ValueError(
-            f"must be a list of one or more finite numbers up to {LARGEST:g} in size, texts or truth values, got "
-            f"{shown(value)}; change it."
+            f"must be a list of one or more finite numbers up to {LARGEST:g} in size, texts (inf in a damping ratio) "
+            f"or truth values, got {shown(value)}; change it."
         )
     return value
 

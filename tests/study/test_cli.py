@@ -274,6 +274,7 @@ def assert_refused(answer: Answer, code: int, *parts: str, after: Sequence[str] 
     ({"search": {"sampler": "best", "settings": 4}}, ("`search.sampler`", "'best'")),
     ({"space": {"decay": 1.0, "lr": 0.1}}, ("`space.decay`", "[0, 1)", "1.0")),
     ({"space": {"decay": 0.9, "damping": 2.5, "lr": 0.1}}, ("`space.damping`", "(0, 2)", "2.5")),
+    ({"space": {"decay": 0.9, "mass_ratio": 1, "lr": 0.1}}, ("`space`", "decay and mass_ratio", "keep one system")),
     ({"space": {"decay": 0.9, "coupling": 1, "lr": 0.1}}, ("`space.coupling`", "below 1", "1.0")),
     ({"space": {"decay": {"choice": []}, "lr": 0.1}}, ("`space.decay", "choice")),
 ])  # fmt: skip

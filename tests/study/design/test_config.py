@@ -346,6 +346,10 @@ REFUSED_BY_STUDY = {
         with_space(coupling={"choice": [0, 1]}),
         r"`space\.coupling`: `coupling` must be below 1, got coupling=1\.0; lower it\. Change its values\.",
     ),
+    "a number for an infinite damping ratio": (
+        document(space={"memory": 0.1, "damping_ratio": math.inf}),
+        r"`space\.damping_ratio\.choice` must be .* texts \(inf in a damping ratio\) or .*, got \[inf\]; change",
+    ),
     "text for decay": (with_space(decay="high"), r"`space\.decay` must be numbers, got 'high'; change it"),
     "truth value for damping": (with_space(damping=True), r"`space\.damping` must be numbers, got True; change it"),
     "inadmissible corner": (
