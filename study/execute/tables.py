@@ -134,7 +134,7 @@ def _engine(url: str, making: bool) -> Engine:
         return create_engine(with_password(url), pool_pre_ping=True, connect_args={"connect_timeout": PATIENCE})
     if making:
         return create_engine(url, connect_args={"timeout": BUSY})
-    there = f"file:{file}?mode=ro"  # SQLite would make a file that is missing
+    there = f"file:{file}?mode=rw"  # makes no file that is missing; what a killed driver left half written is undone
     return create_engine(f"sqlite:///{there}&uri=true", connect_args={"timeout": BUSY}, poolclass=NullPool)
 
 
