@@ -45,7 +45,7 @@ def asking() -> Iterator[str]:
         with psycopg.connect(**login, dbname="postgres", autocommit=True) as connection:
             for name in ("ledger", "mlflow"):
                 connection.execute(f"create database {name}")
-            connection.execute("create role narrow login connection limit 1 password 'narrow'")
+            connection.execute("create role narrow login connection limit 0 password 'narrow'")
         yield place
 
 

@@ -327,7 +327,7 @@ def test_a_study_whose_records_a_server_takes_prints_its_answer_and_nothing_else
     address, _ = server
     config = write(databases.parent / "small.yaml")
     beside_it = belay_study("run", config, "--inline")
-    (databases / "optuna.db").unlink()
+    (databases / "ledger.db").unlink()
     by_server = belay_study("run", config, "--inline", "--tracking", address, "--set", "name=other")
     assert by_server.code == 0, by_server.err
     advised = f"belay-study export other --tracking {address}"
