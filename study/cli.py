@@ -211,7 +211,8 @@ def status(study: Name, form: Form = "table", storage: Storage = None, address: 
 
     with connecting(storage) as chosen:
         url = chosen.connections.storage
-        count = counts(Study.of(stored_config(study, url)), url)
+        planned = Study.of(stored_config(study, url))
+        count = counts(planned, url)
     row = {
         "study": study,
         "planned": count.planned,
@@ -219,7 +220,10 @@ def status(study: Name, form: Form = "table", storage: Storage = None, address: 
         "diverged": count.diverged,
         "failed": count.failed,
     }
-    show_rows(pd.DataFrame([row | {"left": count.planned - count.done}]), form)
+    row["left"] = count.planned - count.done
+    if planned.config.confirm is not None:
+        row |= {"finalists": planned.config.confirm.finalists, "confirmed": count.confirmed}
+    show_rows(pd.DataFrame([row]), form)
 
 
 @app.command()

@@ -62,7 +62,7 @@ class LiveView:
         text = describe(progress, self._metric)
         if self._on_terminal:
             self._bar.update(self._task, completed=progress.done, total=progress.planned, description=text)
-        elif progress.done == progress.planned or self._clock() - self._last > EVERY:
+        elif progress.finished or self._clock() - self._last > EVERY:
             self.say(f"{progress.done}/{progress.planned} settings, {text}")
 
     def say(self, text: str) -> None:
@@ -80,6 +80,8 @@ def describe(progress: Progress, metric: str) -> str:
     parts += [
         f"{count} {what}" for what, count in (("diverged", progress.diverged), ("failed", progress.failed)) if count
     ]
+    if progress.finalists:
+        parts.append(f"{progress.confirmed} of {progress.finalists} finalists confirmed")
     left = progress.seconds_left
     if left is not None and progress.done < progress.planned:
         parts.append(f"about {left:.0f} s left")

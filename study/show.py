@@ -87,10 +87,13 @@ def show_plan(config: StudyConfig, plan: Plan) -> None:
     searches = ", ".join(
         f"{count} {'of plain EMA' if name == 'ema' else 'of the space'}" for name, count in sizes.items()
     )
+    confirm = config.confirm
+    confirmation = [("confirmed", f"{confirm.finalists} finalists on {confirm.seeds} fresh seeds")] if confirm else []
     lines = [
         ("study", f"{config.name}: {config.task.name}, {config.objective.metric}"),
         ("settings", f"{plan.settings}: {searches}, by {config.search.sampler}"),
         ("runs", f"{plan.settings * config.seeds}: {config.seeds} seeds of each, {config.steps} steps"),
+        *confirmation,
         (
             "packs",
             f"{plan.settings}: each setting with all its seeds, on {config.resources.cpus:g} CPU and "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import typer
@@ -90,12 +91,16 @@ def keys(entry: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo]:
     """Every key of a config that holds no further keys, by its dotted name."""
     found: dict[str, FieldInfo] = {}
     for name, field in entry.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            found |= keys(kind, f"{prefix}{name}.")
+        inner = [kind for kind in (field.annotation, *get_args(field.annotation)) if _is_entry(kind)]
+        if inner:
+            found |= keys(inner[0], f"{prefix}{name}.")
         else:
             found[prefix + name] = field
     return found
+
+
+def _is_entry(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
 def test_every_key_of_the_config_is_documented_once_with_its_default_and_no_other() -> None:

@@ -30,7 +30,7 @@ from study.errors import BadInput
 Sampler = Literal["grid", "random", "qmc", "tpe", "gp"]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 MOST_SETTINGS = 100_000  # of one search
-EXTENT = {"seeds", "search.settings", "search.baseline"}  # entries that may grow under the study's name
+EXTENT = {"seeds", "search.settings", "search.baseline", "confirm"}  # entries that may grow under the study's name
 
 
 class _Entry(BaseModel):
@@ -131,6 +131,19 @@ class Search(_Entry):
         return self
 
 
+class Confirm(_Entry):
+    """How the best settings are measured once more, on seeds that took no part in choosing them."""
+
+    finalists: int = Field(
+        4,
+        ge=3,
+        le=1000,
+        description="settings measured again, 3 to 1,000: the best, the best EMA, the best without averaging, then the "
+        "best of each other family and the next best",
+    )
+    seeds: int = Field(16, ge=2, le=1000, description="fresh seeds of each, 2 to 1,000")
+
+
 class Resources(_Entry):
     """What one pack occupies while it trains."""
 
@@ -207,6 +220,7 @@ class StudyConfig(_Entry):
         "value; whole numbers of a range up to 10**9 in size, others up to 1e100",
     )
     search: Search
+    confirm: Confirm | None = None
     resources: Resources = Resources()
     tracking: Tracking = Tracking()
     storage: Storage = Storage()

@@ -19,6 +19,7 @@ from belay import Oscillator
 Scalar = bool | int | float | str
 Family = Literal["ema", "damped", "belay", "push"]
 State = Literal["complete", "diverged", "failed"]
+Role = Literal["search", "confirmation"]
 History = list[tuple[int, dict[str, float]]]  # steps, and the metrics reported at each
 
 PARAMETERS = {  # the average's raw coordinates, which every setting holds
@@ -57,6 +58,8 @@ PLAIN = {"damping": 1.0, "coupling": 0.0}  # what makes an average an EMA
 INFINITE = "inf"  # an EMA's damping ratio as a space and the records' JSON write it
 NATURAL_PLAIN: Mapping[str, Scalar] = {"damping_ratio": INFINITE, "mass_ratio": 0.0}  # an EMA in natural coordinates
 
+CONFIRMATION = 10_000  # the first of the seeds that take no part in choosing a setting
+
 FIGURES = {
     **NATURAL,
     "lag": "mean age of the averaged weights, in steps",
@@ -76,6 +79,7 @@ class Tag:
     METRIC, MODE, STEPS, SEEDS = "belay.metric", "belay.mode", "belay.steps", "belay.seeds"
     TASK, DATA, COMMIT, VERSIONS = "belay.task", "belay.data", "belay.commit", "belay.versions"
     FAMILY, REGIME, OUTCOME = "belay.family", "belay.regime", "belay.outcome"
+    CONFIRMED = "belay.confirmed"  # how a finalist's fresh seeds ended
     MESSAGE, DIVERGED_AT = "belay.message", "belay.diverged_at"
     VALUES = "belay.values"  # a setting as JSON, in pieces: .0, .1, ...
     PARENT = "mlflow.parentRunId"
@@ -105,6 +109,16 @@ def tagged_values(tags: Mapping[str, str]) -> dict[str, Any]:
 def seed_metric(metric: str, seed: int) -> str:
     """Name under which one seed's last value of a metric is recorded."""
     return f"{metric}.seed{seed}"
+
+
+def live_of(metric: str) -> str:
+    """The metric of the model's own weights that belongs to one of their average; a live one is its own."""
+    return LIVE + metric.removeprefix(AVERAGE) if metric.startswith(AVERAGE) else metric
+
+
+def fresh_metric(metric: str) -> str:
+    """Name under which the mean, or its error, over a finalist's fresh seeds is recorded."""
+    return f"confirmed/{metric}"
 
 
 def error_metric(metric: str) -> str:
@@ -177,6 +191,11 @@ def from_natural(values: Mapping[str, Any], steps: int) -> Oscillator:
     return replace(average, coupling=mass * average.stiffness / average.damping)
 
 
+def role_of(seed: int) -> Role:
+    """What a seed is for: to search by, or to confirm a finalist with."""
+    return "confirmation" if seed >= CONFIRMATION else "search"
+
+
 @dataclass(frozen=True)
 class SeedResult:
     """What one seed of a setting measured: its metrics at every evaluation, and how it ended."""
@@ -204,6 +223,10 @@ class Outcome:
 
     setting: int
     seeds: list[SeedResult]
+
+    def part(self, role: Role) -> Outcome:
+        """What it came to on the seeds of one role."""
+        return Outcome(self.setting, [result for result in self.seeds if role_of(result.seed) == role])
 
     @property
     def seconds(self) -> float:

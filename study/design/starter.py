@@ -13,4 +13,5 @@ space:                                   # one value, {choice: [...]}, {uniform:
   mass_ratio: {uniform: [-0.9, 6]}       # below 0 the average pushes the model, above 0 it pulls; 0 leaves it alone
   lr: {log: [0.05, 4.0]}                 # any hyperparameter of the task
 search: {sampler: tpe, settings: 64}     # grid, random, qmc, tpe or gp; a quarter as many EMAs are tried too
+confirm: {finalists: 4, seeds: 16}       # the best are measured once more, on seeds that took no part in choosing
 """

@@ -17,9 +17,10 @@ from optuna.samplers import BaseSampler, GPSampler, TPESampler
 from optuna.trial import BaseTrial, FixedTrial, FrozenTrial, TrialState, create_trial
 from scipy.stats import qmc
 
-from study.design.schema import Outcome, Setting
+from study.design.schema import CONFIRMATION, Outcome, Setting
 from study.design.space import label
 from study.design.study import Space, Study
+from study.execute.finalists import finalists
 from study.execute.ledger import Asked, Ledger
 from study.execute.plan import Pack, Plan, pack, plan
 
@@ -46,12 +47,15 @@ class Asker:
         self._searches = {name: _Search(study, index, self.plan, name) for index, name in enumerate(study.spaces)}
         for asked in self._asked:
             self._searches[asked.search].add(asked)
+        self._told = 0  # the first settings, up to this number, are told
+        self._finalists: list[Setting] | None = None  # until the search is done
         self._packs = deque(each for asked in self._asked for each in self._lacking(asked.setting))
+        self._choose_finalists()
 
     @property
     def asked_all(self) -> bool:
         """Whether everything has been handed out."""
-        return not self._packs and len(self._asked) == self.plan.settings
+        return not self._packs and self._finalists is not None
 
     def next(self) -> Pack | None:
         """The next pack to train; None if it has to wait for results, or none is left.
@@ -78,20 +82,31 @@ class Asker:
             before = self._outcomes.get(outcome.setting)
             whole = Outcome(outcome.setting, [*(before.seeds if before else ()), *outcome.seeds])
             self._outcomes[outcome.setting] = whole
-            if self._is_told(outcome.setting):
-                complete = self._ledger.outcome(outcome.setting) if before else whole
-                done.append((self._asked[outcome.setting].setting, complete))
+            setting = self._asked[outcome.setting].setting
+            if not self._lacking(setting):
+                done.append((setting, self._ledger.outcome(setting.number) if before else whole))
+        self._choose_finalists()
         return done
 
-    def outcomes(self) -> Iterator[tuple[Setting, Outcome]]:
-        """All settings of which every seed is done, with what they came to, in the order of their numbers."""
-        for asked in self._asked:
-            if self._is_told(asked.setting.number):
-                yield asked.setting, self._outcomes[asked.setting.number]
+    @property
+    def finalists(self) -> Sequence[Setting]:
+        """The settings that are measured on fresh seeds too; none before the search is done."""
+        return self._finalists or ()
 
-    def outcome(self, setting: int) -> Outcome:
-        """What a setting came to so far, with the whole of its histories."""
-        return self._ledger.outcome(setting)
+    def outcomes(self) -> Iterator[tuple[Setting, Outcome]]:
+        """All settings that are done, with what they came to, in the order of their numbers.
+
+        A setting is done when every seed of the search is; its fresh seeds are left out until all of them are done too.
+        """
+        for setting in [asked.setting for asked in self._asked if self._is_told(asked.setting.number)]:
+            outcome = self._outcomes[setting.number]
+            yield setting, outcome.part("search") if self._lacking(setting) else outcome
+
+    def whole(self, outcome: Outcome) -> Outcome:
+        """An outcome that `outcomes` gave, with the whole of its histories."""
+        seeds = {result.seed for result in outcome.seeds}
+        kept = self._ledger.outcome(outcome.setting)
+        return Outcome(kept.setting, [result for result in kept.seeds if result.seed in seeds])
 
     def _ask_wave(self) -> None:
         """Draws and keeps the next wave if there is one and it has nothing to wait for."""
@@ -101,12 +116,18 @@ class Asker:
         told: Sequence[int] = range(0)
         if self.study.config.search.sampler in LEARNING:
             told = range(self.plan.needed(numbers[0]))
-            if not all(map(self._is_told, told)):
+            if self._count_told() < len(told):
                 return
         wave = list(self._draw(numbers, told))
         self._ledger.ask(wave)
         self._asked += wave
         self._packs += [each for asked in wave for each in self._lacking(asked.setting)]
+
+    def _choose_finalists(self) -> None:
+        """Chooses the finalists once every setting is told, and hands them out with the seeds that they lack."""
+        if self._finalists is None and self._count_told() == self.plan.settings:
+            self._finalists = finalists(self.study, [asked.setting for asked in self._asked], self._outcomes)
+            self._packs += [each for setting in self._finalists for each in self._lacking(setting)]
 
     def _draw(self, numbers: Sequence[int], told: Sequence[int]) -> Iterator[Asked]:
         """The settings of these numbers, as each search draws those of its own from the results of `told`."""
@@ -118,15 +139,26 @@ class Asker:
             }
         return (drawn[number] for number in numbers)
 
+    def _count_told(self) -> int:
+        """How many settings are told before the first that is not."""
+        while self._told < len(self._asked) and self._is_told(self._told):
+            self._told += 1
+        return self._told
+
     def _is_told(self, number: int) -> bool:
-        return number in self._outcomes and len(self._outcomes[number].seeds) >= self.study.config.seeds
+        """Whether a setting has all of the seeds that it is searched by."""
+        return number in self._outcomes and len(self._outcomes[number].part("search").seeds) >= self.study.config.seeds
 
     def _lacking(self, setting: Setting) -> list[Pack]:
-        """The packs of the seeds that a setting lacks."""
-        outcome = self._outcomes.get(setting.number)
+        """The packs of the seeds that a setting lacks; a finalist's fresh seeds go into several."""
+        outcome, config = self._outcomes.get(setting.number), self.study.config
         done = {result.seed for result in outcome.seeds} if outcome else set()
-        missing = [seed for seed in range(self.study.config.seeds) if seed not in done]
-        return pack([setting], missing) if missing else []
+        groups = [range(config.seeds)]
+        if config.confirm is not None and setting in (self._finalists or ()):
+            fresh = range(CONFIRMATION, CONFIRMATION + config.confirm.seeds)
+            groups += [fresh[start : start + config.seeds] for start in range(0, len(fresh), config.seeds)]
+        missing = [[seed for seed in group if seed not in done] for group in groups]
+        return [each for seeds in missing if seeds for each in pack([setting], seeds)]
 
 
 def first_setting(study: Study) -> Setting:
@@ -167,7 +199,7 @@ class _Search:
     def learn(self, outcomes: Mapping[int, Outcome]) -> None:
         """Shows Optuna what the first settings came to, by number."""
         for number in self._numbers[self._told : len(outcomes)]:
-            self._optuna.tell(self._told, **ending(outcomes[number], self._study))
+            self._optuna.tell(self._told, **ending(outcomes[number].part("search"), self._study))
             self._told += 1
 
     def draw(self, numbers: Sequence[int]) -> Iterator[Asked]:

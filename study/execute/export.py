@@ -42,7 +42,7 @@ def to_optuna(study: Study, url: str, to: str) -> list[str]:
         for search, name in names.items():
             made = new_study(study, storage=storage, study_name=name)
             members = [each for each in done if each.search == search]
-            made.add_trials([_trial(study, each, outcomes[each.setting.number]) for each in members])
+            made.add_trials([_trial(study, each, outcomes[each.setting.number].part("search")) for each in members])
         storage.engine.dispose()
     except DuplicatedStudyError as error:
         raise BadInput(

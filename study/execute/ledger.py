@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from study.design.config import StudyConfig, parse_config
 from study.design.places import secrets, sqlite_file, without_password
-from study.design.schema import History, Outcome, Scalar, SeedResult, Setting, State
+from study.design.schema import CONFIRMATION, History, Outcome, Scalar, SeedResult, Setting, State, live_of
 from study.design.study import Study
 from study.errors import BadInput, FailedWork, reason
 from study.execute.lease import Lease
@@ -52,11 +52,7 @@ class Counts:
     done: int
     diverged: int
     failed: int
-
-    @property
-    def finished(self) -> bool:
-        """Whether nothing is left to run."""
-        return self.done == self.planned
+    confirmed: int  # those with all fresh seeds
 
 
 class Ledger:
@@ -139,15 +135,19 @@ class Ledger:
             ]
 
     def outcomes(self) -> dict[int, Outcome]:
-        """What each setting came to, by number; of the histories there is the last value of the objective alone."""
+        """What each setting came to, by number.
+
+        Of the histories there are only the objective's last value and that of its live counterpart.
+        """
         query = select(RESULTS).where(RESULTS.c.study == self._study).order_by(RESULTS.c.setting, RESULTS.c.seed)
         found: dict[int, Outcome] = {}
         metric = self._metric
         with self._reading() as connection:
             for row in connection.execute(query):
                 outcome = found.setdefault(row.setting, Outcome(row.setting, []))
-                end = [] if row.step is None else [(row.step, {metric: row.value})]
-                outcome.seeds.append(_result(row, end))
+                last = {live_of(metric): row.live, metric: row.value}
+                values = {name: value for name, value in last.items() if value is not None}
+                outcome.seeds.append(_result(row, [(row.step, values)] if values else []))
         return found
 
     def outcome(self, setting: int) -> Outcome:
@@ -162,17 +162,17 @@ class Ledger:
     def counts(self, study: Study) -> Counts:
         """How far the study is; nothing is changed."""
         worst = case({state: rank for rank, state in enumerate(WORSE)}, value=RESULTS.c.state)
-        each = (
-            select(func.max(worst))
-            .where(RESULTS.c.study == self._study, RESULTS.c.seed < study.config.seeds)
-            .group_by(RESULTS.c.setting)
-            .having(func.count() == study.config.seeds)
-        )
+        seeds, confirm = study.config.seeds, study.config.confirm
+        each = select(func.max(worst)).where(RESULTS.c.study == self._study).group_by(RESULTS.c.setting)
+        searched = each.where(RESULTS.c.seed < seeds).having(func.count() == seeds)
+        fresh = each.where(RESULTS.c.seed >= CONFIRMATION).having(func.count() >= (confirm.seeds if confirm else 1))
+        searches = select(SETTINGS.c.search).where(SETTINGS.c.study == self._study).order_by(SETTINGS.c.number)
         with self._reading() as connection:
-            states = [WORSE[rank] for rank in connection.execute(each).scalars()]
-            searches = select(SETTINGS.c.search).where(SETTINGS.c.study == self._study).order_by(SETTINGS.c.number)
+            states = [WORSE[rank] for rank in connection.execute(searched).scalars()]
+            confirmed = len(connection.execute(fresh).scalars().all())
             asked = list(connection.execute(searches).scalars())
-        return Counts(plan(study, asked).settings, len(states), states.count("diverged"), states.count("failed"))
+        planned = plan(study, asked).settings
+        return Counts(planned, len(states), states.count("diverged"), states.count("failed"), confirmed)
 
     @property
     def _metric(self) -> str:
@@ -241,6 +241,8 @@ def check_growth(old: StudyConfig | None, new: StudyConfig, url: str) -> None:
         ("seeds", old.seeds, new.seeds),
         ("search.settings", old.search.settings or 0, new.search.settings or 0),
         ("search.baseline", old.search.emas, new.search.emas),
+        ("confirm.finalists", old.confirm.finalists if old.confirm else 0, new.confirm.finalists if new.confirm else 0),
+        ("confirm.seeds", old.confirm.seeds if old.confirm else 0, new.confirm.seeds if new.confirm else 0),
     ):
         if after < before:
             raise BadInput(
@@ -274,11 +276,6 @@ def counts(study: Study, url: str) -> Counts:
         return Ledger(engine, study.config.name, url).counts(study)
 
 
-def is_finished(study: Study, url: str) -> bool:
-    """Whether the ledger has the study and nothing of it is left to run; makes nothing."""
-    return _config(study.config.name, url) is not None and counts(study, url).finished
-
-
 def _config(name: str, url: str) -> StudyConfig | None:
     file = sqlite_file(url)
     if file is not None and not file.exists():
@@ -288,9 +285,10 @@ def _config(name: str, url: str) -> StudyConfig | None:
 
 
 def _result_row(study: int, setting: int, result: SeedResult, metric: str) -> dict[str, Any]:
-    ends = [(step, values[metric]) for step, values in result.history if metric in values]
-    step, value = ends[-1] if ends else (None, None)
-    row: dict[str, Any] = {"study": study, "setting": setting, "seed": result.seed, "step": step, "value": value}
+    ends = [(step, values) for step, values in result.history if metric in values]
+    step, values = ends[-1] if ends else (None, {})
+    row: dict[str, Any] = {"study": study, "setting": setting, "seed": result.seed, "step": step}
+    row |= {"value": values.get(metric), "live": values.get(live_of(metric))}
     row |= {"state": result.state, "message": result.message, "diverged_at": result.diverged_at}
     return row | {"seconds": result.seconds, "finished": result.finished}
 

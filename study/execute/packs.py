@@ -28,9 +28,16 @@ class Progress:
     done: int = 0
     diverged: int = 0
     failed: int = 0
+    finalists: int = 0  # of the settings that are done: measured once more
+    confirmed: int = 0
     best: tuple[Setting, float] | None = None
     began_with: int = 0
     started: float = 0.0
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to train."""
+        return self.done == self.planned and self.confirmed == self.finalists
 
     @property
     def seconds_left(self) -> float | None:
@@ -53,10 +60,11 @@ class Packs:
 
     def __init__(self, asker: Asker, recorder: Recorder, watch: Watch) -> None:
         self._asker, self._recorder, self._watch = asker, recorder, watch
+        self._done: set[int] = set()
         self.progress = Progress(asker.plan.settings, started=time.monotonic())
         for setting, outcome in asker.outcomes():
             self._count(setting, outcome)
-        self.progress.began_with = self.progress.done
+        self.progress.began_with, self.progress.finalists = self.progress.done, len(asker.finalists)
         watch(self.progress)
 
     @property
@@ -78,25 +86,31 @@ class Packs:
         for setting, outcome in self._asker.tell(outcomes):
             self._recorder.record(setting, outcome)
             self._count(setting, outcome)
+        self.progress.finalists = len(self._asker.finalists)
         self._watch(self.progress)
 
     def record_all(self) -> None:
         """Queues every outcome of the ledger that is not recorded yet."""
         for setting, outcome in self._asker.outcomes():
             if self._recorder.lacks(setting.number, outcome):
-                self._recorder.record(setting, self._asker.outcome(setting.number))
+                self._recorder.record(setting, self._asker.whole(outcome))
 
     @property
     def _hopeless(self) -> bool:
         return self.progress.failed == self.progress.done >= HOPELESS
 
     def _count(self, setting: Setting, outcome: Outcome) -> None:
-        progress, study = self.progress, self.study
+        progress, study, searched = self.progress, self.study, outcome.part("search")
+        if outcome.part("confirmation").seeds:
+            progress.confirmed += 1
+        if setting.number in self._done:
+            return
+        self._done.add(setting.number)
         progress.done += 1
-        progress.diverged += outcome.state == "diverged"
-        progress.failed += outcome.state == "failed"
-        if outcome.state == "complete":
-            value = outcome.value(study.config.objective.metric)
+        progress.diverged += searched.state == "diverged"
+        progress.failed += searched.state == "failed"
+        if searched.state == "complete":
+            value = searched.value(study.config.objective.metric)
             if progress.best is None or (value > progress.best[1] if study.mode == "max" else value < progress.best[1]):
                 progress.best = setting, value
 

@@ -31,6 +31,7 @@ from study.design.schema import (
     error_metric,
     family,
     figures,
+    fresh_metric,
     seed_metric,
     value_tags,
 )
@@ -156,7 +157,9 @@ class Recorder:
             self._client.log_batch(run, params=batch, tags=labels if start == 0 else ())
         for start in range(0, len(metrics), LARGEST_BATCH):
             self._client.log_batch(run, metrics=metrics[start : start + LARGEST_BATCH])
-        self._client.set_terminated(run, "FAILED" if outcome.state == "failed" else "FINISHED", end_time=at)
+        self._client.set_terminated(
+            run, "FAILED" if outcome.part("search").state == "failed" else "FINISHED", end_time=at
+        )
         self._children[setting.number] = run, len(outcome.seeds)
 
     def _find_records(self) -> tuple[str, str, dict[int, tuple[str, int]]]:
@@ -215,15 +218,19 @@ class Recorder:
 def _metrics(setting: Setting, outcome: Outcome) -> Iterator[tuple[str, float, int]]:
     """Name, value and step of everything measured or derived; nothing that is not finite.
 
-    The mean over seeds is kept only of a setting that every seed completed, so that MLflow sorts no other first.
+    The mean over seeds is kept only of a setting that every seed completed, so that MLflow sorts no other first. That
+    over a finalist's fresh seeds has a name of its own.
     """
     for result in outcome.seeds:
         if result.state == "complete":
             last = {name: (value, step) for step, metrics in result.history for name, value in metrics.items()}
             for name, (value, step) in last.items():
                 yield seed_metric(name, result.seed), value, step
-    if outcome.state == "complete":
-        yield from _means(outcome)
+    searched, fresh = outcome.part("search"), outcome.part("confirmation")
+    if searched.state == "complete":
+        yield from _means(searched)
+    if fresh.seeds and fresh.state == "complete":
+        yield from ((fresh_metric(name), value, step) for name, value, step in _means(fresh))
     for name, value in figures(setting.oscillator, int(setting["steps"])).items():
         if abs(value) < float("inf"):
             yield f"oscillator/{name}", value, 0
@@ -246,15 +253,18 @@ def _means(outcome: Outcome) -> Iterator[tuple[str, float, int]]:
 
 
 def _labels(setting: Setting, outcome: Outcome) -> dict[str, str]:
+    searched, fresh = outcome.part("search"), outcome.part("confirmation")
     labels = {
         Tag.FAMILY: family(setting.oscillator),
         Tag.REGIME: setting.oscillator.regime,
-        Tag.OUTCOME: outcome.state,
+        Tag.OUTCOME: searched.state,
         Tag.SEEDS: str(len(outcome.seeds)),
-        Tag.MESSAGE: outcome.message[:500],
+        Tag.MESSAGE: searched.message[:500],
         **value_tags(setting),
     }
-    steps = [result.diverged_at for result in outcome.seeds if result.diverged_at is not None]
+    if fresh.seeds:
+        labels[Tag.CONFIRMED] = fresh.state
+    steps = [result.diverged_at for result in searched.seeds if result.diverged_at is not None]
     return labels | ({Tag.DIVERGED_AT: str(min(steps))} if steps else {})
 
 

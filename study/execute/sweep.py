@@ -12,7 +12,7 @@ from study.design.study import Study
 from study.errors import FailedWork, Interrupted
 from study.execute.ask import Asker
 from study.execute.lease import Lease
-from study.execute.ledger import Ledger, check_name, is_finished
+from study.execute.ledger import Ledger, check_name
 from study.execute.packs import BackEnd, Packs, Progress, Watch
 from study.execute.tables import opened
 
@@ -48,9 +48,9 @@ def run(
         lease = held.enter_context(Lease(config.name, engine, say))
         beside = held.enter_context(ThreadPoolExecutor(1))
         opening = beside.submit(_recorder, study, uri, lease)  # importing MLflow, making its tables: as long as Ray
-        with contextlib.nullcontext() if is_finished(study, url) else back_end(config) as train_all:
+        ledger = Ledger(engine, config.name, url, lease)
+        with contextlib.nullcontext() if _is_finished(study, ledger) else back_end(config) as train_all:
             recorder = opening.result()
-            ledger = Ledger(engine, config.name, url, lease)
             ledger.begin(config)
             asker = Asker(study, ledger)
             packs = Packs(asker, recorder, watch)
@@ -66,6 +66,11 @@ def run(
                 ) from stop
     _check_results(asker, packs.progress)
     return packs.progress
+
+
+def _is_finished(study: Study, ledger: Ledger) -> bool:
+    """Whether the ledger has the study and nothing of it is left to run."""
+    return ledger.config is not None and Asker(study, ledger).asked_all
 
 
 def _recorder(study: Study, uri: str, lease: Lease) -> Recorder:
@@ -95,8 +100,9 @@ def _check_results(asker: Asker, progress: Progress) -> None:
             f"every setting failed ({progress.done} of {progress.planned} tried), the first with: {message}; mend the "
             "task and run it under a new name."
         )
-    if progress.done < progress.planned:
-        name = asker.study.config.name
+    if progress.done < progress.planned or progress.confirmed < progress.finalists:
+        name, confirmed = asker.study.config.name, f" and {progress.confirmed} of {progress.finalists} finalists"
         raise FailedWork(
-            f"{progress.done} of {progress.planned} settings are done; `belay-study resume {name}` does the rest."
+            f"{progress.done} of {progress.planned} settings{confirmed if progress.finalists else ''} are done; "
+            f"`belay-study resume {name}` does the rest."
         )

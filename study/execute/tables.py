@@ -61,6 +61,7 @@ RESULTS = Table(
     Column("diverged_at", Integer),
     Column("step", Integer),  # at which the objective was last reported
     Column("value", Float(53)),  # of the objective then
+    Column("live", Float(53)),  # of the model's own weights then, where the objective is their average's
     Column("seconds", Float(53), nullable=False),
     Column("finished", Float(53), nullable=False),  # seconds since 1970
     sqlite_with_rowid=False,

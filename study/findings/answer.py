@@ -55,7 +55,7 @@ def answer(found: Recommendation) -> str:
     lines = [
         ("study", f"{records.name}: {done} of {records.planned} settings x {records.seeds} seeds done{ended}"),
         ("best", setting_text(found.parameters, [*PARAMETERS, *varied])),
-        ("measured", f"{records.metric} {number(found.mean)} ({error})"),
+        ("measured", f"{records.metric} {number(found.mean)} ({error}){_on(found)}"),
         (
             "regime",
             f"{found.oscillator.regime}: {setting_text(derived, list(NATURAL))} (lag {number(derived['lag'])} of "
@@ -67,10 +67,16 @@ def answer(found: Recommendation) -> str:
     lines += [(f"vs {comparison.baseline}", _versus(found, comparison, varied)) for comparison in found.versus]
     if not any(comparison.baseline == "ema" for comparison in found.versus):
         lines.append(("vs ema", "no plain EMA was measured; leave `search.baseline` out to have some tried"))
-    if found.versus:
-        lines.append(("", "chosen and measured on the same seeds: the differences flatter the winner"))
+    if flattered := [comparison.baseline for comparison in found.versus if not comparison.fresh]:
+        which = "the differences" if len(flattered) == len(found.versus) else f"vs {', '.join(flattered)}, numbers that"
+        lines.append(("", f"chosen and measured on the same seeds: {which} flatter the winner; `confirm` mends it"))
     lines.append(("next", f"belay-study export {records.name} -o defaults.yaml"))
     return "\n".join(f"{head:<10}{text}" for head, text in lines)
+
+
+def _on(found: Recommendation) -> str:
+    """Which seeds the mean is over, where they are not those of the search."""
+    return f" on {found.fresh} fresh seeds, which took no part in choosing" if found.fresh else ""
 
 
 def _rates(derived: Mapping[str, float], lr: Scalar | None) -> str:

@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from study.design.places import sqlite_file, without_password
-from study.design.schema import PARAMETERS, SETTING_RUN, STUDY_RUN, Scalar, Tag, tagged_values
+from study.design.schema import CONFIRMATION, PARAMETERS, SETTING_RUN, STUDY_RUN, Scalar, Tag, role_of, tagged_values
 from study.design.tasks.base import Direction
 from study.errors import BadInput
 from study.findings.coordinates import with_natural
@@ -40,6 +40,8 @@ class Records:
         table: A row for each setting and seed: ``setting`` (its number), ``seed``, ``state`` (complete, diverged or
             failed, of the setting), ``message``, ``diverged_at``; the names in `parameters`; memory, damping_ratio and
             mass_ratio; and every metric's last value, nan where the seed has none.
+        fresh: The same of the finalists' fresh seeds, which took no part in choosing: a row for each seed that was
+            completed; ``state`` is that of all of them.
         parameters: Columns of `table` that hold the setting: the oscillator's, and the hyperparameters as recorded.
     """
 
@@ -53,6 +55,7 @@ class Records:
     task: dict[str, Any]
     tags: dict[str, str]
     table: pd.DataFrame
+    fresh: pd.DataFrame
     parameters: list[str]
 
 
@@ -108,6 +111,9 @@ def load(name: str, uri: str) -> Records:
     parameters = list(
         dict.fromkeys([*PARAMETERS, *sorted({name for run in children for name in _values(run)} - {"steps"})])
     )
+    rows = _as_recorded([row for run in children for row in _rows(run, seeds)], parameters)
+    rows = with_natural(rows, int(tags[Tag.STEPS]))
+    fresh = rows["seed"] >= CONFIRMATION
     return Records(
         name=name,
         run=parents[0].info.run_id,
@@ -118,9 +124,8 @@ def load(name: str, uri: str) -> Records:
         planned=int(tags[Tag.PLANNED]),
         task=json.loads(tags[Tag.TASK]),
         tags=dict(tags),
-        table=with_natural(
-            _as_recorded([row for run in children for row in _rows(run, seeds)], parameters), int(tags[Tag.STEPS])
-        ),
+        table=rows[~fresh].reset_index(drop=True),
+        fresh=rows[fresh].reset_index(drop=True),
         parameters=parameters,
     )
 
@@ -143,9 +148,12 @@ def _rows(run: Run, seeds: int) -> Iterator[dict[str, Any]]:
     measured: dict[int, dict[str, float]] = {seed: {} for seed in range(seeds)}
     for key, value in run.data.metrics.items():
         if found := SEED_METRIC.fullmatch(key):
-            measured[int(found["seed"])][found["metric"]] = value
-    for seed, metrics in measured.items():
-        yield {**shared, "seed": seed, **setting, **metrics}
+            measured.setdefault(int(found["seed"]), {})[found["metric"]] = value
+    for seed, metrics in sorted(measured.items()):
+        if role_of(seed) == "search":
+            yield {**shared, "seed": seed, **setting, **metrics}
+        else:
+            yield {**shared, "state": tags[Tag.CONFIRMED], "seed": seed, **setting, **metrics}
 
 
 def _values(run: Run) -> dict[str, Scalar | None]:

@@ -50,6 +50,7 @@ class Comparison:
         metric: What was measured of it.
         mean: Its mean over seeds.
         difference: The best setting minus it.
+        fresh: Whether both were measured on fresh seeds, which took no part in choosing them.
     """
 
     baseline: Baseline
@@ -57,6 +58,7 @@ class Comparison:
     metric: str
     mean: float
     difference: Difference
+    fresh: bool
 
 
 def row(table: pd.DataFrame, setting: int) -> pd.Series:
@@ -64,12 +66,25 @@ def row(table: pd.DataFrame, setting: int) -> pd.Series:
     return cast("pd.Series", table.loc[setting])
 
 
-def values(records: Records, metric: str) -> pd.DataFrame:
-    """A metric by setting (rows) and seed (columns), of the settings that every seed completed."""
-    if metric not in records.table:
+def values(records: Records, metric: str, fresh: bool = False) -> pd.DataFrame:
+    """A metric by setting (rows) and seed (columns), of the settings that every seed completed.
+
+    Args:
+        records: The study's records.
+        metric: Its name.
+        fresh: Whether on the finalists' fresh seeds, or on those of the search.
+    """
+    table = records.fresh if fresh else records.table
+    if metric not in table:
         return pd.DataFrame()
-    complete = records.table[records.table["state"] == "complete"]
+    complete = table[table["state"] == "complete"]
     return complete.pivot(index="setting", columns="seed", values=metric).dropna()
+
+
+def confirmed(records: Records) -> list[int]:
+    """The finalists that completed every fresh seed, best first by the seeds of the search."""
+    measured = values(records, records.metric, fresh=True)
+    return [int(setting) for setting in ranking(records).index if setting in measured.index]
 
 
 def ranking(records: Records, metric: str | None = None) -> pd.DataFrame:
@@ -131,13 +146,18 @@ def against(records: Records, best: int, baseline: Baseline) -> Comparison | Non
     candidates = table.index[table["coupling"] == 0 if baseline == "none" else table["family"] == baseline]
     if candidates.empty:
         return None
-    setting = int(candidates[0])
-    ours, theirs = row(values(records, records.metric), best), row(values(records, metric), setting)
-    return Comparison(baseline, setting, metric, float(theirs.mean()), paired(ours, theirs, records.mode))
+    measured = values(records, metric, fresh=True)
+    finalists = [setting for setting in candidates if setting in measured.index]
+    fresh = bool(finalists) and best in values(records, records.metric, fresh=True).index
+    setting = int(finalists[0] if fresh else candidates[0])
+    ours, theirs = row(values(records, records.metric, fresh), best), row(values(records, metric, fresh), setting)
+    return Comparison(baseline, setting, metric, float(theirs.mean()), paired(ours, theirs, records.mode), fresh)
 
 
 def comparisons(records: Records, best: int, only: Baseline | None = None) -> pd.DataFrame:
     """A row for each baseline: its best setting, metric, mean, and the paired difference of the best setting to it.
+
+    ``fresh`` tells whether that is over fresh seeds, on which both settings were confirmed.
 
     Raises:
         BadInput: A baseline that was asked for has not been measured.
@@ -154,6 +174,7 @@ def comparisons(records: Records, best: int, only: Baseline | None = None) -> pd
             }
             between = found.difference
             line |= {"difference": between.mean, "low": between.low, "high": between.high, "seeds": between.seeds}
+            line["fresh"] = found.fresh
             rows.append(line)
         elif only:
             raise BadInput(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 from belay import Oscillator
 from belay.defaults import FORMAT
@@ -12,7 +12,7 @@ from study.design.document import dump_document
 from study.design.schema import NATURAL, PARAMETERS, Scalar, Tag, figures, oscillator_of
 from study.errors import FailedWork
 from study.findings.collect import Records
-from study.findings.compare import Baseline, Comparison, against, ranking, rivals
+from study.findings.compare import Baseline, Comparison, against, confirmed, ranking, rivals, row, values
 from study.show import plain
 
 
@@ -26,6 +26,7 @@ class Recommendation:
         parameters: Its values.
         mean: Mean of the objective over seeds.
         se: Standard error of the mean; nan with one seed.
+        fresh: How many fresh seeds, which took no part in choosing, the mean is over; 0 if none.
         rivals: Numbers of the settings that are statistically as good, best first.
         tried: Complete settings it was chosen from.
         diverged: Settings that diverged.
@@ -39,6 +40,7 @@ class Recommendation:
     parameters: dict[str, Scalar]
     mean: float
     se: float
+    fresh: int
     rivals: list[int]
     tried: int
     diverged: int
@@ -52,7 +54,10 @@ class Recommendation:
 
 
 def recommend(records: Records) -> Recommendation:
-    """Chooses the complete setting with the best mean over seeds.
+    """Chooses the complete setting with the best mean over the seeds of the search.
+
+    Where finalists were confirmed on fresh seeds, it is the best that completed these too, and what it came to is told
+    by them alone.
 
     Raises:
         FailedWork: No setting was completed by every seed.
@@ -65,16 +70,19 @@ def recommend(records: Records) -> Recommendation:
             f"({states.get('diverged', 0)} diverged, {states.get('failed', 0)} failed); lower the learning rate or "
             "mend the task."
         )
-    best = int(table.index[0])
-    row = table.iloc[0]
-    rivals_of_ema: tuple[Baseline, ...] = ("belay", "push") if row["family"] == "ema" else ()
+    finalists = confirmed(records)
+    best = finalists[0] if finalists else int(table.index[0])
+    chosen = row(table, best)
+    measured = row(values(records, records.metric, fresh=bool(finalists)), best)
+    rivals_of_ema: tuple[Baseline, ...] = ("belay", "push") if chosen["family"] == "ema" else ()
     baselines: tuple[Baseline, ...] = ("ema", *rivals_of_ema, "none")
     return Recommendation(
         records=records,
         setting=best,
-        parameters={name: plain(row[name]) for name in records.parameters},
-        mean=float(row["mean"]),
-        se=float(row["se"]),
+        parameters={name: plain(chosen[name]) for name in records.parameters},
+        mean=float(measured.mean()),
+        se=float(cast(float, measured.sem())),
+        fresh=len(measured) if finalists else 0,
         rivals=rivals(records, best),
         tried=len(table),
         diverged=int(states.get("diverged", 0)),
@@ -95,6 +103,7 @@ def as_data(recommendation: Recommendation) -> dict[str, Any]:
         "mean": found.mean,
         "standard_error": plain(found.se),
         "seeds": records.seeds,
+        "fresh_seeds": found.fresh,
         "settings_tried": found.tried,
         "settings_planned": records.planned,
         "diverged": found.diverged,
@@ -111,7 +120,8 @@ def defaults_file(recommendation: Recommendation) -> str:
     found, records, data = recommendation, recommendation.records, as_data(recommendation)
     as_good = ranking(records).loc[[found.setting, *found.rivals]]
     transfer = {name: data["oscillator"][name] for name in NATURAL}
-    evidence = ("metric", "mode", "mean", "standard_error", "seeds", "settings_tried", "settings_planned", "versus")
+    evidence = ["metric", "mode", "mean", "standard_error", "seeds", "fresh_seeds"]
+    evidence += ["settings_tried", "settings_planned", "versus"]
     document = {
         "format": FORMAT,
         "setting": found.parameters,
@@ -142,4 +152,5 @@ def _compared(comparison: Comparison) -> dict[str, Any]:
         "metric": comparison.metric,
         "mean": comparison.mean,
         "difference": difference,
+        "fresh": comparison.fresh,
     }

@@ -17,8 +17,9 @@ import pytest
 from study.design.config import parse_config
 from study.design.study import Study
 from study.execute.ask import Asker
+from study.execute.ledger import Ledger
 from study.execute.loop import train_pack
-from study.execute.plan import pack
+from study.execute.tables import opened
 
 SEEDS = int(os.environ.get("BELAY_SAMPLER_SEEDS", "2"))
 SETTINGS = int(os.environ.get("BELAY_SETTINGS", "12"))
@@ -55,14 +56,15 @@ def best_found(question: str, system: str, seed: int, folder: Path) -> float:
     config |= {"objective": asked["objective"], "space": SPACES[system] | {"lr": asked["lr"]}}
     config |= {"search": {"sampler": "tpe", "settings": SETTINGS, "baseline": 0, "in_flight": 1, "seed": seed}}
     study = Study.of(parse_config(config))
-    asker, best = Asker(study, f"sqlite:///{folder}/{config['name']}.db"), math.inf
-    while (setting := asker.ask()) is not None:
-        for work in pack([setting], study.config.seeds):
-            for outcome in train_pack(study, work):
-                asker.tell(outcome)
-                if outcome.state == "complete":
-                    best = min(best, outcome.value(study.config.objective.metric))
-    return best
+    url = f"sqlite:///{folder}/{config['name']}.db"
+    with opened(url, making=True) as engine:
+        ledger = Ledger(engine, study.config.name, url)
+        ledger.begin(study.config)
+        asker = Asker(study, ledger)
+        while (pack := asker.next()) is not None:
+            asker.tell(list(train_pack(study, pack)))
+        complete = [outcome for _, outcome in asker.outcomes() if outcome.state == "complete"]
+    return min(outcome.value(study.config.objective.metric) for outcome in complete)
 
 
 @pytest.mark.parametrize("question", QUESTIONS)

@@ -193,6 +193,34 @@ def test_export_writes_an_optuna_study(finished: CommandLine, home: Path) -> Non
     assert_refused(finished("export", "nobody", "--to", f"optuna:{url}"), 2, "the study must exist", "'nobody'")
 
 
+def test_a_confirmed_study_is_told_by_fresh_seeds_and_says_so_again_without_training(
+    belay_study: CommandLine, databases: Path
+) -> None:
+    config = write(databases.parent / "small.yaml", confirm={"finalists": 3, "seeds": 5})
+    ran = belay_study("run", config, "--inline")
+    assert ran.code == 0, ran.err
+    assert ran.out.startswith("study     small: 20 of 20 settings x 2 seeds done")
+    assert "on 5 fresh seeds, which took no part in choosing" in ran.out
+    assert "flatter" not in ran.out
+    assert "3 of 3 finalists confirmed" in ran.err.splitlines()[-1]
+    again = belay_study("run", config, "--inline")
+    assert (again.code, again.out) == (0, ran.out)
+    (status,) = json.loads(belay_study("status", "small", "--format", "json").out)
+    assert (status["done"], status["finalists"], status["confirmed"]) == (20, 3, 3)
+    best = json.loads(belay_study("best", "small", "--format", "json").out)
+    assert best["fresh_seeds"] == 5
+    rows = json.loads(belay_study("compare", "small", "--format", "json").out)
+    fresh = {row["baseline"]: row["seeds"] for row in rows if row["fresh"]}
+    assert fresh["ema"] == fresh["none"] == 5
+    client = MlflowClient(f"sqlite:///{databases}/mlflow.db")
+    experiment = client.get_experiment_by_name("small").experiment_id
+    confirmed = client.search_runs([experiment], "tags.`belay.confirmed` = 'complete'")
+    assert len(confirmed) == 3
+    (chosen,) = [run for run in confirmed if run.data.tags["belay.setting"] == str(best["number"])]
+    assert chosen.data.metrics["confirmed/average/excess_loss"] == pytest.approx(best["mean"])
+    assert chosen.data.metrics["confirmed/average/excess_loss.se"] == pytest.approx(best["standard_error"])
+
+
 def test_extend_trains_what_is_missing_and_comes_to_what_a_study_asked_so_comes_to(
     belay_study: CommandLine, databases: Path
 ) -> None:

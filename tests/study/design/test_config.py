@@ -636,6 +636,7 @@ OTHERWISE = {
     "objective": {"metric": "average/val_loss", "mode": "min"},
     "space": document()["space"] | {"lr": {"log": [0.05, 2.1]}},
     "search": {"sampler": "tpe", "settings": 97},
+    "confirm": {"finalists": 5, "seeds": 8},
 }
 
 
@@ -753,7 +754,7 @@ def test_what_may_be_a_password_is_not_shown(changes, key):
 @pytest.mark.parametrize("key", OTHERWISE)
 def test_only_what_may_grow_leaves_the_identity_as_it_is(key):
     changed = parse_config(document(**{key: OTHERWISE[key]})).identity != parse_config(document()).identity
-    assert changed == (key not in ("seeds", "search"))
+    assert changed == (key not in ("seeds", "search", "confirm"))
 
 
 def test_settings_and_plain_emas_may_grow_and_how_they_are_searched_may_not():

@@ -16,13 +16,13 @@ from sqlalchemy import text
 from studies import small
 
 from study.design.config import parse_config
-from study.design.schema import Outcome, SeedResult, Setting
+from study.design.schema import CONFIRMATION, Outcome, SeedResult, Setting
 from study.design.study import Study
 from study.errors import BadInput, FailedWork
 from study.execute.ask import Asker, first_setting
 from study.execute.export import to_optuna
 from study.execute.lease import Lease
-from study.execute.ledger import Ledger, counts, stored_config
+from study.execute.ledger import Counts, Ledger, counts, stored_config
 from study.execute.plan import Pack
 from study.execute.tables import opened
 
@@ -109,7 +109,7 @@ def test_a_study_that_was_cut_off_asks_what_an_uninterrupted_one_asks(tmp_path: 
     url = f"sqlite:///{tmp_path}/cut.db"
     run(study, url, workers=3, stop_after=stop_after)  # what was running then is lost
     assert run(study, url, workers=3) == whole
-    assert counts(study, url).finished
+    assert counts(study, url).done == 20
 
 
 @pytest.mark.parametrize("sampler", ["random", "qmc", "tpe", "gp"])
@@ -128,6 +128,47 @@ def test_a_study_that_grows_trains_what_is_missing_and_no_more(tmp_path: Path, s
     if sampler in ("random", "qmc"):
         at_once = run(grown(16, 3), f"sqlite:///{tmp_path}/at_once.db")
         assert {tuple(setting.values()) for setting in after} == {tuple(setting.values()) for setting in at_once}
+
+
+def test_finalists_are_measured_on_fresh_seeds_once_the_search_is_done(tmp_path: Path) -> None:
+    study = study_of(confirm={"finalists": 3, "seeds": 5})
+    with asking(study, f"sqlite:///{tmp_path}/ledger.db") as asker:
+        given = play(asker, workers=3)
+        outcomes = {setting.number: outcome for setting, outcome in asker.outcomes()}
+        chosen = [setting.number for setting in asker.finalists]
+    assert len(chosen) == 3
+    fresh = [range(CONFIRMATION + start, min(CONFIRMATION + start + 2, CONFIRMATION + 5)) for start in (0, 2, 4)]
+    assert [pack.seeds for pack in given[20:]] == [tuple(seeds) for _ in chosen for seeds in fresh]
+    for number, outcome in outcomes.items():
+        assert len(outcome.part("search").seeds) == 2
+        assert len(outcome.part("confirmation").seeds) == (5 if number in chosen else 0)
+
+
+@pytest.mark.parametrize("stop_after", [19, 21, 23])
+def test_a_confirmation_that_was_cut_off_is_finished_and_a_finalist_s_fresh_seeds_count_when_all_are_done(
+    tmp_path: Path, stop_after: int
+) -> None:
+    study, url = study_of(confirm={"finalists": 3, "seeds": 4}), f"sqlite:///{tmp_path}/ledger.db"
+    with asking(study, url) as asker:
+        play(asker, workers=1, stop_after=stop_after)
+    with asking(study, url) as asker:
+        fresh = [len(outcome.part("confirmation").seeds) for _, outcome in asker.outcomes()]
+        assert set(fresh) <= {0, 4}
+        given = play(asker, workers=2)
+        assert len(given) == 26 - stop_after + 1  # the last that was given is lost
+        assert sorted(len(outcome.part("confirmation").seeds) for _, outcome in asker.outcomes())[-4:] == [0, 4, 4, 4]
+        assert asker.asked_all
+    assert counts(study, url) == Counts(planned=20, done=20, diverged=0, failed=0, confirmed=3)
+
+
+def test_a_study_may_be_confirmed_later_and_again_with_more(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    run(study_of(), url)
+    for finalists, seeds, packs in ((3, 2, 3), (3, 4, 3), (4, 4, 2)):
+        with asking(study_of(confirm={"finalists": finalists, "seeds": seeds}), url) as asker:
+            assert len(play(asker, workers=1)) == packs
+    with pytest.raises(BadInput, match=r"`confirm.seeds` must not shrink, got 3 of 'small', which has 4"):
+        run(study_of(confirm={"finalists": 4, "seeds": 3}), url)
 
 
 @pytest.mark.parametrize(

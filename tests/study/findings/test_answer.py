@@ -36,7 +36,7 @@ def test_the_whole_answer_of_a_study_that_belay_wins():
         "how sure": "1 of the other 4 settings are statistically as good (paired over 5 seeds, each at 95 %)",
         "vs ema": f"{ema} over the best EMA (decay 0.99, lr 1, optimizer sgd)",
         "vs none": f"{none} over no averaging (lr 1, optimizer adam)",
-        "": "chosen and measured on the same seeds: the differences flatter the winner",
+        "": "chosen and measured on the same seeds: the differences flatter the winner; `confirm` mends it",
         "next": "belay-study export mixed -o defaults.yaml",
     }
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import recorded
 import yaml
@@ -16,8 +19,10 @@ from scipy import stats
 
 from belay import Oscillator, load_defaults
 from study.design.document import read_document
-from study.design.schema import FIGURES, NATURAL, PARAMETERS, figures, from_natural, natural
+from study.design.schema import CONFIRMATION, FIGURES, NATURAL, PARAMETERS, figures, from_natural, natural
 from study.errors import FailedWork
+from study.findings.answer import answer
+from study.findings.collect import Records
 from study.findings.compare import ranking
 from study.findings.recommend import as_data, defaults_file, recommend
 from study.findings.regimes import regimes
@@ -190,7 +195,7 @@ def test_the_file_holds_the_setting_its_rivals_range_the_evidence_and_where_it_c
     assert document["evidence"] == {
         name: data[name]
         for name in (
-            *("metric", "mode", "mean", "standard_error", "seeds"),
+            *("metric", "mode", "mean", "standard_error", "seeds", "fresh_seeds"),
             *("settings_tried", "settings_planned", "versus"),
         )
     }
@@ -241,3 +246,59 @@ def test_no_more_regimes_are_shown_than_there_are_settings():
 
 def test_an_ema_has_an_infinite_damping_ratio():
     assert regimes(recorded.records("tiny"), 1)["damping_ratio"].iloc[0] == math.inf
+
+
+# --- confirmation -----------------------------------------------------------------------------------------------------
+
+
+def confirming(records: Records, values: Mapping[int, Sequence[float]], state: str = "complete") -> Records:
+    """The records with fresh seeds of these settings, whose live weights came to 0.1 less."""
+    rows = [
+        {
+            "setting": setting,
+            "seed": CONFIRMATION + place,
+            "state": state,
+            recorded.AVERAGE: value,
+            recorded.LIVE: value - 0.1,
+        }
+        for setting, measured in values.items()
+        for place, value in enumerate(measured)
+    ]
+    return replace(records, fresh=pd.DataFrame(rows))
+
+
+def test_a_setting_is_chosen_by_the_search_and_told_by_fresh_seeds_alone():
+    records = recorded.records("mixed")
+    before = recommend(records)
+    ema = next(comparison for comparison in before.versus if comparison.baseline == "ema").setting
+    found = recommend(confirming(records, {before.setting: [0.5, 0.7], ema: [0.6, 0.6]}))
+    assert (found.setting, found.mean, found.fresh) == (before.setting, pytest.approx(0.6), 2)
+    versus = {comparison.baseline: comparison for comparison in found.versus}
+    assert versus["ema"].fresh
+    assert versus["ema"].difference.mean == pytest.approx(0.0)
+    assert versus["ema"].difference.seeds == 2
+    assert versus["none"].fresh
+    assert "flatter" not in answer(found)
+    assert "0.6 (standard error 0.1) on 2 fresh seeds, which took no part in choosing" in answer(found)
+    data = as_data(found)
+    assert (data["fresh_seeds"], data["versus"]["ema"]["fresh"]) == (2, True)
+    assert yaml.safe_load(defaults_file(found))["evidence"]["fresh_seeds"] == 2
+
+
+def test_a_finalist_that_did_not_complete_its_fresh_seeds_is_not_recommended():
+    records = recorded.records("mixed")
+    order = list(ranking(records).index)
+    fresh = confirming(records, {order[0]: [0.9, 0.9]}, "diverged").fresh
+    second = confirming(records, {order[1]: [0.5, 0.7]})
+    found = recommend(replace(second, fresh=pd.concat([fresh, second.fresh])))
+    assert found.setting == order[1]
+
+
+def test_what_was_not_confirmed_is_compared_on_the_seeds_of_the_search_and_said_to_flatter():
+    records = recorded.records("mixed")
+    best = recommend(records).setting
+    found = recommend(confirming(records, {best: [0.5, 0.7]}))
+    versus = {comparison.baseline: comparison for comparison in found.versus}
+    assert not versus["ema"].fresh
+    assert versus["ema"].difference.seeds == records.seeds
+    assert "chosen and measured on the same seeds: " in answer(found)
