@@ -93,6 +93,11 @@ class Asker:
         """The settings that are measured on fresh seeds too; none before the search is done."""
         return self._finalists or ()
 
+    @property
+    def confirmed(self) -> int:
+        """How many finalists have all of their fresh seeds."""
+        return sum(not self._lacking(setting) for setting in self.finalists)
+
     def outcomes(self) -> Iterator[tuple[Setting, Outcome]]:
         """All settings that are done, with what they came to, in the order of their numbers.
 

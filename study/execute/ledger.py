@@ -62,7 +62,7 @@ class Ledger:
         engine: The ledger's database.
         name: The study.
         url: The database's URL, for messages.
-        lease: The right to drive the study; needed to write.
+        lease: The right to drive the study; may be left out where no other driver can reach the database.
     """
 
     def __init__(self, engine: Engine, name: str, url: str, lease: Lease | None = None) -> None:

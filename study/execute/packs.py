@@ -64,8 +64,8 @@ class Packs:
         self.progress = Progress(asker.plan.settings, started=time.monotonic())
         for setting, outcome in asker.outcomes():
             self._count(setting, outcome)
-        self.progress.began_with, self.progress.finalists = self.progress.done, len(asker.finalists)
-        watch(self.progress)
+        self.progress.began_with = self.progress.done
+        self._show()
 
     @property
     def study(self) -> Study:
@@ -86,8 +86,7 @@ class Packs:
         for setting, outcome in self._asker.tell(outcomes):
             self._recorder.record(setting, outcome)
             self._count(setting, outcome)
-        self.progress.finalists = len(self._asker.finalists)
-        self._watch(self.progress)
+        self._show()
 
     def record_all(self) -> None:
         """Queues every outcome of the ledger that is not recorded yet."""
@@ -99,10 +98,12 @@ class Packs:
     def _hopeless(self) -> bool:
         return self.progress.failed == self.progress.done >= HOPELESS
 
+    def _show(self) -> None:
+        self.progress.finalists, self.progress.confirmed = len(self._asker.finalists), self._asker.confirmed
+        self._watch(self.progress)
+
     def _count(self, setting: Setting, outcome: Outcome) -> None:
         progress, study, searched = self.progress, self.study, outcome.part("search")
-        if outcome.part("confirmation").seeds:
-            progress.confirmed += 1
         if setting.number in self._done:
             return
         self._done.add(setting.number)

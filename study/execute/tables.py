@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from urllib.parse import quote
 
 from sqlalchemy import (
+    URL,
     Column,
     Connection,
     Engine,
@@ -19,6 +21,7 @@ from sqlalchemy import (
     create_engine,
     insert,
     inspect,
+    make_url,
     select,
     update,
 )
@@ -135,8 +138,10 @@ def _engine(url: str, making: bool) -> Engine:
         return create_engine(with_password(url), pool_pre_ping=True, connect_args={"connect_timeout": PATIENCE})
     if making:
         return create_engine(url, connect_args={"timeout": BUSY})
-    there = f"file:{file}?mode=rw"  # makes no file that is missing; what a killed driver left half written is undone
-    return create_engine(f"sqlite:///{there}&uri=true", connect_args={"timeout": BUSY}, poolclass=NullPool)
+    # `rw` makes no file that is missing, as SQLite does otherwise, and undoes what a killed driver left half written.
+    there = f"file:{quote(make_url(url).database or '')}"
+    again = URL.create("sqlite", database=there, query={"mode": "rw", "uri": "true"})
+    return create_engine(again, connect_args={"timeout": BUSY}, poolclass=NullPool)
 
 
 def _check_version(connection: Connection, url: str) -> int | None:

@@ -152,12 +152,14 @@ def test_a_confirmation_that_was_cut_off_is_finished_and_a_finalist_s_fresh_seed
     with asking(study, url) as asker:
         play(asker, workers=1, stop_after=stop_after)
     with asking(study, url) as asker:
+        assert asker.confirmed < 3
         fresh = [len(outcome.part("confirmation").seeds) for _, outcome in asker.outcomes()]
         assert set(fresh) <= {0, 4}
         given = play(asker, workers=2)
         assert len(given) == 26 - stop_after + 1  # the last that was given is lost
         assert sorted(len(outcome.part("confirmation").seeds) for _, outcome in asker.outcomes())[-4:] == [0, 4, 4, 4]
         assert asker.asked_all
+        assert asker.confirmed == 3
     assert counts(study, url) == Counts(planned=20, done=20, diverged=0, failed=0, confirmed=3)
 
 
@@ -167,6 +169,7 @@ def test_a_study_may_be_confirmed_later_and_again_with_more(tmp_path: Path) -> N
     for finalists, seeds, packs in ((3, 2, 3), (3, 4, 3), (4, 4, 2)):
         with asking(study_of(confirm={"finalists": finalists, "seeds": seeds}), url) as asker:
             assert len(play(asker, workers=1)) == packs
+            assert asker.confirmed == len(asker.finalists) == finalists
     with pytest.raises(BadInput, match=r"`confirm.seeds` must not shrink, got 3 of 'small', which has 4"):
         run(study_of(confirm={"finalists": 4, "seeds": 3}), url)
 

@@ -216,6 +216,13 @@ def test_opening_to_write_makes_the_folder_and_opening_to_read_makes_nothing(tmp
     assert (tmp_path / "new" / "folder" / "ledger.db").exists()
 
 
+def test_a_folder_may_have_characters_in_its_name_that_mean_something_in_a_url(tmp_path):
+    url = f"sqlite:///{tmp_path}/50% #1 & more/ledger.db"
+    run(study_of(), url, "complete")
+    assert counts(study_of(), url).done == 1
+    assert stored_config("small", url).name == "small"
+
+
 def test_a_study_is_read_although_its_driver_was_killed_in_the_middle_of_a_transaction(tmp_path):
     url = f"sqlite:///{tmp_path}/ledger.db"
     run(study_of(), url, "complete")
