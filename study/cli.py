@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 ENVIRONMENT = {  # of MLflow, which reads it as it is imported
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # at the end of each run, into the answer
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # on stderr
 }
 
 OPTUNA = "optuna:"  # what a `--to` begins with
@@ -184,6 +185,26 @@ def extend(
 
     with connecting(storage, tracking, inline, hurried=False) as chosen:
         _run(Study.of(extended(stored_config(study, chosen.connections.storage), override)), chosen)
+
+
+@app.command()
+@_here_or_there
+def sync(study: Name, tracking: Tracking = None, storage: Storage = None, address: Address = None) -> None:
+    """Record a study in MLflow anew, from the ledger.
+
+    Trains nothing. For records that are missing, damaged or in another place.
+    """
+    from study.design.study import Study
+    from study.execute.ledger import stored_config
+    from study.execute.sweep import sync as record
+    from study.options import connecting
+
+    def say(line: str) -> None:
+        typer.echo(line, err=True)
+
+    with connecting(storage, tracking, hurried=False) as chosen, _terminated_as_interrupted():
+        progress = record(Study.of(stored_config(study, chosen.connections.storage)), chosen.connections, say)
+    say(f"recorded {progress.done} of {progress.planned} settings of {study}")
 
 
 @app.command(name="list")

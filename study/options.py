@@ -14,9 +14,9 @@ from study.design.places import Connections, without_password, without_passwords
 from study.errors import BadInput, StudyError
 
 TRAINING = ("run", "resume", "extend")  # commands that take --inline
-STORED = (*TRAINING, "status", "doctor")  # commands that take --storage
-TRACKED = (*TRAINING, "list", "best", "regimes", "compare", "export", "doctor")  # and --tracking
-ADDRESSED = (*TRAINING, "status", "list", "best", "regimes", "compare", "export", "stop", "logs")  # and --address
+STORED = (*TRAINING, "sync", "status", "doctor")  # commands that take --storage
+TRACKED = (*TRAINING, "sync", "list", "best", "regimes", "compare", "export", "doctor")  # and --tracking
+ADDRESSED = (*{*STORED, *TRACKED} - {"doctor"}, "stop", "logs")  # and --address
 CONNECTION = re.compile(r"(?P<key>tracking\.uri|storage\.url)=(?P<url>.*)|\W*(?P<entry>tracking|storage)\b", re.DOTALL)
 COMMAND = re.compile(r"belay-study (\w+)( [\w.-]+)?")
 asked_from = ContextVar("asked_from", default="")  # the `--address` by which a client asked for what this process does

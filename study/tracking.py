@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -63,10 +63,17 @@ def answering(uri: str, key: str, advice: str) -> Iterator[None]:
         ) from None  # as its text may hold the password
 
 
-def runs(client: MlflowClient, experiment: str, kind: str) -> Iterator[Run]:
-    """All runs of a kind (`study.design.schema.Tag.KIND`) in an experiment."""
-    query = f"tags.`{Tag.KIND}` = '{kind}'"
-    return pages(lambda **page: client.search_runs([experiment], filter_string=query, **page))
+def runs(client: MlflowClient, experiments: Sequence[str], kind: str, **tags: str) -> Iterator[Run]:
+    """All runs of a kind (`study.design.schema.Tag.KIND`) in some experiments, newest first.
+
+    Args:
+        client: Of the tracking store.
+        experiments: Their ids.
+        kind: A value of `Tag.KIND`.
+        tags: Further tags that the runs must have.
+    """
+    query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in {Tag.KIND: kind, **tags}.items())
+    return pages(lambda **page: client.search_runs(list(experiments), filter_string=query, **page))
 
 
 def pages(search: Any) -> Iterator[Any]:

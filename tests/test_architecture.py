@@ -19,7 +19,7 @@ CONFINED = {
     "ray": ["study/execute/tune.py", "study/remote/client.py"],
     "aiohttp": ["study/remote/client.py"],
     "optuna": ["study/execute/ask.py", "study/execute/export.py", "study/design/space.py"],
-    "mlflow": ["study/execute/record.py", "study/findings/collect.py", "study/tracking.py"],
+    "mlflow": ["study/execute/record.py", "study/findings/collect.py", "study/results.py", "study/tracking.py"],
     "typer": ["study/cli.py"],
     "study": ["study"],
 }

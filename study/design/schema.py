@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -19,6 +17,7 @@ from belay import Oscillator
 Scalar = bool | int | float | str
 Family = Literal["ema", "damped", "belay", "push"]
 State = Literal["complete", "diverged", "failed"]
+STATES: tuple[State, ...] = ("complete", "diverged", "failed")  # a setting is as bad as its worst seed
 Role = Literal["search", "confirmation"]
 History = list[tuple[int, dict[str, float]]]  # steps, and the metrics reported at each
 
@@ -39,6 +38,7 @@ RESERVED = frozenset(  # other columns of the tables that hold settings: names t
         "steps",
         "setting",
         "seed",
+        "role",
         "state",
         "message",
         "diverged_at",
@@ -75,40 +75,23 @@ FIGURES = {
 class Tag:
     """Names of the tags by which MLflow's runs are found and told apart."""
 
-    KIND, SETTING, IDENTITY, PLANNED = "belay.kind", "belay.setting", "belay.identity", "belay.planned"
+    KIND, SETTING, IDENTITY = "belay.kind", "belay.setting", "belay.identity"
+    PLANNED, DONE = "belay.planned", "belay.done"  # settings
     METRIC, MODE, STEPS, SEEDS = "belay.metric", "belay.mode", "belay.steps", "belay.seeds"
     TASK, DATA, COMMIT, VERSIONS = "belay.task", "belay.data", "belay.commit", "belay.versions"
     FAMILY, REGIME, OUTCOME = "belay.family", "belay.regime", "belay.outcome"
     CONFIRMED = "belay.confirmed"  # how a finalist's fresh seeds ended
     MESSAGE, DIVERGED_AT = "belay.message", "belay.diverged_at"
-    VALUES = "belay.values"  # a setting as JSON, in pieces: .0, .1, ...
+    AFTER = "belay.after"  # of a setting's run: how many rows the results on record had when it was written
     PARENT = "mlflow.parentRunId"
 
 
 STUDY_RUN, SETTING_RUN = "study", "setting"  # values of Tag.KIND
-CONFIG_ARTIFACT = "config.json"
+CONFIG_ARTIFACT, RESULTS_ARTIFACT = "config.json", "results.parquet"
 LONGEST_TAG, LONGEST_PARAM = 8000, 6000  # characters that MLflow keeps of one; it cuts off the rest
 DISTRIBUTION = "belay-study"  # what pip calls this project
 PACKAGES = (DISTRIBUTION, "torch", "ray", "optuna", "mlflow", "pandas")  # whose versions are recorded
 LIVE, AVERAGE = "live/", "average/"
-
-
-def value_tags(setting: Mapping[str, Any]) -> dict[str, str]:
-    """A setting as JSON, which keeps the types of its values, cut into pieces that MLflow stores whole."""
-    text = json.dumps(dict(setting))
-    pieces = [text[start : start + LONGEST_TAG] for start in range(0, len(text), LONGEST_TAG)]
-    return {f"{Tag.VALUES}.{number}": piece for number, piece in enumerate(pieces)}
-
-
-def tagged_values(tags: Mapping[str, str]) -> dict[str, Any]:
-    """The setting that `value_tags` wrote; {} where there is none."""
-    pieces = itertools.takewhile(lambda piece: piece, (tags.get(f"{Tag.VALUES}.{n}") for n in itertools.count()))
-    return dict(json.loads("".join(map(str, pieces)) or "{}"))
-
-
-def seed_metric(metric: str, seed: int) -> str:
-    """Name under which one seed's last value of a metric is recorded."""
-    return f"{metric}.seed{seed}"
 
 
 def live_of(metric: str) -> str:

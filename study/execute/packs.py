@@ -89,7 +89,7 @@ class Packs:
         self._show()
 
     def record_all(self) -> None:
-        """Queues every outcome of the ledger that is not recorded yet."""
+        """Queues every outcome of the ledger that the records lack."""
         for setting, outcome in self._asker.outcomes():
             if self._recorder.lacks(setting.number, outcome):
                 self._recorder.record(setting, self._asker.whole(outcome))

@@ -1,45 +1,40 @@
-"""Writes results to MLflow: a parent run for the study, a child run for each setting.
+"""Writes results to MLflow: a parent run for the study, a child run for each setting, all rows in the parent's table.
 
-Everything is found again by its tags, so that recording twice, or going on after a kill, changes nothing. Children are
-written by one thread; what it could not deliver, a later `resume` delivers from the ledger.
+Everything is found again by its tags, so that recording twice, or going on after a kill, changes nothing. Children and
+table are written by one thread; what it could not deliver, a later `resume` delivers from the ledger.
 """
 
 from __future__ import annotations
 
-import json
+import math
 import queue
-import subprocess
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from importlib.metadata import version
-from statistics import fmean, stdev
-from typing import Literal
+from contextlib import contextmanager, suppress
+from typing import Any, Literal
 
 from mlflow.entities import Metric, Param, RunTag
 
+from study import results
 from study.design.places import HOME, make_room, secrets, sqlite_file, without_password
 from study.design.schema import (
     CONFIG_ARTIFACT,
     LONGEST_PARAM,
-    PACKAGES,
     SETTING_RUN,
     STUDY_RUN,
     Outcome,
     Setting,
     Tag,
-    error_metric,
-    family,
-    figures,
-    fresh_metric,
-    seed_metric,
-    value_tags,
 )
 from study.design.study import Study
 from study.errors import BadInput, FailedWork, TakenOver, reason
+from study.execute import entries
 from study.tracking import answering, connect, runs
 
-LARGEST_BATCH, MOST_PARAMS = 1000, 100  # metrics and parameters that MLflow takes at once
+MOST_METRICS, MOST_PARAMS = 800, 100  # that MLflow takes at once, beside the tags
+EVERY, REST = 10.0, 10  # seconds between writes of the results, at least, and how many times as long as one takes
 ADVICE = f"leave `tracking` out for a local file in {HOME}"
 Ending = Literal["FINISHED", "KILLED", "FAILED"]
 
@@ -52,17 +47,26 @@ class Recorder:
         uri: MLflow's tracking URI.
         check: Called before each write; raises TakenOver if another driver has the study now. May be left out where no
             other driver can reach the study.
+        anew: Whether to trust nothing that is on record: every setting is lacking.
 
     Raises:
         BadInput: The tracking server does not answer, or holds a study of this name that asks something else.
     """
 
-    def __init__(self, study: Study, uri: str, check: Callable[[], None] = lambda: None) -> None:
-        self._study, self._uri, self._check = study, uri, check
+    def __init__(self, study: Study, uri: str, check: Callable[[], None] = lambda: None, anew: bool = False) -> None:
+        self._study, self._uri, self._check, self._anew = study, uri, check, anew
         make_room("tracking.uri", uri)
         self._client = connect(uri, "tracking.uri", ADVICE)
+        self._results = results.table()  # as on record
+        self._children: dict[int, tuple[str, int]] = {}  # by number: a setting's run, and how many seeds it holds
         with answering(uri, "tracking.uri", ADVICE):
-            self._experiment, self._parent, self._children = self._find_records()
+            self._experiment = self._find_experiment()
+            self._parent = self._find_parent() if self._experiment else ""
+            if self._parent:
+                self._find_results()
+        self._seeds = Counter(self._results["setting"])  # by number: how many of them have rows
+        self._new: list[dict[str, Any]] = []  # rows that the results on record lack
+        self._due = math.inf  # when they may be written again
         self._queue: queue.SimpleQueue[tuple[Setting, Outcome] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._deliver, name="recorder", daemon=True)
         self._fault: Exception | None = None
@@ -74,8 +78,8 @@ class Recorder:
             BadInput: The task's data cannot be read.
             FailedWork: MLflow takes no records.
         """
-        tags = self._parent_tags()  # before anything is made: a task's data may be missing
-        tags[Tag.PLANNED] = str(planned)
+        tags = entries.study_tags(self._study)  # before anything is made: a task's data may be missing
+        tags |= {Tag.PLANNED: str(planned), Tag.DONE: self._done}
         with self._delivering():
             self._check()
             if not self._experiment:
@@ -87,14 +91,15 @@ class Recorder:
                 self._parent = run.info.run_id
             else:
                 self._client.update_run(self._parent, status="RUNNING")
-                for tag in (Tag.PLANNED, Tag.SEEDS):  # the study may have grown
+                for tag in (Tag.PLANNED, Tag.SEEDS, Tag.DONE):  # the study may have grown
                     self._client.set_tag(self._parent, tag, tags[tag])
             self._client.log_dict(self._parent, self._study.config.plain(), CONFIG_ARTIFACT)
+        self._due = time.monotonic() + EVERY
         self._thread.start()
 
     def lacks(self, setting: int, outcome: Outcome) -> bool:
-        """Whether a setting has no run yet that has all of these seeds."""
-        return self._children.get(setting, ("", 0))[1] < len(outcome.seeds)
+        """Whether the results lack seeds of a setting that this outcome has."""
+        return self._anew or self._seeds[setting] < len(outcome.seeds)
 
     def record(self, setting: Setting, outcome: Outcome) -> None:
         """Queues a setting's outcome, to be written unless all of its seeds are recorded already."""
@@ -130,42 +135,71 @@ class Recorder:
             ) from None  # as its text may hold the password
 
     def _deliver(self) -> None:
-        while (item := self._queue.get()) is not None:
+        ended = False
+        while not ended:
+            item = None
+            with suppress(queue.Empty):
+                item = self._queue.get(timeout=self._patience())
+                ended = item is None
             if self._fault is None:
                 try:
                     self._check()
-                    self._write(*item)
+                    if item is not None:
+                        self._write(*item)
+                    if self._new and (ended or time.monotonic() >= self._due):
+                        self._write_results()
                 except Exception as error:  # `close` raises it; training goes on until then
                     self._fault = error
+
+    def _patience(self) -> float | None:
+        """Seconds until the results may be written; None if there is nothing to write."""
+        return max(0.0, self._due - time.monotonic()) if self._new and self._fault is None else None
 
     def _write(self, setting: Setting, outcome: Outcome) -> None:
         if not self.lacks(setting.number, outcome):
             return
-        run, _ = self._children.get(setting.number, ("", 0))
-        at = round(outcome.finished * 1000)
-        if not run:
-            name = f"{setting.number:04d} {family(setting.oscillator)}"
-            began = at - round(outcome.seconds * 1000)
-            tags = {Tag.PARENT: self._parent, Tag.KIND: SETTING_RUN, Tag.SETTING: str(setting.number)}
-            run = self._client.create_run(self._experiment, start_time=began, tags=tags, run_name=name).info.run_id
-            self._children[setting.number] = run, 0
-        metrics = [Metric(key, value, at, step) for key, value, step in _metrics(setting, outcome)]
-        params = [Param(name, str(value)[:LONGEST_PARAM]) for name, value in setting.items()]
-        labels = [RunTag(name, value) for name, value in _labels(setting, outcome).items()]
-        for start in range(0, len(params), MOST_PARAMS):
-            batch = params[start : start + MOST_PARAMS]
-            self._client.log_batch(run, params=batch, tags=labels if start == 0 else ())
-        for start in range(0, len(metrics), LARGEST_BATCH):
-            self._client.log_batch(run, metrics=metrics[start : start + LARGEST_BATCH])
-        self._client.set_terminated(
-            run, "FAILED" if outcome.part("search").state == "failed" else "FINISHED", end_time=at
-        )
-        self._children[setting.number] = run, len(outcome.seeds)
+        run, seeds = self._children.get(setting.number, ("", 0))
+        if seeds < len(outcome.seeds):
+            run = self._write_child(setting, outcome, run)
+            self._children[setting.number] = run, len(outcome.seeds)
+        self._new += results.rows(setting, outcome, run)
+        self._seeds[setting.number] = len(outcome.seeds)
 
-    def _find_records(self) -> tuple[str, str, dict[int, tuple[str, int]]]:
-        """What is on record already: the experiment, the parent run, the children; "" and {} where there is nothing."""
-        experiment = self._find_experiment()
-        return experiment, *(self._find_runs(experiment) if experiment else ("", {}))
+    def _write_child(self, setting: Setting, outcome: Outcome, run: str) -> str:
+        """Writes a setting's run, or all of one that is there; its id. What says how far it is goes last."""
+        at = _milliseconds(outcome.finished)
+        labels = {**entries.labels(setting, outcome), Tag.AFTER: str(len(self._results))}
+        tags = [RunTag(name, value) for name, value in labels.items()] if run else []
+        if not run:
+            name = f"{setting.number:04d} {labels[Tag.FAMILY]}"
+            began = at - _milliseconds(outcome.seconds)
+            labels |= {Tag.PARENT: self._parent, Tag.KIND: SETTING_RUN, Tag.SETTING: str(setting.number)}
+            run = self._client.create_run(self._experiment, start_time=began, tags=labels, run_name=name).info.run_id
+        found = entries.metrics(setting, outcome)
+        metrics = [Metric(key, value, _milliseconds(then), step) for key, value, step, then in found]
+        params = [Param(name, str(value)[:LONGEST_PARAM]) for name, value in setting.items()]
+        batches = max(1, math.ceil(len(metrics) / MOST_METRICS), math.ceil(len(params) / MOST_PARAMS))
+        for batch in range(batches):
+            some = slice(batch * MOST_METRICS, (batch + 1) * MOST_METRICS)
+            few = slice(batch * MOST_PARAMS, (batch + 1) * MOST_PARAMS)
+            self._client.log_batch(run, metrics[some], params[few], tags if batch == batches - 1 else [])
+        self._client.set_terminated(run, "FAILED" if labels[Tag.OUTCOME] == "failed" else "FINISHED", end_time=at)
+        return run
+
+    def _write_results(self) -> None:
+        """Puts the new rows on record, and says when that may be done again."""
+        began = time.monotonic()
+        self._results, self._new = results.table(self._new, self._results), []
+        results.write(self._client, self._parent, self._results)
+        self._client.set_tag(self._parent, Tag.DONE, self._done)
+        now = time.monotonic()
+        self._due = now + max(EVERY, REST * (now - began))
+
+    @property
+    def _done(self) -> str:
+        """How many settings have results of all seeds that they are searched by."""
+        searched = self._results["setting"][self._results["role"] == "search"]
+        return str(int((searched.value_counts() >= self._study.config.seeds).sum()))
 
     def _find_experiment(self) -> str:
         found = self._client.get_experiment_by_name(self._study.config.name)
@@ -176,20 +210,32 @@ class Recorder:
             )
         return found.experiment_id if found else ""
 
-    def _find_runs(self, experiment: str) -> tuple[str, dict[int, tuple[str, int]]]:
-        """The parent run and, by number, the children and how many seeds they hold: none until they are complete."""
+    def _find_parent(self) -> str:
+        """The study's run; "" where there is none."""
         parent = ""
-        for run in runs(self._client, experiment, STUDY_RUN):
+        for run in runs(self._client, [self._experiment], STUDY_RUN):
             self._check_identity(run.data.tags.get(Tag.IDENTITY))
             parent = run.info.run_id
-        children = {
-            int(run.data.tags[Tag.SETTING]): (
-                run.info.run_id,
-                0 if run.info.status == "RUNNING" else int(run.data.tags[Tag.SEEDS]),
-            )
-            for run in runs(self._client, experiment, SETTING_RUN)
-        }
-        return parent, children
+        return parent
+
+    def _find_results(self) -> None:
+        """Takes up the results on record and the settings' runs, of which none counts until it is complete.
+
+        The results say which runs were there when they were written. Those written since are found by their tag, as
+        all are if there are no results.
+        """
+        since: dict[str, str] = {}
+        with suppress(results.Unreadable):
+            self._results = results.read(self._client, self._parent)
+            if not self._anew:
+                since = {Tag.AFTER: str(len(self._results))}
+                known = self._results.groupby("setting")["run"].agg(["last", "size"])
+                self._children = {number: (run, seeds) for number, run, seeds in known.itertuples()}
+        for run in runs(self._client, [self._experiment], SETTING_RUN, **since):
+            number = int(run.data.tags[Tag.SETTING])
+            seeds = 0 if run.info.status == "RUNNING" else int(run.data.tags[Tag.SEEDS])
+            if seeds >= self._children.get(number, ("", 0))[1]:
+                self._children[number] = run.info.run_id, seeds
 
     def _check_identity(self, asked: str | None) -> None:
         if asked != self._study.config.identity:
@@ -199,79 +245,6 @@ class Recorder:
                 f"{without_password(self._uri)}; change `name` (or `--set name={name}-2`)."
             )
 
-    def _parent_tags(self) -> dict[str, str]:
-        config = self._study.config
-        return {
-            Tag.KIND: STUDY_RUN,
-            Tag.IDENTITY: config.identity,
-            Tag.METRIC: config.objective.metric,
-            Tag.MODE: self._study.mode,
-            Tag.STEPS: str(config.steps),
-            Tag.SEEDS: str(config.seeds),
-            Tag.TASK: json.dumps(config.task.model_dump(mode="json")),
-            Tag.DATA: self._study.data_digest(),
-            Tag.COMMIT: _commit(),
-            Tag.VERSIONS: json.dumps({package: version(package) for package in PACKAGES}),
-        }
 
-
-def _metrics(setting: Setting, outcome: Outcome) -> Iterator[tuple[str, float, int]]:
-    """Name, value and step of everything measured or derived; nothing that is not finite.
-
-    The mean over seeds is kept only of a setting that every seed completed, so that MLflow sorts no other first. That
-    over a finalist's fresh seeds has a name of its own.
-    """
-    for result in outcome.seeds:
-        if result.state == "complete":
-            last = {name: (value, step) for step, metrics in result.history for name, value in metrics.items()}
-            for name, (value, step) in last.items():
-                yield seed_metric(name, result.seed), value, step
-    searched, fresh = outcome.part("search"), outcome.part("confirmation")
-    if searched.state == "complete":
-        yield from _means(searched)
-    if fresh.seeds and fresh.state == "complete":
-        yield from ((fresh_metric(name), value, step) for name, value, step in _means(fresh))
-    for name, value in figures(setting.oscillator, int(setting["steps"])).items():
-        if abs(value) < float("inf"):
-            yield f"oscillator/{name}", value, 0
-    yield "seconds", outcome.seconds, 0
-
-
-def _means(outcome: Outcome) -> Iterator[tuple[str, float, int]]:
-    """Mean and standard error over seeds at every step that all seeds reported."""
-    values: dict[tuple[str, int], list[float]] = {}
-    for result in outcome.seeds:
-        for step, metrics in result.history:
-            for name, value in metrics.items():
-                values.setdefault((name, step), []).append(value)
-    seeds = len(outcome.seeds)
-    for (name, step), present in values.items():
-        if len(present) == seeds:
-            yield name, fmean(present), step
-            if seeds > 1:
-                yield error_metric(name), stdev(present) / seeds**0.5, step
-
-
-def _labels(setting: Setting, outcome: Outcome) -> dict[str, str]:
-    searched, fresh = outcome.part("search"), outcome.part("confirmation")
-    labels = {
-        Tag.FAMILY: family(setting.oscillator),
-        Tag.REGIME: setting.oscillator.regime,
-        Tag.OUTCOME: searched.state,
-        Tag.SEEDS: str(len(outcome.seeds)),
-        Tag.MESSAGE: searched.message[:500],
-        **value_tags(setting),
-    }
-    if fresh.seeds:
-        labels[Tag.CONFIRMED] = fresh.state
-    steps = [result.diverged_at for result in searched.seeds if result.diverged_at is not None]
-    return labels | ({Tag.DIVERGED_AT: str(min(steps))} if steps else {})
-
-
-def _commit() -> str:
-    """The commit checked out in the working directory; "" where there is none."""
-    command = ["git", "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return ""
+def _milliseconds(seconds: float) -> int:
+    return round(seconds * 1000)

@@ -17,7 +17,7 @@ from study.execute.packs import BackEnd, Packs, Progress, Watch
 from study.execute.tables import opened
 
 if TYPE_CHECKING:
-    from study.execute.record import Recorder
+    from study.execute.record import Ending, Recorder
 
 
 def run(
@@ -73,14 +73,38 @@ def _is_finished(study: Study, ledger: Ledger) -> bool:
     return ledger.config is not None and Asker(study, ledger).asked_all
 
 
-def _recorder(study: Study, uri: str, lease: Lease) -> Recorder:
+def sync(study: Study, connections: Connections, say: Callable[[str], None]) -> Progress:
+    """Records a study anew, all of it from the ledger; trains nothing.
+
+    Args:
+        study: The study, as the ledger has it.
+        connections: Where its records are.
+        say: Called with a line if another driver has to be waited for.
+
+    Returns:
+        How far the study is.
+
+    Raises:
+        BadInput: The records or the ledger cannot be reached, or another driver runs the study.
+        FailedWork: MLflow could not take the records.
+    """
+    name, url = study.config.name, connections.storage
+    with opened(url, making=True) as engine, Lease(name, engine, say) as lease:
+        recorder = _recorder(study, connections.tracking, lease, anew=True)
+        packs = Packs(Asker(study, Ledger(engine, name, url, lease)), recorder, lambda _: None)
+        recorder.open(packs.progress.planned)
+        with _finishing(recorder, packs, "FINISHED" if packs.progress.finished else "KILLED"):
+            return packs.progress
+
+
+def _recorder(study: Study, uri: str, lease: Lease, anew: bool = False) -> Recorder:
     from study.execute.record import Recorder
 
-    return Recorder(study, uri, lease.check)
+    return Recorder(study, uri, lease.check, anew)
 
 
 @contextlib.contextmanager
-def _finishing(recorder: Recorder, packs: Packs) -> Iterator[None]:
+def _finishing(recorder: Recorder, packs: Packs, ending: Ending = "FINISHED") -> Iterator[None]:
     """Ends the study's record the way the work ended."""
     try:
         packs.record_all()
@@ -89,7 +113,7 @@ def _finishing(recorder: Recorder, packs: Packs) -> Iterator[None]:
         with contextlib.suppress(FailedWork):  # what went wrong first is what the user reads
             recorder.close("KILLED" if isinstance(stop, KeyboardInterrupt) else "FAILED")
         raise
-    recorder.close("FINISHED")
+    recorder.close(ending)
 
 
 def _check_results(asker: Asker, progress: Progress) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,15 +10,14 @@ import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from study import results
 from study.design.places import sqlite_file, without_password
-from study.design.schema import CONFIRMATION, PARAMETERS, SETTING_RUN, STUDY_RUN, Scalar, Tag, role_of, tagged_values
+from study.design.schema import NATURAL, PARAMETERS, RESULTS_ARTIFACT, STATES, STUDY_RUN, Tag
 from study.design.tasks.base import Direction
 from study.errors import BadInput
-from study.findings.coordinates import with_natural
 from study.tracking import answering, connect, pages, runs
 
 ADVICE = "--tracking", "name another"  # what names the tracking store, and what else to do than to start it
-SEED_METRIC = re.compile(r"(?P<metric>.+)\.seed(?P<seed>\d+)")
 
 
 @dataclass(frozen=True)
@@ -61,126 +58,130 @@ class Records:
 
 def studies(uri: str) -> pd.DataFrame:
     """All studies in the tracking store, newest first: a row for each, with the time (UTC) it was started."""
-    client = _connect(uri)
+    client = _connect(uri, "run a study here first")
     with answering(uri, *ADVICE):
-        found = [
-            (run, experiment.name, len(_finished(client, experiment.experiment_id)))
-            for experiment in pages(client.search_experiments)
-            for run in runs(client, experiment.experiment_id, STUDY_RUN)
-        ]
+        names = {experiment.experiment_id: experiment.name for experiment in pages(client.search_experiments)}
+        found = [(run, names[run.info.experiment_id]) for run in runs(client, list(names), STUDY_RUN)]
     columns = ["study", "status", "done", "planned", "task", "metric", "mode", "started"]
-    newest_first = sorted(found, key=lambda study: study[0].info.start_time, reverse=True)
-    return pd.DataFrame([_study_row(*study) for study in newest_first], columns=columns)
+    return pd.DataFrame([_study_row(*study) for study in found], columns=columns)
 
 
-def _study_row(run: Run, name: str, done: int) -> dict[str, Any]:
+def _study_row(run: Run, name: str) -> dict[str, Any]:
     tags = run.data.tags
     started = pd.Timestamp(run.info.start_time, unit="ms").strftime("%Y-%m-%dT%H:%MZ")
-    row = {"study": name, "status": run.info.status.lower(), "done": done, "planned": int(tags[Tag.PLANNED])}
+    row = {"study": name, "status": run.info.status.lower()}
+    row |= {"done": int(tags.get(Tag.DONE, 0)), "planned": int(tags[Tag.PLANNED])}
     row |= {"task": json.loads(tags[Tag.TASK])["name"], "metric": tags[Tag.METRIC], "mode": tags[Tag.MODE]}
     return row | {"started": started}
 
 
 def check_tracking(uri: str) -> None:
     """Raises BadInput unless the tracking store answers."""
-    _connect(uri)
+    _connect(uri, "run a study here first")
 
 
 def load(name: str, uri: str) -> Records:
     """The records of a study, finished or not.
 
     Raises:
-        BadInput: The tracking store does not answer or has no such study, or none of its settings is done.
+        BadInput: The tracking store does not answer or has no such study, none of its settings is done, or its table of
+            results is missing or damaged.
     """
-    client = _connect(uri)
+    client = _connect(uri, f"run it here first, write it from the ledger with `belay-study sync {name}`")
     with answering(uri, *ADVICE):
         experiment = client.get_experiment_by_name(name)
-        parents = list(runs(client, experiment.experiment_id, STUDY_RUN)) if experiment else []
-        finished = _finished(client, experiment.experiment_id) if experiment else []
+        parents = list(runs(client, [experiment.experiment_id], STUDY_RUN)) if experiment else []
     if not parents:
         raise BadInput(
-            f"the study must exist in {without_password(uri)}, got {name!r}; `belay-study list` shows what does."
+            f"the study must exist in {without_password(uri)}, got {name!r}; `belay-study list` shows what does, and "
+            f"`belay-study sync {name}` writes one that the ledger has."
         )
-    children = sorted(finished, key=lambda run: int(run.data.tags[Tag.SETTING]))
-    tags = parents[0].data.tags
-    seeds = int(tags[Tag.SEEDS])
-    if not children:
-        raise BadInput(
-            f"the study must have a setting that is done, got none of {name!r}; wait, or `belay-study resume {name}`."
-        )
-    parameters = list(
-        dict.fromkeys([*PARAMETERS, *sorted({name for run in children for name in _values(run)} - {"steps"})])
-    )
-    rows = _as_recorded([row for run in children for row in _rows(run, seeds)], parameters)
-    rows = with_natural(rows, int(tags[Tag.STEPS]))
-    fresh = rows["seed"] >= CONFIRMATION
+    parent, tags = parents[-1], parents[-1].data.tags
+    rows = _results(client, parent, name, uri)
+    settings, parameters = _settings(rows)
     return Records(
         name=name,
-        run=parents[0].info.run_id,
+        run=parent.info.run_id,
         metric=tags[Tag.METRIC],
         mode="max" if tags[Tag.MODE] == "max" else "min",
         steps=int(tags[Tag.STEPS]),
-        seeds=seeds,
+        seeds=int(tags[Tag.SEEDS]),
         planned=int(tags[Tag.PLANNED]),
         task=json.loads(tags[Tag.TASK]),
         tags=dict(tags),
-        table=rows[~fresh].reset_index(drop=True),
-        fresh=rows[fresh].reset_index(drop=True),
+        table=_searched(rows[rows["role"] == "search"], settings, parameters, int(tags[Tag.SEEDS])),
+        fresh=_confirmed(rows[rows["role"] == "confirmation"], settings, parameters),
         parameters=parameters,
     )
 
 
-def _as_recorded(rows: list[dict[str, Any]], parameters: list[str]) -> pd.DataFrame:
-    """The rows as a table whose hyperparameters are the recorded values: pandas would make 1 and 0.5 two floats."""
-    table = pd.DataFrame(rows)
-    for name in parameters:
-        if name not in PARAMETERS:
-            table[name] = pd.Series([row.get(name) for row in rows], dtype=object)
-    return table
-
-
-def _rows(run: Run, seeds: int) -> Iterator[dict[str, Any]]:
-    """The rows of one setting."""
-    tags = run.data.tags
-    setting = {name: value for name, value in _values(run).items() if name != "steps"}
-    shared = {"setting": int(tags[Tag.SETTING]), "state": tags[Tag.OUTCOME], "message": tags.get(Tag.MESSAGE, "")}
-    shared["diverged_at"] = float(tags.get(Tag.DIVERGED_AT, "nan"))
-    measured: dict[int, dict[str, float]] = {seed: {} for seed in range(seeds)}
-    for key, value in run.data.metrics.items():
-        if found := SEED_METRIC.fullmatch(key):
-            measured.setdefault(int(found["seed"]), {})[found["metric"]] = value
-    for seed, metrics in sorted(measured.items()):
-        if role_of(seed) == "search":
-            yield {**shared, "seed": seed, **setting, **metrics}
-        else:
-            yield {**shared, "state": tags[Tag.CONFIRMED], "seed": seed, **setting, **metrics}
-
-
-def _values(run: Run) -> dict[str, Scalar | None]:
-    """A setting's values as they were tried."""
-    values = tagged_values(run.data.tags)
-    if not values:
+def _results(client: MlflowClient, parent: Run, name: str, uri: str) -> pd.DataFrame:
+    """The rows on record."""
+    try:
+        with answering(uri, *ADVICE):
+            rows = results.read(client, parent.info.run_id)
+    except results.Unreadable as error:
+        if parent.data.tags.get(Tag.DONE) != "0":
+            raise BadInput(
+                f"the records of {name!r} must have a whole {RESULTS_ARTIFACT}, got {error}; "
+                f"`belay-study sync {name}` writes it anew from the ledger."
+            ) from error
+        rows = results.table()
+    if rows.empty:
         raise BadInput(
-            f"a setting's values must be on record with their types, got none of {run.info.run_name!r}, which an "
-            "earlier version recorded; resume the study with `--tracking` of another store, which records it anew."
+            f"the study must have a setting that is done, got none of {name!r}; wait, or `belay-study resume {name}`."
         )
-    return values
+    return rows
 
 
-def _connect(uri: str) -> MlflowClient:
+def _settings(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """A row for each setting, with both systems' coordinates and hyperparameters, and the parameters' names.
+
+    Hyperparameters are the recorded values: pandas would make 1 and 0.5 two floats.
+    """
+    first = rows.drop_duplicates("setting").set_index("setting")
+    tried = [json.loads(text) for text in first["parameters"]]
+    parameters = [*PARAMETERS, *sorted({name for values in tried for name in values} - {"steps", *PARAMETERS})]
+    columns = {
+        name: pd.Series(
+            [values.get(name) for values in tried], first.index, dtype=float if name in PARAMETERS else object
+        )
+        for name in parameters
+    }
+    return pd.concat([pd.DataFrame(columns), first[list(NATURAL)]], axis=1), parameters
+
+
+def _searched(rows: pd.DataFrame, settings: pd.DataFrame, parameters: list[str], seeds: int) -> pd.DataFrame:
+    """`Records.table`; a seed that a setting lacks has a row without values."""
+    index = pd.MultiIndex.from_product([rows["setting"].unique(), range(seeds)], names=results.KEY)
+    return _tidy(rows, index, settings, parameters)
+
+
+def _confirmed(rows: pd.DataFrame, settings: pd.DataFrame, parameters: list[str]) -> pd.DataFrame:
+    """`Records.fresh`."""
+    complete = rows[rows["state"] == "complete"]
+    return _tidy(rows, pd.MultiIndex.from_frame(complete[results.KEY]), settings, parameters)
+
+
+def _tidy(rows: pd.DataFrame, index: pd.MultiIndex, settings: pd.DataFrame, parameters: list[str]) -> pd.DataFrame:
+    """A table of these settings and seeds: what each setting is, how it ended by all its rows, the seed's metrics."""
+    metrics = [name for name in rows if name not in results.COLUMNS and rows[name].notna().any()]
+    measured = rows.set_index(results.KEY)[metrics].reindex(index).reset_index()
+    shared = settings.join(_endings(rows)).loc[measured["setting"]].reset_index(drop=True)
+    first = ["state", "message", "diverged_at", *parameters]
+    return pd.concat([measured[results.KEY], shared[first], measured[metrics], shared[list(NATURAL)]], axis=1)
+
+
+def _endings(rows: pd.DataFrame) -> pd.DataFrame:
+    """By setting: the state of its worst seed, the first message, the first step of divergence."""
+    rank = rows["state"].map({state: place for place, state in enumerate(STATES)})
+    ranked = rows.assign(state=rank, message=rows["message"].mask(rows["message"] == "")).groupby("setting")
+    endings = ranked.agg({"state": "max", "message": "first", "diverged_at": "min"})
+    return endings.assign(state=endings["state"].map(dict(enumerate(STATES))), message=endings["message"].fillna(""))
+
+
+def _connect(uri: str, mend: str) -> MlflowClient:
     file = sqlite_file(uri)
     if file is not None and not file.exists():
-        raise BadInput(
-            f"the records must exist, got no {file}; run a study here first, or name another with `--tracking`."
-        )
+        raise BadInput(f"the records must exist, got no {file}; {mend}, or name another with `--tracking`.")
     return connect(uri, *ADVICE)
-
-
-def _finished(client: MlflowClient, experiment: str) -> list[Run]:
-    """The first run of each setting of an experiment, without those that are still being written.
-
-    A setting has several where drivers with storages of their own share the tracking store.
-    """
-    done = [run for run in runs(client, experiment, SETTING_RUN) if run.info.status != "RUNNING"]
-    newest_first = sorted(done, key=lambda run: (run.info.start_time, run.info.run_id), reverse=True)
-    return list({run.data.tags[Tag.SETTING]: run for run in newest_first}.values())

@@ -25,6 +25,7 @@ from study.findings.collect import load
 COMMANDS = [
     "run",
     "resume",
+    "sync",
     "list",
     "status",
     "best",
@@ -122,11 +123,11 @@ def test_every_setting_is_one_finished_child_of_the_study_s_run(finished: Comman
     assert sorted(int(run.data.tags["belay.setting"]) for run in children) == list(range(20))
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
     complete = next(run for run in children if run.data.tags["belay.outcome"] == "complete")
-    for name in ("average/excess_loss", "average/excess_loss.se", "average/excess_loss.seed0", "oscillator/lag"):
+    for name in ("average/excess_loss", "average/excess_loss.se", "oscillator/lag"):
         assert name in complete.data.metrics
     history = client.get_metric_history(complete.info.run_id, "average/excess_loss")
     assert sorted(point.step for point in history) == [30, 60]
-    assert "config.json" in [file.path for file in client.list_artifacts(parent.info.run_id)]
+    assert {"config.json", "results.parquet"} == {file.path for file in client.list_artifacts(parent.info.run_id)}
     assert json.loads(parent.data.tags["belay.versions"])["ray"]
 
 
@@ -252,6 +253,29 @@ def test_list_and_status_say_how_far_each_study_is(finished: CommandLine) -> Non
     (row,) = yaml.safe_load(finished("status", "small", "--format", "yaml").out)
     assert (row["planned"], row["done"], row["left"]) == (20, 20, 0)
     assert "small" in finished("list").out
+
+
+def test_sync_writes_from_the_ledger_the_results_that_are_gone(finished: CommandLine, home: Path) -> None:
+    (results,) = (home / ".belay-study").rglob("results.parquet")
+    whole = results.read_bytes()
+    results.unlink()
+    missing = "the records of 'small' must have a whole results.parquet, got none; `belay-study sync small` writes"
+    assert_refused(finished("best", "small"), 2, missing)
+    answer = finished("sync", "small")
+    assert (answer.code, answer.out, answer.err) == (0, "", "recorded 20 of 20 settings of small\n")
+    assert results.read_bytes() == whole
+    assert finished("best", "small").out == (home / "answer.txt").read_text()
+
+
+def test_sync_writes_a_study_into_a_store_that_lacks_it(
+    finished: CommandLine, home: Path, made_databases: Path
+) -> None:
+    other = f"sqlite:///{copy_databases(made_databases, home / 'other')}/mlflow.db"
+    lacking = finished("best", "small", "--tracking", other)
+    assert_refused(lacking, 2, "the study must exist", f"`belay-study sync small --tracking {other}` writes one")
+    assert finished("sync", "small", "--tracking", other).code == 0
+    assert finished("best", "small", "--top", 20, "--tracking", other).out == finished("best", "small", "--top", 20).out
+    assert_refused(finished("sync", "smal"), 2, "the study must exist", "ledger.db", "'smal'")
 
 
 def test_dry_run_says_what_would_be_run_and_leaves_nothing(belay_study: CommandLine, tmp_path: Path) -> None:
@@ -402,6 +426,9 @@ def test_a_metric_that_is_never_reported_ends_the_study_with_its_name(
     assert_refused(answer, 1, "every setting failed", reason, after=[started])
     (row,) = json.loads(belay_study("status", "mute", "--format", "json").out)
     assert 8 <= row["done"] < 100  # given up early
+    assert belay_study("sync", "mute").err == f"recorded {row['done']} of 100 settings of mute\n"
+    (listed,) = json.loads(belay_study("list", "--format", "json").out)
+    assert (listed["done"], listed["status"]) == (row["done"], "killed")
 
 
 def test_a_worker_that_dies_fails_its_setting_and_not_the_study(

@@ -84,5 +84,8 @@ def test_all_runs_of_a_kind_are_found_however_many_pages_they_fill(databases, mo
     client.create_run(experiment, tags={"belay.kind": "study"})
     elsewhere = client.create_experiment("elsewhere", artifact_location=databases.as_uri())
     client.create_run(elsewhere, tags={"belay.kind": "setting"})
-    assert sorted(run.info.run_id for run in runs(client, experiment, "setting")) == sorted(made)
+    assert sorted(run.info.run_id for run in runs(client, [experiment], "setting")) == sorted(made)
+    assert len(list(runs(client, [experiment, elsewhere], "setting"))) == 6
+    client.set_tag(made[3], "belay.after", "8")
+    assert [run.info.run_id for run in runs(client, [experiment], "setting", **{"belay.after": "8"})] == [made[3]]
     assert sorted(one.name for one in pages(client.search_experiments)) == ["Default", "elsewhere", "many"]

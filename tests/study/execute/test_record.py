@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -12,21 +13,25 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from studies import CommandLine, small, write
 
+from study import results
 from study.design.config import parse_config
-from study.design.schema import Outcome, SeedResult, Setting
+from study.design.schema import CONFIRMATION, RESULTS_ARTIFACT, Outcome, SeedResult, Setting
 from study.design.study import Study
 from study.errors import BadInput, FailedWork, TakenOver
 from study.execute.record import Recorder
+from study.tracking import runs
 
 METRIC = "average/excess_loss"
 REFUSED = "the disk is full, says the test"
@@ -56,8 +61,8 @@ def outcome(number: int, *seeds: SeedResult) -> Outcome:
     return Outcome(number, list(seeds or (result(0, 0.4, 0.2), result(1, 0.6, 0.4))))
 
 
-def record(uri: str, *outcomes: tuple[Setting, Outcome]) -> None:
-    recorder = Recorder(study_of(), uri)
+def record(uri: str, *outcomes: tuple[Setting, Outcome], **options: Any) -> None:
+    recorder = Recorder(study_of(), uri, **options)
     recorder.open(20)
     for each in outcomes:
         recorder.record(*each)
@@ -74,6 +79,29 @@ def runs_of(uri: str, kind: str) -> list[Run]:
 def child(uri: str) -> Run:
     (run,) = runs_of(uri, "setting")
     return run
+
+
+def table(uri: str) -> pd.DataFrame:
+    """The results on record."""
+    return results.read(MlflowClient(uri), runs_of(uri, "study")[0].info.run_id)
+
+
+def results_file(uri: str) -> Path:
+    (run,) = runs_of(uri, "study")
+    return Path(run.info.artifact_uri.removeprefix("file://")) / RESULTS_ARTIFACT
+
+
+def values(uri: str) -> list[tuple[int, int, float]]:
+    """Setting, seed and value of each row on record."""
+    rows = table(uri)
+    return list(zip(rows["setting"], rows["seed"], rows[METRIC], strict=True))
+
+
+def wait_for(recorder: Recorder, reached: Callable[[], bool]) -> None:
+    """Waits until the recorder's thread has come to a point."""
+    while not reached():
+        assert recorder._fault is None
+        time.sleep(0.02)
 
 
 def history(uri: str, metric: str) -> list[tuple[int, float]]:
@@ -110,7 +138,7 @@ def test_the_study_s_run_holds_its_question_and_where_it_came_from(uri):
     (run,) = runs_of(uri, "study")
     assert (run.info.status, run.info.run_name) == ("FINISHED", "small")
     tags = {name.removeprefix("belay."): text for name, text in run.data.tags.items() if name.startswith("belay.")}
-    known = {"metric": METRIC, "mode": "min", "steps": "60", "seeds": "2", "planned": "20"}
+    known = {"metric": METRIC, "mode": "min", "steps": "60", "seeds": "2", "planned": "20", "done": "0"}
     assert {name: tags[name] for name in known} == known
     assert tags["identity"] == study_of().config.identity
     assert json.loads(tags["task"]) == {"name": "quadratic", "dimensions": 4}
@@ -118,7 +146,7 @@ def test_the_study_s_run_holds_its_question_and_where_it_came_from(uri):
     assert [file.path for file in MlflowClient(uri).list_artifacts(run.info.run_id)] == ["config.json"]
 
 
-def test_a_setting_s_run_holds_means_errors_seeds_history_and_figures(uri):
+def test_a_setting_s_run_holds_means_an_error_history_and_figures(uri):
     record(uri, (setting(3), outcome(3)))
     run = child(uri)
     assert (run.info.status, run.info.run_name) == ("FINISHED", "0003 belay")
@@ -129,8 +157,7 @@ def test_a_setting_s_run_holds_means_errors_seeds_history_and_figures(uri):
     assert run.data.params == {name: str(value) for name, value in setting(3).items()}
     assert run.data.params.items() >= {"decay": "0.9", "lr": "0.1", "dimensions": "4", "steps": "60"}.items()
     assert history(uri, METRIC) == [(30, pytest.approx(0.5)), (60, pytest.approx(0.3))]
-    assert history(uri, f"{METRIC}.se") == [(30, pytest.approx(0.1)), (60, pytest.approx(0.1))]
-    assert (history(uri, f"{METRIC}.seed0"), history(uri, f"{METRIC}.seed1")) == ([(60, 0.2)], [(60, 0.4)])
+    assert history(uri, f"{METRIC}.se") == [(60, pytest.approx(0.1))]
     assert run.data.metrics["oscillator/lag"] == pytest.approx(setting(3).oscillator.lag)
     assert run.data.metrics["seconds"] == 2.5
 
@@ -146,14 +173,146 @@ def test_a_figure_that_is_infinite_is_left_out(uri):
     ({"state": "diverged", "diverged_at": 41}, "FINISHED", {"outcome": "diverged", "diverged_at": "41", "message": ""}),
     ({"state": "failed", "message": "OSError: gone"}, "FAILED", {"outcome": "failed", "message": "OSError: gone"}),
 ])  # fmt: skip
-def test_a_setting_with_a_bad_seed_has_its_reason_the_good_seeds_and_no_mean(uri, ending, status, tags):
+def test_a_setting_with_a_bad_seed_has_its_reason_and_no_mean(uri, ending, status, tags):
     record(uri, (setting(0), outcome(0, result(0, 0.4, 0.2), result(1, 0.6, **ending))))
     run = child(uri)
     assert run.info.status == status
     found = {name: run.data.tags.get(f"belay.{name}") for name in ("outcome", "diverged_at", "message")}
     assert found == {"diverged_at": None} | tags
-    measured = {name for name in run.data.metrics if name.startswith(METRIC)}
-    assert measured == {f"{METRIC}.seed0"}
+    assert not [name for name in run.data.metrics if name.startswith(METRIC)]
+    assert list(table(uri)["state"]) == ["complete", ending["state"]]
+    assert values(uri) == [(0, 0, 0.2), (0, 1, pytest.approx(math.nan, nan_ok=True))]
+
+
+def test_a_setting_s_run_takes_three_calls(uri, monkeypatch):
+    recorder, calls = Recorder(study_of(), uri), []
+    recorder.open(20)
+    for name in ("create_run", "log_batch", "log_metric", "log_param", "set_tag", "update_run", "set_terminated"):
+        real = getattr(MlflowClient, name)
+        monkeypatch.setattr(MlflowClient, name, lambda *a, n=name, r=real, **k: (calls.append(n), r(*a, **k))[1])
+    recorder.record(setting(0), outcome(0))
+    wait_for(recorder, lambda: "set_terminated" in calls)
+    assert calls == ["create_run", "log_batch", "set_terminated"]
+    recorder.close("FINISHED")
+    assert calls[3:] == ["set_tag", "set_terminated"]  # of the study's run, whose results are on record then
+
+
+def test_a_long_history_is_kept_in_ten_points_from_the_first_to_the_last(uri):
+    record(uri, (setting(0), outcome(0, result(0, *map(float, range(60))), result(1, *map(float, range(60))))))
+    points = history(uri, METRIC)
+    assert (len(points), points[0], points[-1]) == (10, (1, 0.0), (60, 59.0))
+    assert {after[0] - before[0] for before, after in itertools.pairwise(points)} == {6, 7}
+
+
+def test_more_than_mlflow_takes_at_once_is_split(uri):
+    names = [METRIC, *(f"average/m{number}" for number in range(900))]
+    seeds = [SeedResult(seed, [(60, dict.fromkeys(names, 1.0 + seed))], finished=1.7e9) for seed in (0, 1)]
+    given = dict(setting(0)) | {f"other{number}": number for number in range(150)}
+    record(uri, (Setting(0, given), outcome(0, *seeds)))
+    run = child(uri)
+    assert {name for name in run.data.metrics if name.endswith(".se")} == {f"{name}.se" for name in names}
+    assert run.data.params == {name: str(value) for name, value in given.items()}
+
+
+def test_a_finalist_s_run_gets_the_mean_over_its_fresh_seeds_and_keeps_that_of_the_search(uri):
+    searched = [result(0, 0.1, 0.2), result(1, 0.3, 0.4)]
+    record(uri, (setting(0), outcome(0, *searched)))
+    fresh = [replace(result(CONFIRMATION + place, 0.7), finished=1.8e9) for place in range(3)]
+    record(uri, (setting(0), outcome(0, *searched, *fresh)))
+    assert history(uri, METRIC) == [(30, pytest.approx(0.2)), (60, pytest.approx(0.3))]
+    assert history(uri, f"confirmed/{METRIC}") == [(60, pytest.approx(0.7))]
+    assert len(history(uri, "oscillator/lag")) == 1
+    assert child(uri).data.tags["belay.confirmed"] == "complete"
+    assert list(table(uri)["role"]) == ["search"] * 2 + ["confirmation"] * 3
+    (run,) = runs_of(uri, "study")
+    assert run.data.tags["belay.done"] == "1"
+
+
+# --- the results ------------------------------------------------------------------------------------------------------
+
+
+def test_the_results_name_each_setting_s_run_and_the_study_s_says_how_many_are_done(uri):
+    record(uri, (setting(1), outcome(1)), (setting(0), outcome(0)), (setting(2), outcome(2, result(0, 0.5))))
+    assert values(uri) == [(0, 0, 0.2), (0, 1, 0.4), (1, 0, 0.2), (1, 1, 0.4), (2, 0, 0.5)]
+    assert {run.info.run_id: int(run.data.tags["belay.setting"]) for run in runs_of(uri, "setting")} == dict(
+        zip(table(uri)["run"], table(uri)["setting"], strict=True)
+    )
+    (run,) = runs_of(uri, "study")
+    assert run.data.tags["belay.done"] == "2"
+
+
+def test_the_results_are_written_as_the_study_goes_on_but_seldom(uri, monkeypatch):
+    monkeypatch.setattr("study.execute.record.EVERY", 0.05)
+    monkeypatch.setattr("study.execute.record.REST", 1e9)
+    recorder = Recorder(study_of(), uri)
+    recorder.open(20)
+    recorder.record(setting(0), outcome(0))
+    wait_for(recorder, lambda: runs_of(uri, "study")[0].data.tags["belay.done"] == "1")
+    for number in (1, 2):
+        recorder.record(setting(number), outcome(number))
+    wait_for(recorder, lambda: len(runs_of(uri, "setting")) == 3)
+    assert len(table(uri)) == 2
+    recorder.close("FINISHED")
+    assert len(table(uri)) == 6
+
+
+def test_a_recorder_looks_only_for_settings_that_the_results_lack(uri, monkeypatch):
+    record(uri, *[(setting(number), outcome(number)) for number in range(3)])
+    looked_at = []
+    monkeypatch.setattr(
+        "study.execute.record.runs",
+        lambda *query, **tags: (looked_at.append(run) or run for run in runs(*query, **tags)),
+    )
+    recorder = Recorder(study_of(), uri)
+    assert [run.data.tags["belay.kind"] for run in looked_at] == ["study"]
+    assert [recorder.lacks(number, outcome(number)) for number in range(4)] == [False, False, False, True]
+
+
+@pytest.mark.parametrize(("every", "rest", "written"), [(1e9, 0, 0), (0, 1e9, 2), (0, 0, 6)])
+def test_a_recorder_that_was_killed_leaves_nothing_that_is_written_twice(uri, monkeypatch, every, rest, written):
+    monkeypatch.setattr("study.execute.record.EVERY", every)
+    monkeypatch.setattr("study.execute.record.REST", rest)
+    done = [(setting(number), outcome(number)) for number in range(3)]
+    killed = Recorder(study_of(), uri)
+    killed.open(20)
+    for each in done:
+        killed.record(*each)
+    wait_for(killed, lambda: [run.info.status for run in runs_of(uri, "setting")] == ["FINISHED"] * 3)
+    wait_for(killed, lambda: (len(table(uri)) if results_file(uri).exists() else 0) == written)
+    before = rows(uri)
+    record(uri, *done)
+    assert rows(uri) == before
+    assert values(uri) == [(number, seed, value) for number in range(3) for seed, value in enumerate((0.2, 0.4))]
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda file: file.write_bytes(file.read_bytes()[:-50])])
+def test_results_that_are_gone_or_damaged_are_written_anew_and_nothing_else(uri, damage):
+    done = [(setting(number), outcome(number)) for number in range(3)]
+    record(uri, *done)
+    before, whole = rows(uri), results_file(uri).read_bytes()
+    damage(results_file(uri))
+    record(uri, *done)
+    assert rows(uri) == before
+    assert results_file(uri).read_bytes() == whole
+
+
+def test_a_recorder_that_is_to_trust_nothing_replaces_rows_and_writes_a_run_that_is_gone(uri):
+    record(uri, (setting(0), outcome(0)), (setting(1), outcome(1)))
+    MlflowClient(uri).delete_run(table(uri)["run"].iloc[0])
+    record(uri, (setting(0), outcome(0)), (setting(1), outcome(1, result(0, 0.7), result(1, 0.8))), anew=True)
+    assert values(uri) == [(0, 0, 0.2), (0, 1, 0.4), (1, 0, 0.7), (1, 1, 0.8)]
+    assert sorted(run.data.tags["belay.setting"] for run in runs_of(uri, "setting")) == ["0", "1"]
+
+
+def test_a_setting_with_more_seeds_has_the_same_run_and_a_new_mean(uri):
+    record(uri, (setting(0), outcome(0, result(0, 0.2))), (setting(1), outcome(1)))
+    longer = [replace(result(seed, value), finished=1.8e9) for seed, value in enumerate((0.2, 0.3, 0.7))]
+    for _ in range(2):
+        record(uri, (setting(0), outcome(0, *longer)))
+    assert values(uri) == [(0, 0, 0.2), (0, 1, 0.3), (0, 2, 0.7), (1, 0, 0.2), (1, 1, 0.4)]
+    run = next(run for run in runs_of(uri, "setting") if run.data.tags["belay.setting"] == "0")
+    assert (run.data.metrics[METRIC], run.data.tags["belay.seeds"]) == (pytest.approx(0.4), "3")
+    assert set(table(uri)["run"]) == {run.info.run_id for run in runs_of(uri, "setting")}
 
 
 # --- again ------------------------------------------------------------------------------------------------------------
@@ -186,12 +345,12 @@ def test_an_experiment_in_mlflow_s_trash_is_refused(uri):
 # --- records that cannot be delivered ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("table", ["runs", "params", "metrics"])  # before a setting's run, and amid it
-def test_what_could_not_be_delivered_is_told_at_the_end_and_a_later_recorder_delivers_the_rest_once(uri, table):
+@pytest.mark.parametrize("place", ["runs", "params", "metrics"])  # before a setting's run, and amid it
+def test_what_could_not_be_delivered_is_told_at_the_end_and_a_later_recorder_delivers_the_rest_once(uri, place):
     done = [(setting(number), outcome(number)) for number in range(3)]
     recorder = Recorder(study_of(), uri)
     recorder.open(20)
-    with refusing(uri, table):
+    with refusing(uri, place):
         for each in done:
             recorder.record(*each)
         with pytest.raises(FailedWork) as caught:
@@ -297,8 +456,8 @@ def test_a_server_takes_more_metrics_than_fit_a_batch_and_when_it_goes_away_in_m
 ):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     address, process = server
-    values = [number / 1000 for number in range(1001)]  # a server takes 1,000 at once
-    many = [SeedResult(seed, [(step, {METRIC: value}) for step, value in enumerate(values, 1)]) for seed in (0, 1)]
+    names = [METRIC, *(f"average/m{number}" for number in range(1000))]  # a server takes 1,000 at once
+    many = [SeedResult(seed, [(60, dict.fromkeys(names, 1.0))]) for seed in (0, 1)]
     done = [(setting(0), outcome(0, *many)), (setting(1), outcome(1)), (setting(2), outcome(2))]
     recorder = Recorder(study_of(), address)
     recorder.open(20)
@@ -306,7 +465,7 @@ def test_a_server_takes_more_metrics_than_fit_a_batch_and_when_it_goes_away_in_m
     while not any(run.info.status == "FINISHED" for run in runs_of(uri, "setting")):
         assert recorder._fault is None
         time.sleep(0.1)
-    assert history(uri, METRIC) == list(enumerate(values, 1))
+    assert set(names) <= child(uri).data.metrics.keys()
     end(process)
     recorder.record(*done[1])
     recorder.record(*done[2])

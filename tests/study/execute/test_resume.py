@@ -35,8 +35,11 @@ PLACES = {
     "before a result is kept": ("study.execute.ask:Asker.tell", 5),
     "after a result is kept, before it is recorded": ("study.execute.ask:Asker.tell+", 6),
     "after MLflow has begun a setting's run": ("mlflow:MlflowClient.create_run+", 6),
-    "between the batches of a setting's run": ("mlflow:MlflowClient.log_batch+", 11),
+    "before MLflow has what a setting measured": ("mlflow:MlflowClient.log_batch", 4),
+    "after MLflow has what a setting measured": ("mlflow:MlflowClient.log_batch+", 5),
     "before a setting's run is ended": ("mlflow:MlflowClient.set_terminated", 8),
+    "before the results are written": ("study.results:write", 1),
+    "after the results are written": ("study.results:write+", 1),
     "before the study's own run is ended": ("study.execute.record:Recorder.close", 1),
 }
 # All of them are in the driver, which is the same on both back ends; on Ray two stand for the rest.
@@ -89,6 +92,7 @@ def records_of(home: Path) -> dict[str, Any]:
     for run in runs_of(home):
         if run.data.tags["belay.kind"] == "setting":
             tags = {name: value for name, value in run.data.tags.items() if name.startswith("belay.")}
+            del tags["belay.after"]  # how many rows there were, which timing decides
             points = {
                 name: [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, name)]
                 for name in run.data.metrics

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -13,7 +14,7 @@ from mlflow import MlflowClient
 
 from study import tracking
 from study.design.config import parse_config
-from study.design.schema import NATURAL, SETTING_RUN, STUDY_RUN, Outcome, SeedResult, Tag, value_tags
+from study.design.schema import CONFIRMATION, NATURAL, RESULTS_ARTIFACT, SETTING_RUN, Outcome, SeedResult, Tag
 from study.design.study import Study
 from study.errors import BadInput
 from study.execute.record import Recorder
@@ -115,10 +116,24 @@ def test_a_complete_setting_has_neither_message_nor_step_of_divergence():
     assert rows["diverged_at"].isna().all()
 
 
-def test_records_are_read_page_by_page(monkeypatch):
-    whole = recorded.records("mixed").table
-    monkeypatch.setattr(tracking, "PAGE", 2)
-    assert load("mixed", recorded.uri()).table.equals(whole)
+def test_seeds_that_a_setting_lacks_have_rows_without_values_and_those_that_confirm_have_a_table_of_their_own():
+    space = {"decay": {"uniform": [0.5, 0.99]}, "lr": {"log": [0.01, 4]}}
+    config = {"name": "growing", "task": "digits", "steps": 10, "seeds": 3, "space": space, "search": {"settings": 2}}
+    study = Study.of(parse_config(config | {"objective": {"metric": "average/val_loss"}}))
+    recorder = Recorder(study, recorded.uri())
+    recorder.open(2)
+    for number, seeds in enumerate([(0, 1, 2, CONFIRMATION), (0, 1)]):
+        measured = [SeedResult(seed, [(10, {"average/val_loss": 0.5 + number})]) for seed in seeds]
+        recorder.record(study.setting(number, {"decay": 0.9, "lr": 0.1}), Outcome(number, measured))
+    recorder.close("FINISHED")
+    records = load("growing", recorded.uri())
+    table, fresh = records.table, records.fresh
+    assert list(zip(table["setting"], table["seed"], strict=True)) == [(n, seed) for n in range(2) for seed in range(3)]
+    assert list(table["average/val_loss"])[:5] == [0.5, 0.5, 0.5, 1.5, 1.5]
+    assert math.isnan(table["average/val_loss"].iloc[5])
+    assert set(table["state"]) == {"complete"}
+    assert list(zip(fresh["setting"], fresh["seed"], fresh["average/val_loss"], strict=True)) == [(0, 10_000, 0.5)]
+    assert list(fresh.columns) == list(table.columns)
 
 
 # --- the types of hyperparameters -------------------------------------------------------------------------------------
@@ -172,39 +187,21 @@ def test_all_of_many_hyperparameters_are_read(kinds):
 
 def test_hyperparameters_stand_as_mlflow_s_own_parameters_too_for_people_to_read(kinds):
     client = MlflowClient(tracking_uri=recorded.uri())
-    (run,) = runs(client, client.get_experiment_by_name("kinds").experiment_id, SETTING_RUN)
+    (run,) = runs(client, [client.get_experiment_by_name("kinds").experiment_id], SETTING_RUN)
     assert (run.data.params["padded"], run.data.params["layers"]) == ("007", "[1, 2]")
     assert run.data.params["long"] == "x" * 6000  # as much as MLflow keeps
     assert run.data.params.keys() == {"steps", *kinds.parameters}
 
 
-def test_a_setting_whose_values_an_earlier_version_recorded_without_their_types_is_refused():
-    recorded.records("mixed")
-    client = MlflowClient(tracking_uri=recorded.uri())
-    experiment = client.create_experiment("old")
-    tags = {Tag.KIND: STUDY_RUN, Tag.SEEDS: "1", Tag.STEPS: "10", Tag.PLANNED: "1", Tag.TASK: '{"name": "digits"}'}
-    client.create_run(experiment, tags=tags | {Tag.METRIC: "average/val_loss", Tag.MODE: "min"})
-    setting = client.create_run(experiment, tags={Tag.KIND: SETTING_RUN, Tag.SETTING: "0"}, run_name="0000 ema")
-    client.set_terminated(setting.info.run_id)
-    assert refusal(load, "old", recorded.uri()) == (
-        "a setting's values must be on record with their types, got none of '0000 ema', which an earlier version "
-        "recorded; resume the study with `--tracking` of another store, which records it anew."
-    )
-
-
-# --- settings that are still being written ----------------------------------------------------------------------------
+# --- a study that has only begun -------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def begun() -> str:
-    """A study with one setting that is still being written, another that is done, and a run of somebody else's."""
-    recorded.records("mixed")
-    client = MlflowClient(tracking_uri=recorded.uri())
-    experiment = client.create_experiment("begun")
-    tags = {Tag.KIND: STUDY_RUN, Tag.SEEDS: "1", Tag.STEPS: "10", Tag.PLANNED: "2", Tag.TASK: '{"name": "digits"}'}
-    client.create_run(experiment, tags=tags | {Tag.METRIC: "average/val_loss", Tag.MODE: "min"})
-    client.create_run(experiment, tags={Tag.KIND: SETTING_RUN, Tag.SETTING: "1"})
-    client.create_run(experiment, run_name="somebody else's")
+    """A study none of whose settings is done."""
+    config = {"name": "begun", "task": "digits", "steps": 10, "seeds": 1, "search": {"settings": 2, "baseline": 0}}
+    config |= {"objective": {"metric": "average/val_loss"}, "space": {"decay": 0.9, "lr": {"log": [0.1, 1]}}}
+    Recorder(Study.of(parse_config(config)), recorded.uri()).open(2)
     return "begun"
 
 
@@ -215,9 +212,36 @@ def test_a_study_none_of_whose_settings_is_done_is_refused(begun):
 
 
 def test_the_list_of_studies_counts_settings_that_are_done(begun):
+    recorded.records("mixed")
     listed = studies(recorded.uri()).set_index("study")
     assert (listed.loc["begun", "done"], listed.loc["begun", "planned"]) == (0, 2)
     assert (listed.loc["mixed", "done"], listed.loc["mixed", "planned"]) == (7, 9)
+
+
+def test_the_list_of_studies_reads_no_setting_s_run(monkeypatch):
+    recorded.records("mixed")
+    read = []
+    search = MlflowClient.search_runs
+    monkeypatch.setattr(MlflowClient, "search_runs", lambda *a, **k: read.extend(found := search(*a, **k)) or found)
+    assert len(studies(recorded.uri())) == len(read)
+
+
+# --- results that cannot be read --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "damage", "got"), [
+    ("gone", Path.unlink, "none"),
+    ("damaged", lambda file: file.write_bytes(file.read_bytes()[:-50]), r"a damaged one \(.+\)"),
+])  # fmt: skip
+def test_results_that_are_missing_or_damaged_are_refused(name, damage, got):
+    recorded.accuracy(name, MIXED[:2])
+    run = MlflowClient(tracking_uri=recorded.uri()).get_run(load(name, recorded.uri()).run)
+    damage(Path(run.info.artifact_uri.removeprefix("file://")) / RESULTS_ARTIFACT)
+    assert re.fullmatch(
+        rf"the records of '{name}' must have a whole results\.parquet, got {got}; `belay-study sync {name}` writes it "
+        r"anew from the ledger\.",
+        refusal(load, name, recorded.uri()),
+    )
 
 
 # --- all studies ------------------------------------------------------------------------------------------------------
@@ -255,28 +279,12 @@ def test_a_store_without_studies_has_an_empty_list(tmp_path):
 # --- what cannot be read ----------------------------------------------------------------------------------------------
 
 
-def test_of_two_finished_runs_of_one_setting_the_first_counts():
-    recorded.records("mixed")
-    client = MlflowClient(tracking_uri=recorded.uri())
-    experiment = client.create_experiment("twice")
-    tags = {Tag.KIND: STUDY_RUN, Tag.SEEDS: "1", Tag.STEPS: "10", Tag.PLANNED: "1", Tag.TASK: '{"name": "digits"}'}
-    client.create_run(experiment, tags=tags | {Tag.METRIC: "average/val_loss", Tag.MODE: "min"})
-    for start, value in ((2000, 0.5), (1000, 0.25), (3000, 0.75)):
-        tags = {Tag.KIND: SETTING_RUN, Tag.SETTING: "0", Tag.OUTCOME: "complete"} | value_tags(
-            {"decay": 0.9, "damping": 1.0, "coupling": 0.0}
-        )
-        run = client.create_run(experiment, start_time=start, tags=tags).info.run_id
-        client.log_metric(run, "average/val_loss.seed0", value)
-        client.set_terminated(run)
-    assert list(load("twice", recorded.uri()).table["average/val_loss"]) == [0.25]
-    assert studies(recorded.uri()).set_index("study").loc["twice", "done"] == 1
-
-
 @pytest.mark.parametrize("name", ["nope", "Default", "", "../mixed", "mixed' or '1'='1"])
 def test_an_unknown_study_is_refused(name):
     recorded.records("mixed")
     assert re.fullmatch(
-        rf"the study must exist in sqlite:///.*/mlflow\.db, got {re.escape(repr(name))}; `belay-study list` shows .*",
+        rf"the study must exist in sqlite:///.*/mlflow\.db, got {re.escape(repr(name))}; `belay-study list` shows what "
+        rf"does, and `belay-study sync {re.escape(name)}` writes one that the ledger has\.",
         refusal(load, name, recorded.uri()),
     )
 
@@ -285,6 +293,10 @@ def test_records_that_do_not_exist_are_refused_and_not_made(tmp_path):
     message = refusal(studies, f"sqlite:///{tmp_path}/none.db")
     assert message == (
         f"the records must exist, got no {tmp_path}/none.db; run a study here first, or name another with `--tracking`."
+    )
+    assert refusal(load, "small", f"sqlite:///{tmp_path}/none.db") == (
+        f"the records must exist, got no {tmp_path}/none.db; run it here first, write it from the ledger with "
+        "`belay-study sync small`, or name another with `--tracking`."
     )
     assert list(tmp_path.iterdir()) == []
 

@@ -1,0 +1,110 @@
+"""The table of a study's results as a file: what is written is read, the same rows are the same bytes."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from study import results
+from study.design.schema import CONFIRMATION, RESULTS_ARTIFACT, Outcome, SeedResult, Setting
+
+METRIC = "average/val_loss"
+
+
+class Folder:
+    """A folder that keeps artifacts as MLflow does."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def log_artifact(self, run: str, file: str) -> None:
+        shutil.copy(file, self.path)
+
+    def list_artifacts(self, run: str) -> list[Any]:
+        return [SimpleNamespace(path=file.name) for file in self.path.iterdir()]
+
+    def download_artifacts(self, run: str, name: str, folder: str) -> str:
+        return shutil.copy(self.path / name, folder)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Any:
+    return Folder(tmp_path)
+
+
+def rows(number: int, *values: float, state: Any = "complete", first: int = 0, **ending: Any) -> list[dict[str, Any]]:
+    setting = Setting(number, {"decay": 0.9, "damping": 1.0, "coupling": 0.0, "truth": True, "steps": 10})
+    seeds = [
+        SeedResult(seed, [(5, {"live/early": 9.0}), (10, {METRIC: value})], state, seconds=0.5, **ending)
+        for seed, value in enumerate(values, first)
+    ]
+    return list(results.rows(setting, Outcome(number, seeds), f"run-{number}"))
+
+
+def test_a_row_holds_the_seed_s_last_values_and_what_the_setting_is():
+    (row,) = rows(3, 0.25)
+    assert row == {
+        **{"setting": 3, "seed": 0, "role": "search", "family": "ema", "state": "complete", "message": ""},
+        **{"memory": pytest.approx(1.0), "damping_ratio": math.inf, "mass_ratio": 0.0, "seconds": 0.5, "run": "run-3"},
+        **{"diverged_at": pytest.approx(math.nan, nan_ok=True), "live/early": 9.0, METRIC: 0.25},
+        "parameters": '{"decay": 0.9, "damping": 1.0, "coupling": 0.0, "truth": true, "steps": 10}',
+    }
+
+
+def test_a_seed_that_diverged_has_its_step_and_no_values():
+    (row,) = rows(0, 0.25, state="diverged", diverged_at=7)
+    assert (row["state"], row["diverged_at"], METRIC in row) == ("diverged", 7, False)
+
+
+def test_a_seed_that_takes_no_part_in_choosing_is_a_confirmation():
+    assert [row["role"] for row in rows(0, 0.1, 0.2, first=CONFIRMATION - 1)] == ["search", "confirmation"]
+
+
+def test_rows_are_in_the_order_of_settings_and_seeds_and_new_ones_replace_old_ones():
+    old = results.table(rows(2, 0.1, 0.2))
+    whole = results.table([*rows(1, 0.5), *rows(2, 0.3, 0.4, 0.6)], old)
+    assert list(zip(whole["setting"], whole["seed"], whole[METRIC], strict=True)) == [
+        (1, 0, 0.5), (2, 0, 0.3), (2, 1, 0.4), (2, 2, 0.6),
+    ]  # fmt: skip
+    assert list(whole.columns) == [*results.COLUMNS, METRIC, "live/early"]
+
+
+def test_what_is_written_is_read_and_the_same_rows_are_the_same_bytes(folder):
+    ended_badly = rows(1, 0.0, state="failed", message='two\nlines, "so" \u00e9')
+    table = results.table([*rows(0, 0.1 + 0.2, 1e-300), *ended_badly])
+    results.write(folder, "run", table)
+    written = (folder.path / RESULTS_ARTIFACT).read_bytes()
+    assert results.read(folder, "run").equals(table)
+    results.write(folder, "run", results.table(rows(0, 0.1 + 0.2, 1e-300), results.table(ended_badly)))
+    assert (folder.path / RESULTS_ARTIFACT).read_bytes() == written
+
+
+def test_a_table_without_rows_is_read_as_one(folder):
+    results.write(folder, "run", results.table())
+    assert results.read(folder, "run").empty
+
+
+def test_a_table_that_is_not_there_is_none(folder):
+    with pytest.raises(results.Unreadable, match=r"^none$"):
+        results.read(folder, "run")
+
+
+@pytest.mark.parametrize("damage", ["cut off", "empty", "one bit", "other columns"])
+def test_a_damaged_table_is_none(folder, damage):
+    file = folder.path / RESULTS_ARTIFACT
+    table = results.table(rows(0, *[n / 7 for n in range(500)]))
+    results.write(folder, "run", table)
+    whole = bytearray(file.read_bytes())
+    if damage == "one bit":
+        whole[len(whole) // 10] ^= 1
+    if damage == "other columns":
+        table.drop(columns="role").to_parquet(file)
+    else:
+        file.write_bytes({"cut off": whole[:-100], "empty": b"", "one bit": whole}[damage])
+    with pytest.raises(results.Unreadable, match=r"^a damaged one \(.+\)$"):
+        results.read(folder, "run")
