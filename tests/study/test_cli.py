@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import mlflow
 import pandas as pd
 import pytest
 import yaml
@@ -276,6 +277,26 @@ def test_sync_writes_a_study_into_a_store_that_lacks_it(
     assert finished("sync", "small", "--tracking", other).code == 0
     assert finished("best", "small", "--top", 20, "--tracking", other).out == finished("best", "small", "--top", 20).out
     assert_refused(finished("sync", "smal"), 2, "the study must exist", "ledger.db", "'smal'")
+
+
+def test_mlflow_s_own_search_finds_what_the_readme_says(finished: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```python search\n(.*?)^```$", readme, flags=re.MULTILINE | re.DOTALL)
+    for there, here in (("quickstart", "small"), ("val_accuracy", "excess_loss"), ("DESC", "ASC")):
+        assert there in block
+        block = block.replace(there, here)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # which the block sets, too
+    found: dict[str, pd.DataFrame] = {}
+    exec(block, found)
+    mlflow.set_tracking_uri("")
+    best, ringing, rows = (found[name] for name in ("best", "ringing", "rows"))
+    ranked = json.loads(finished("best", "small", "--top", 20, "--format", "json").out)
+    assert list(best["tags.belay.setting"].astype(int)) == [row["setting"] for row in ranked[:5]]
+    assert set(ringing["tags.belay.regime"]) == {"underdamped"}
+    assert list(ringing["metrics.average/excess_loss"].dropna()) == pytest.approx(
+        [row["mean"] for row in ranked if row["damping_ratio"] not in (None, "inf") and row["damping_ratio"] < 1]
+    )
+    assert list(zip(rows["setting"], rows["seed"], strict=True)) == [(n, seed) for n in range(20) for seed in (0, 1)]
 
 
 def test_dry_run_says_what_would_be_run_and_leaves_nothing(belay_study: CommandLine, tmp_path: Path) -> None:
