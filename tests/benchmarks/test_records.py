@@ -1,0 +1,76 @@
+"""What MLflow's records cost: of a setting on SQLite, and of an answer from many."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from studies import environment_with
+
+from study import results
+from study.design.config import parse_config
+from study.design.schema import Outcome, SeedResult, Setting
+from study.design.study import Study
+from study.execute.record import Recorder
+from study.tracking import connect
+
+SETTINGS, MANY, SEEDS, METRICS = 100, 10_000, 4, ("val_accuracy", "val_loss")
+
+
+def asked(name: str, settings: int) -> Study:
+    config = {"name": name, "task": "digits", "steps": 600, "seeds": SEEDS, "search": {"settings": settings}}
+    config |= {"objective": {"metric": "average/val_accuracy"}, "space": {"decay": {"uniform": [0.5, 0.99]}, "lr": 0.1}}
+    return Study.of(parse_config(config))
+
+
+def tried(study: Study, settings: int) -> Iterator[tuple[Setting, Outcome]]:
+    """Settings and outcomes of random numbers, as a study of digits measures them."""
+    rng = random.Random(0)
+    names = [system + metric for system in ("average/", "live/") for metric in METRICS]
+    for number in range(settings):
+        drawn = {"decay": rng.uniform(0.5, 0.99), "damping": rng.choice([1.0, 0.5]), "coupling": rng.choice([0.0, 0.1])}
+        seeds = [
+            SeedResult(seed, [(step, {name: rng.random() for name in names}) for step in range(120, 601, 120)])
+            for seed in range(SEEDS)
+        ]
+        yield study.setting(number, drawn | {"lr": rng.uniform(0.1, 1)}), Outcome(number, seeds)
+
+
+def test_records_of_a_setting(figure: Callable[..., None], databases: Path) -> None:
+    study = asked("records", SETTINGS)
+    recorder = Recorder(study, f"sqlite:///{databases}/mlflow.db")
+    recorder.open(SETTINGS)
+    each = list(tried(study, SETTINGS))
+    began = time.perf_counter()
+    for setting, outcome in each:
+        recorder.record(setting, outcome)
+    recorder.close("FINISHED")
+    figure("records of a setting in MLflow, SQLite", "", 1000 * (time.perf_counter() - began) / SETTINGS, 25, "ms")
+
+
+def seconds_of(*arguments: str, home: Path) -> float:
+    began = time.perf_counter()
+    subprocess.run([sys.executable, *arguments], cwd=home, env=environment_with(), check=True, capture_output=True)
+    return time.perf_counter() - began
+
+
+def test_answer_from_many_settings(figure: Callable[..., None], databases: Path, tmp_path: Path) -> None:
+    uri = f"sqlite:///{databases}/mlflow.db"
+    study, client = asked("many", MANY), connect(uri, "tracking", "see the traceback")
+    recorder = Recorder(study, uri)
+    recorder.open(MANY)
+    recorder.close("FINISHED")
+    experiment = client.get_experiment_by_name("many")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    rows = [row for each in tried(study, MANY) for row in results.rows(*each, "")]
+    results.write(client, run.info.run_id, results.table(rows))
+    commands = {"best": ("-m", "study", "best", "many"), "import": ("-c", "import mlflow")}
+    taken = {name: min(seconds_of(*command, home=tmp_path) for _ in range(3)) for name, command in commands.items()}
+    figure(
+        f"belay-study best, {MANY} settings x {SEEDS} seeds", "import mlflow", taken["best"] - taken["import"], 1, "s"
+    )
