@@ -22,9 +22,8 @@ from pydantic import (
 
 from study.design.document import apply_override, read_document
 from study.design.faults import CONNECTIONS, check_storable, explain, shown
-from study.design.schema import LONGEST_TAG, Scalar
+from study.design.schema import LONGEST_TAG, Direction, Scalar
 from study.design.space import Dimension
-from study.design.tasks.base import Direction
 from study.errors import BadInput
 
 Sampler = Literal["grid", "random", "qmc", "tpe", "gp"]

@@ -16,6 +16,7 @@ from belay import Oscillator
 
 Scalar = bool | int | float | str
 Family = Literal["ema", "damped", "belay", "push"]
+Direction = Literal["max", "min"]  # which is better
 State = Literal["complete", "diverged", "failed"]
 STATES: tuple[State, ...] = ("complete", "diverged", "failed")  # a setting is as bad as its worst seed
 Role = Literal["search", "confirmation"]

@@ -12,8 +12,7 @@ from mlflow.entities import Run
 
 from study import results
 from study.design.places import sqlite_file, without_password
-from study.design.schema import NATURAL, PARAMETERS, RESULTS_ARTIFACT, STATES, STUDY_RUN, Tag
-from study.design.tasks.base import Direction
+from study.design.schema import NATURAL, PARAMETERS, RESULTS_ARTIFACT, STATES, STUDY_RUN, Direction, Tag
 from study.errors import BadInput
 from study.tracking import answering, connect, pages, runs
 
@@ -35,8 +34,8 @@ class Records:
         task: The config's ``task`` entry.
         tags: The parent run's tags, as written.
         table: A row for each setting and seed: ``setting`` (its number), ``seed``, ``state`` (complete, diverged or
-            failed, of the setting), ``message``, ``diverged_at``; the names in `parameters`; memory, damping_ratio and
-            mass_ratio; and every metric's last value, nan where the seed has none.
+            failed, of the setting), ``message``, ``diverged_at``; the names in `parameters`; memory, damping_ratio,
+            mass_ratio and family; and every metric's last value, nan where the seed has none.
         fresh: The same of the finalists' fresh seeds, which took no part in choosing: a row for each seed that was
             completed; ``state`` is that of all of them.
         parameters: Columns of `table` that hold the setting: the oscillator's, and the hyperparameters as recorded.
@@ -135,7 +134,7 @@ def _results(client: MlflowClient, parent: Run, name: str, uri: str) -> pd.DataF
 
 
 def _settings(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """A row for each setting, with both systems' coordinates and hyperparameters, and the parameters' names.
+    """A row for each setting, with hyperparameters, both systems' coordinates and the family; the parameters' names.
 
     Hyperparameters are the recorded values: pandas would make 1 and 0.5 two floats.
     """
@@ -148,7 +147,7 @@ def _settings(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
         )
         for name in parameters
     }
-    return pd.concat([pd.DataFrame(columns), first[list(NATURAL)]], axis=1), parameters
+    return pd.concat([pd.DataFrame(columns), first[[*NATURAL, "family"]]], axis=1), parameters
 
 
 def _searched(rows: pd.DataFrame, settings: pd.DataFrame, parameters: list[str], seeds: int) -> pd.DataFrame:
@@ -169,7 +168,7 @@ def _tidy(rows: pd.DataFrame, index: pd.MultiIndex, settings: pd.DataFrame, para
     measured = rows.set_index(results.KEY)[metrics].reindex(index).reset_index()
     shared = settings.join(_endings(rows)).loc[measured["setting"]].reset_index(drop=True)
     first = ["state", "message", "diverged_at", *parameters]
-    return pd.concat([measured[results.KEY], shared[first], measured[metrics], shared[list(NATURAL)]], axis=1)
+    return pd.concat([measured[results.KEY], shared[first], measured[metrics], shared[[*NATURAL, "family"]]], axis=1)
 
 
 def _endings(rows: pd.DataFrame) -> pd.DataFrame:

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import pandas as pd
-from scipy import stats
+from scipy.special import stdtrit
 
-from study.design.schema import AVERAGE, LIVE, NATURAL, PARAMETERS, family
+from study.design.schema import AVERAGE, LIVE, NATURAL, PARAMETERS
 from study.errors import BadInput
 from study.findings.collect import Records
-from study.findings.coordinates import oscillators
 from study.show import number
 
 CONFIDENCE = 0.95
@@ -93,11 +92,10 @@ def ranking(records: Records, metric: str | None = None) -> pd.DataFrame:
     The mean is over seeds, se its standard error (nan with one seed). Ties go to the lower number.
     """
     measured = values(records, metric or records.metric)
-    settings = records.table.drop_duplicates("setting").set_index("setting")[[*records.parameters, *NATURAL]]
+    settings = records.table.drop_duplicates("setting").set_index("setting")[[*records.parameters, *NATURAL, "family"]]
     table = settings.loc[measured.index].copy()
     table.insert(0, "mean", measured.mean(axis=1))
     table.insert(1, "se", measured.sem(axis=1))
-    table["family"] = [family(oscillator) for oscillator in oscillators(table)]
     return table.sort_values("mean", ascending=records.mode == "min", kind="stable")
 
 
@@ -116,7 +114,7 @@ def paired(ours: pd.Series, theirs: pd.Series, mode: str) -> Difference:
     n, mean = len(differences), float(differences.mean())
     if n < 2:
         return Difference(mean, math.nan, math.nan, n)
-    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * differences.sem())
+    reach = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2) * differences.sem())
     return Difference(mean, mean - reach, mean + reach, n)
 
 
@@ -126,11 +124,12 @@ def rivals(records: Records, best: int) -> list[int]:
     Each is compared with the best on its own: of many settings, a few are called rivals, or not, by chance.
     """
     measured = values(records, records.metric)
-    ours = row(measured, best)
-    if len(ours) < 2:
+    seeds = len(measured.columns)
+    if seeds < 2:
         return []
-    order = [int(setting) for setting in ranking(records).index if setting != best]
-    return [setting for setting in order if not paired(ours, row(measured, setting), records.mode).low > 0]
+    lead = (row(measured, best) - measured) * (1 if records.mode == "max" else -1)
+    low = lead.mean(axis=1) - stdtrit(seeds - 1, (1 + CONFIDENCE) / 2) * lead.sem(axis=1)
+    return [int(setting) for setting in ranking(records).index if setting != best and not low[setting] > 0]
 
 
 def against(records: Records, best: int, baseline: Baseline) -> Comparison | None:

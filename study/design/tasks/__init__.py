@@ -12,8 +12,8 @@ from typing import Any, cast, get_args
 from pydantic import ValidationError
 
 from study.design.faults import explain, shown
-from study.design.schema import AVERAGE, METRIC, PARAMETERS, RESERVED, Scalar
-from study.design.tasks.base import AnyTask, Direction, Task, TrainFunction
+from study.design.schema import AVERAGE, METRIC, PARAMETERS, RESERVED, Direction, Scalar
+from study.design.tasks.base import AnyTask, Task, TrainFunction
 from study.design.tasks.plain import PlainTask
 from study.errors import BadInput
 

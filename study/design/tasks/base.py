@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Literal, Protocol, Self, final
+from typing import Any, ClassVar, Protocol, Self, final
 
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from study.design.schema import Setting
+from study.design.schema import Direction, Setting
 from study.design.tasks.optimizers import OptimizerSpec
 
-Direction = Literal["max", "min"]
 Predictor = Callable[[Tensor], Tensor]
 Report = Callable[[int, Mapping[str, float]], None]
 TrainFunction = Callable[[Mapping[str, Any], int, Report], None]

@@ -16,7 +16,8 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional
 
-from study.design.tasks.base import Direction, Task
+from study.design.schema import Direction
+from study.design.tasks.base import Task
 from study.design.tasks.optimizers import OptimizerSpec
 
 TRAINING_IMAGES, PIXELS, CLASSES = 600, 64, 10

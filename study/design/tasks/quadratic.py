@@ -9,7 +9,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from study.design.tasks.base import Direction, Task
+from study.design.schema import Direction
+from study.design.tasks.base import Task
 from study.design.tasks.optimizers import OptimizerSpec
 
 

@@ -62,6 +62,7 @@ def test_the_columns_are_the_setting_its_state_its_parameters_and_the_metrics():
         *("setting", "seed", "state", "message", "diverged_at"),
         *records.parameters,
         *NATURAL,
+        "family",
         *("average/val_accuracy", "live/val_accuracy"),
     }
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from study.design.schema import NATURAL, natural
+from study.design.schema import NATURAL, PARAMETERS, natural, oscillator_of
 from study.errors import BadInput
 from study.findings.compare import (
     BASELINES,
@@ -28,7 +28,6 @@ from study.findings.compare import (
     row,
     values,
 )
-from study.findings.coordinates import oscillators
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in recorded.WARNINGS]
 
@@ -313,7 +312,8 @@ def test_an_unknown_parameter_is_refused():
 @pytest.mark.parametrize("name", NATURAL)
 def test_natural_coordinates_are_parameters_of_a_study_in_raw_ones(name):
     table, records = best_by(recorded.records("mixed"), name), recorded.records("mixed")
-    found = {natural(average, 600)[name] for average in oscillators(ranking(records))}
+    settings = ranking(records)[list(PARAMETERS)].to_dict("records")
+    found = {natural(oscillator_of(setting), 600)[name] for setting in settings}
     assert list(table[name]) == pytest.approx(sorted({float(f"{value:.6g}") for value in found}))
     assert sum(table["settings"]) == 5
     assert table["best"].max() == ranking(records)["mean"].max()
