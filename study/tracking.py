@@ -6,10 +6,11 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 from alembic.util import CommandError
 from mlflow import MlflowClient
-from mlflow.entities import Run
+from mlflow.entities import Experiment, Run
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -22,6 +23,7 @@ REFUSALS = {  # what MLflow's error codes ask for
     "UNAUTHENTICATED": ("takes the login", "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to one it knows"),
     "PERMISSION_DENIED": ("lets the login use the records", "take the login that made them, have it given the right"),
 }
+SERVED = "mlflow-artifacts:"  # what the place of artifacts that a server hands on begins with
 PAGE = 1000  # the most runs that MLflow gives at once
 
 
@@ -61,6 +63,19 @@ def answering(uri: str, key: str, advice: str) -> Iterator[None]:
             f"`{key}` must be an MLflow server or database that {rule}, got {without_password(uri)}: "
             f"{reason(error, secrets(uri))}; {mend}, or {advice}."
         ) from None  # as its text may hold the password
+
+
+def check_artifacts(experiment: Experiment, uri: str, key: str) -> None:
+    """Refuses a database in place of the server by which an experiment's artifacts are reached.
+
+    Raises:
+        BadInput: The experiment was made by a server and is asked for without it.
+    """
+    if experiment.artifact_location.startswith(SERVED) and urlsplit(uri).scheme not in ("http", "https"):
+        raise BadInput(
+            f"`{key}` must be the MLflow server that keeps the artifacts of {experiment.name!r}, got its database "
+            f"{without_password(uri)}; name the server, as in http://HOST:5000."
+        )
 
 
 def runs(client: MlflowClient, experiments: Sequence[str], kind: str, **tags: str) -> Iterator[Run]:

@@ -31,7 +31,7 @@ from study.design.schema import (
 from study.design.study import Study
 from study.errors import BadInput, FailedWork, TakenOver, reason
 from study.execute import entries
-from study.tracking import answering, connect, runs
+from study.tracking import answering, check_artifacts, connect, runs
 
 MOST_METRICS, MOST_PARAMS = 800, 100  # that MLflow takes at once, beside the tags
 EVERY, REST = 10.0, 10  # seconds between writes of the results, at least, and how many times as long as one takes
@@ -203,12 +203,15 @@ class Recorder:
 
     def _find_experiment(self) -> str:
         found = self._client.get_experiment_by_name(self._study.config.name)
-        if found is not None and found.lifecycle_stage != "active":
+        if found is None:
+            return ""
+        if found.lifecycle_stage != "active":
             raise BadInput(
                 f"the study's MLflow experiment must not be deleted, got {found.name!r} in its trash; change `name`, "
                 "or restore or purge it (`mlflow gc`)."
             )
-        return found.experiment_id if found else ""
+        check_artifacts(found, self._uri, "tracking.uri")
+        return str(found.experiment_id)
 
     def _find_parent(self) -> str:
         """The study's run; "" where there is none."""

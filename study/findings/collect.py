@@ -14,7 +14,7 @@ from study import results
 from study.design.places import sqlite_file, without_password
 from study.design.schema import NATURAL, PARAMETERS, RESULTS_ARTIFACT, STATES, STUDY_RUN, Direction, Tag
 from study.errors import BadInput
-from study.tracking import answering, connect, pages, runs
+from study.tracking import answering, check_artifacts, connect, pages, runs
 
 ADVICE = "--tracking", "name another"  # what names the tracking store, and what else to do than to start it
 
@@ -90,6 +90,8 @@ def load(name: str, uri: str) -> Records:
     with answering(uri, *ADVICE):
         experiment = client.get_experiment_by_name(name)
         parents = list(runs(client, [experiment.experiment_id], STUDY_RUN)) if experiment else []
+    if experiment is not None:
+        check_artifacts(experiment, uri, ADVICE[0])
     if not parents:
         raise BadInput(
             f"the study must exist in {without_password(uri)}, got {name!r}; `belay-study list` shows what does, and "

@@ -31,6 +31,7 @@ from study.design.schema import CONFIRMATION, RESULTS_ARTIFACT, Outcome, SeedRes
 from study.design.study import Study
 from study.errors import BadInput, FailedWork, TakenOver
 from study.execute.record import Recorder
+from study.findings.collect import load
 from study.tracking import runs
 
 METRIC = "average/excess_loss"
@@ -340,6 +341,15 @@ def test_an_experiment_in_mlflow_s_trash_is_refused(uri):
     client.delete_experiment(client.get_experiment_by_name("small").experiment_id)
     with pytest.raises(BadInput, match="must not be deleted, got 'small' in its trash; change `name`"):
         Recorder(study_of(), uri)
+
+
+def test_the_database_of_a_server_that_keeps_the_artifacts_is_refused_by_who_writes_and_who_reads(uri):
+    MlflowClient(uri).create_experiment("small", artifact_location="mlflow-artifacts:/1")
+    rule = r"must be the MLflow server that keeps the artifacts of 'small', got its database sqlite:.*; name the server"
+    with pytest.raises(BadInput, match=f"`tracking.uri` {rule}"):
+        Recorder(study_of(), uri)
+    with pytest.raises(BadInput, match=f"`--tracking` {rule}"):
+        load("small", uri)
 
 
 # --- records that cannot be delivered ---------------------------------------------------------------------------------
