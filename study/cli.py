@@ -263,7 +263,7 @@ def best(
 
     With its regime, its rivals, and how much better it is than the best EMA and than no averaging.
     """
-    from study.findings.answer import answer
+    from study.answer import answer
     from study.findings.collect import load
     from study.findings.compare import best_by, ranking
     from study.findings.recommend import as_data, recommend
@@ -470,7 +470,7 @@ def _run(study: Study, chosen: Chosen) -> None:
         from study.execute.sweep import run as sweep
 
         sweep(study, chosen.connections, back_end, view.show, view.say)
-    from study.findings.answer import answer
+    from study.answer import answer
     from study.findings.collect import load
     from study.findings.recommend import recommend
 
@@ -550,7 +550,9 @@ def main() -> NoReturn:
     try:
         code = app(standalone_mode=False)
     except StudyError as error:
-        _fail(str(error), error.exit_code)
+        from study.options import with_options
+
+        _fail(with_options(str(error)), error.exit_code)
     except typer.TyperException as error:
         _fail(" ".join(error.format_message().split()), getattr(error, "exit_code", 2))
     except (KeyboardInterrupt, typer.Abort):

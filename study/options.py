@@ -1,4 +1,4 @@
-"""The command line's `--storage`, `--tracking` and `--address`: where they lead, and how its messages repeat them."""
+"""The command line's options in its messages: places, which advice repeats, and what an error is about."""
 
 from __future__ import annotations
 
@@ -19,6 +19,14 @@ TRACKED = (*TRAINING, "sync", "list", "best", "regimes", "compare", "export", "d
 ADDRESSED = (*{*STORED, *TRACKED} - {"doctor"}, "stop", "logs")  # and --address
 CONNECTION = re.compile(r"(?P<key>tracking\.uri|storage\.url)=(?P<url>.*)|\W*(?P<entry>tracking|storage)\b", re.DOTALL)
 COMMAND = re.compile(r"belay-study (\w+)( [\w.-]+)?")
+OPTIONS = {  # by which the command line gives what other parts of the program know by a name of their own
+    "override": "--set",
+    "tracking": "--tracking",
+    "parameter": "--by",
+    "baseline": "--baseline",
+    "to": "--to",
+}
+RULE = re.compile(rf"`({'|'.join(OPTIONS)})`(?= must )")
 asked_from = ContextVar("asked_from", default="")  # the `--address` by which a client asked for what this process does
 
 
@@ -78,6 +86,12 @@ def connecting(
     except StudyError as error:
         error.args = (chosen.repeated(str(error)),)
         raise
+
+
+def with_options(message: str) -> str:
+    """An error's message with the option in place of the name at its beginning, where an option gave the value."""
+    found = RULE.match(message)
+    return f"`{OPTIONS[found[1]]}`{message[found.end() :]}" if found else message
 
 
 def check_no_password(option: str, values: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from study.design.document import dump_document
+from study.design.document import dump_document, plain
 from study.errors import BadInput, printable
 
 if TYPE_CHECKING:
@@ -32,14 +32,6 @@ def number(value: Any) -> str:
     if isinstance(value, float):
         return "-" if math.isnan(value) else f"{value:.6g}" if 0.99 < value < 1 else f"{value:.4g}"
     return json.dumps(value) if value is None or isinstance(value, list | dict) else printable(str(value))
-
-
-def plain(value: Any) -> Any:
-    """A value as JSON and YAML both can hold it: Python's own type, inf as a word, nan as null."""
-    value = value.item() if hasattr(value, "item") else value
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else str(value)
-    return value
 
 
 def show_table(table: pd.DataFrame) -> None:

@@ -63,6 +63,16 @@ def test_findings_and_execution_do_not_know_each_other() -> None:
                 assert not any(found.startswith(there) for found in imports(file)), file
 
 
+def test_only_the_command_line_knows_its_options_and_prints() -> None:
+    def module(name: str) -> str:
+        return name if name in MODULES else name.rpartition(".")[0]
+
+    for file in FILES:
+        if any(file.is_relative_to(ROOT / "study" / room) for room in ("design", "execute", "findings")):
+            assert "`--" not in file.read_text(encoding="utf-8"), file
+            assert not {"study.show", "study.answer", "study.options"} & set(map(module, imports(file))), file
+
+
 def test_imports_go_in_no_circle() -> None:
     graph = {module_of(file): MODULES.intersection(imports(file, at_load=True)) for file in FILES}
     order = list(TopologicalSorter({name: found - {name} for name, found in graph.items()}).static_order())

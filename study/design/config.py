@@ -255,7 +255,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
 
     Args:
         path: The file.
-        overrides: ``dotted.key=value`` with a YAML value, applied in order, as `--set` takes them.
+        overrides: ``dotted.key=value`` with a YAML value, applied in order.
 
     Raises:
         BadInput: No such file, no YAML, or something in it is not as it must be.

@@ -1,8 +1,9 @@
-"""YAML text as plain data: a study's config file, what `--set` changes in it, and YAML that is printed."""
+"""YAML text as plain data: a study's config file, what overrides change in it, and YAML that is printed."""
 
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,22 +70,32 @@ def apply_override(document: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not all(key.split(".")):
         raise BadInput(
-            f"`--set` must be KEY=VALUE with a dotted key, as in seeds=16 or search.sampler=tpe, got "
+            f"`override` must be KEY=VALUE with a dotted key, as in seeds=16 or search.sampler=tpe, got "
             f"{shown(override)}; change it."
         )
     try:
         value = _parse(text)
     except REFUSED as error:
-        raise BadInput(f"`--set` must give a YAML value, got {shown(override)}: {_reason(error)}; mend it.") from error
+        raise BadInput(
+            f"`override` must give a YAML value, got {shown(override)}: {_reason(error)}; mend it."
+        ) from error
     *parents, last = key.split(".")
     place: Any = document
     for parent in parents:
         place = place.setdefault(parent, {}) if isinstance(place, dict) else None
     if not isinstance(place, dict):
         raise BadInput(
-            f"`--set` must name a key inside a mapping, got {shown(override)}; set `{'.'.join(parents)}` as a whole."
+            f"`override` must name a key inside a mapping, got {shown(override)}; set `{'.'.join(parents)}` as a whole."
         )
     place[last] = value
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON and YAML both can hold it: Python's own type, inf as a word, nan as null."""
+    value = value.item() if hasattr(value, "item") else value
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value
 
 
 def _parse(text: str) -> Any:

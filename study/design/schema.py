@@ -49,6 +49,8 @@ RESERVED = frozenset(  # other columns of the tables that hold settings: names t
         "settings",
         "best",
         "median",
+        "from",
+        "to",
         *NATURAL,
     )
 )

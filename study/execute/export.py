@@ -46,12 +46,12 @@ def to_optuna(study: Study, url: str, to: str) -> list[str]:
         storage.engine.dispose()
     except DuplicatedStudyError as error:
         raise BadInput(
-            f"`--to` must be a database without these studies, got {without_password(to)}, which has one of "
+            f"`to` must be a database without these studies, got {without_password(to)}, which has one of "
             f"{', '.join(names.values())}; name another."
         ) from error
     except (OptunaError, SQLAlchemyError, ImportError, ValueError) as error:
         raise BadInput(
-            f"`--to` must be optuna: and a database that can be written, got {without_password(to)}: "
+            f"`to` must be optuna: and a database that can be written, got {without_password(to)}: "
             f"{reason(error, secrets(to))}; name another."
         ) from None  # as its text may hold the password
     return list(names.values())

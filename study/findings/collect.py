@@ -16,7 +16,7 @@ from study.design.schema import NATURAL, PARAMETERS, RESULTS_ARTIFACT, STATES, S
 from study.errors import BadInput
 from study.tracking import answering, check_artifacts, connect, pages, runs
 
-ADVICE = "--tracking", "name another"  # what names the tracking store, and what else to do than to start it
+ADVICE = "tracking", "name another"  # what names the tracking store, and what else to do than to start it
 
 
 @dataclass(frozen=True)
@@ -184,5 +184,5 @@ def _endings(rows: pd.DataFrame) -> pd.DataFrame:
 def _connect(uri: str, mend: str) -> MlflowClient:
     file = sqlite_file(uri)
     if file is not None and not file.exists():
-        raise BadInput(f"the records must exist, got no {file}; {mend}, or name another with `--tracking`.")
+        raise BadInput(f"`tracking` must lead to records, got no {file}; {mend}, or name another.")
     return connect(uri, *ADVICE)

@@ -13,7 +13,6 @@ from scipy.special import stdtrit
 from study.design.schema import AVERAGE, LIVE, NATURAL, PARAMETERS
 from study.errors import BadInput
 from study.findings.collect import Records
-from study.show import number
 
 CONFIDENCE = 0.95
 Baseline = Literal["ema", "damped", "belay", "push", "none"]
@@ -177,7 +176,7 @@ def comparisons(records: Records, best: int, only: Baseline | None = None) -> pd
             rows.append(line)
         elif only:
             raise BadInput(
-                f"`--baseline` must have been measured, got {baseline!r}: no setting of {records.name} belongs to it "
+                f"`baseline` must have been measured, got {baseline!r}: no setting of {records.name} belongs to it "
                 f"or reports its metric; add it to the space or to `search.baseline`."
             )
     return pd.DataFrame(rows)
@@ -186,17 +185,18 @@ def comparisons(records: Records, best: int, only: Baseline | None = None) -> pd
 def best_by(records: Records, parameter: str) -> pd.DataFrame:
     """The best setting for each value of a parameter; of a continuous one, for each quarter of its settings.
 
-    Any study has memory, damping_ratio and mass_ratio too. Settings whose number is infinite are a group of their own.
+    The columns are the parameter's value in the best setting, of quarters the least and largest value (``from``,
+    ``to``), how many ``settings`` there are, the ``best`` one's mean, its standard error ``se`` and number ``setting``,
+    and the ``median`` of all means. Any study has memory, damping_ratio and mass_ratio too. Settings whose number is
+    infinite are a group of their own.
 
     Raises:
         BadInput: There is no such parameter.
     """
     table = ranking(records)
     if parameter not in (names := [*PARAMETERS, *NATURAL, *records.parameters[len(PARAMETERS) :]]):
-        raise BadInput(f"`--by` must be one of {', '.join(names)}, got {parameter!r}.")
-    if (
-        parameter in NATURAL
-    ):  # computed from decay, damping and coupling: equal to rounding where equal values were drawn
+        raise BadInput(f"`parameter` must be one of {', '.join(names)}, got {parameter!r}.")
+    if parameter in NATURAL:  # computed, so that values that were drawn equal are equal to rounding
         table[parameter] = table[parameter].map(lambda value: float(f"{value:.6g}"))
     column = table[parameter].map(lambda value: json.dumps(value) if isinstance(value, list | dict) else value)
     known = column[column != math.inf].dropna().infer_objects()
@@ -206,9 +206,10 @@ def best_by(records: Records, parameter: str) -> pd.DataFrame:
     rows = []
     for _, members in table.groupby(groups, dropna=False):
         first, inside = members.iloc[0], members[parameter].dropna()
-        ranged = quarters and not inside.empty and inside.max() < math.inf
-        shown = f"{number(inside.min())} to {number(inside.max())}" if ranged else first[parameter]
-        line = {parameter: shown, "settings": len(members), "best": first["mean"], "se": first["se"]}
+        line = {parameter: first[parameter]}
+        if quarters:
+            line |= {"from": inside.min(), "to": inside.max()}
+        line |= {"settings": len(members), "best": first["mean"], "se": first["se"]}
         rows.append(line | {"setting": int(members.index[0]), "median": members["mean"].median()})
     best = pd.DataFrame(rows)
     best[parameter] = pd.Series([line[parameter] for line in rows], dtype=object)  # as recorded: null is no nan

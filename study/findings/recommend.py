@@ -8,12 +8,11 @@ from typing import Any, cast
 
 from belay import Oscillator
 from belay.defaults import FORMAT
-from study.design.document import dump_document
+from study.design.document import dump_document, plain
 from study.design.schema import NATURAL, PARAMETERS, Scalar, Tag, figures, oscillator_of
 from study.errors import FailedWork
 from study.findings.collect import Records
 from study.findings.compare import Baseline, Comparison, against, confirmed, ranking, rivals, row, values
-from study.show import plain
 
 
 @dataclass(frozen=True)

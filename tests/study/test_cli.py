@@ -404,8 +404,8 @@ def test_a_name_taken_by_another_config_is_refused(finished: CommandLine, home: 
 
 
 def test_before_any_study_list_and_best_say_so(belay_study: CommandLine) -> None:
-    assert_refused(belay_study("list"), 2, "the records must exist")
-    assert_refused(belay_study("best", "small"), 2, "the records must exist")
+    assert_refused(belay_study("list"), 2, "`--tracking` must lead to records")
+    assert_refused(belay_study("best", "small"), 2, "`--tracking` must lead to records")
 
 
 def test_a_train_function_of_one_s_own_is_searched_and_a_setting_that_raises_fails_alone(

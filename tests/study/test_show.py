@@ -12,11 +12,11 @@ import yaml
 from studies import small
 
 from study.design.config import parse_config
-from study.design.document import read_document
+from study.design.document import plain, read_document
 from study.design.study import Study
 from study.design.tasks import catalogue
 from study.execute.plan import plan
-from study.show import number, plain, show_catalogue, show_data, show_plan, show_rows, show_table
+from study.show import number, show_catalogue, show_data, show_plan, show_rows, show_table
 
 TABLE = pd.DataFrame(
     {

@@ -232,9 +232,9 @@ def test_an_optuna_study_tells_divergence_as_pruned_and_failure_as_failed(tmp_pa
         assert trial.params["lr"] == done[number]["lr"]
         if states[number] == "complete":
             assert trial.value == pytest.approx(abs(math.log(trial.params["lr"] / 0.5)))
-    with pytest.raises(BadInput, match=r"`--to` must be a database without these studies, got .*optuna.db, which has"):
+    with pytest.raises(BadInput, match=r"`to` must be a database without these studies, got .*optuna.db, which has"):
         to_optuna(study, url, optunas)
-    with pytest.raises(BadInput, match=r"`--to` must be optuna: and a database that can be written, got nonsense: "):
+    with pytest.raises(BadInput, match=r"`to` must be optuna: and a database that can be written, got nonsense: "):
         to_optuna(study, url, "nonsense")
 
 

@@ -348,7 +348,7 @@ def test_the_database_of_a_server_that_keeps_the_artifacts_is_refused_by_who_wri
     rule = r"must be the MLflow server that keeps the artifacts of 'small', got its database sqlite:.*; name the server"
     with pytest.raises(BadInput, match=f"`tracking.uri` {rule}"):
         Recorder(study_of(), uri)
-    with pytest.raises(BadInput, match=f"`--tracking` {rule}"):
+    with pytest.raises(BadInput, match=f"`tracking` {rule}"):
         load("small", uri)
 
 

@@ -14,12 +14,12 @@ from mlflow import MlflowClient
 
 from study import tracking
 from study.design.config import parse_config
+from study.design.document import plain
 from study.design.schema import CONFIRMATION, NATURAL, RESULTS_ARTIFACT, SETTING_RUN, Outcome, SeedResult, Tag
 from study.design.study import Study
 from study.errors import BadInput
 from study.execute.record import Recorder
 from study.findings.collect import Records, load, studies
-from study.show import plain
 from study.tracking import runs
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in recorded.WARNINGS]
@@ -293,18 +293,18 @@ def test_an_unknown_study_is_refused(name):
 def test_records_that_do_not_exist_are_refused_and_not_made(tmp_path):
     message = refusal(studies, f"sqlite:///{tmp_path}/none.db")
     assert message == (
-        f"the records must exist, got no {tmp_path}/none.db; run a study here first, or name another with `--tracking`."
+        f"`tracking` must lead to records, got no {tmp_path}/none.db; run a study here first, or name another."
     )
     assert refusal(load, "small", f"sqlite:///{tmp_path}/none.db") == (
-        f"the records must exist, got no {tmp_path}/none.db; run it here first, write it from the ledger with "
-        "`belay-study sync small`, or name another with `--tracking`."
+        f"`tracking` must lead to records, got no {tmp_path}/none.db; run it here first, write it from the ledger with "
+        "`belay-study sync small`, or name another."
     )
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_server_that_does_not_answer_is_refused_at_once():
     assert re.fullmatch(
-        r"`--tracking` must be an MLflow server or database that answers, got http://u:\*\*\*@127\.0\.0\.1:1: "
+        r"`tracking` must be an MLflow server or database that answers, got http://u:\*\*\*@127\.0\.0\.1:1: "
         r"\[Errno 111\] Connection refused; start it, or name another\.",
         refusal(studies, "http://u:secret@127.0.0.1:1"),
     )
@@ -322,5 +322,5 @@ def test_a_folder_is_refused_at_once(tmp_path):
 @pytest.mark.parametrize("uri", ["nonsense://x", "./mlruns"])
 def test_a_kind_of_store_that_mlflow_does_not_take_is_refused(uri):
     assert re.search(
-        r"`--tracking` must be an MLflow server or database .*; start it, or name another\.$", refusal(studies, uri)
+        r"`tracking` must be an MLflow server or database .*; start it, or name another\.$", refusal(studies, uri)
     )

@@ -18,10 +18,10 @@ import yaml
 from scipy import stats
 
 from belay import Oscillator, load_defaults
+from study.answer import answer
 from study.design.document import read_document
 from study.design.schema import CONFIRMATION, FIGURES, NATURAL, PARAMETERS, figures, from_natural, natural
 from study.errors import FailedWork
-from study.findings.answer import answer
 from study.findings.collect import Records
 from study.findings.compare import ranking
 from study.findings.recommend import as_data, defaults_file, recommend

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import recorded
 
-from study.findings.answer import answer, difference_text
+from study.answer import answer, difference_text
 from study.findings.compare import Difference
 from study.findings.recommend import recommend
 
