@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from belay import state as states
 from belay import swap
+from belay.advance import advance_
 from belay.checks import real, whole
 from belay.clock import Clock
 from belay.model import Buffers, Model
 from belay.names import buffers_at, check_alike, check_lossless, few, fitting, owners_of, plain
 from belay.oscillator import Oscillator
 from belay.shards import copy_, is_sharded, local
-from belay.step import all_finite, grouped, lerp_, scale_, step_, stretched
+from belay.step import all_finite, grouped, scale_, stretched
 
 Nonfinite = Literal["raise", "skip", "propagate"]
 Weights = dict[str, Tensor]
@@ -137,6 +138,10 @@ class Belay:
     def update(self) -> None:
         """Advances the average by one optimizer step; call it after each step that was not skipped.
 
+        It may be called in compiled code; in one whole graph with ``nonfinite="propagate"`` alone, as the check waits
+        for the device. The average must come there as an argument or in a closure: torch takes a global one's step for
+        a constant and compiles each step anew. The code of a warm-up serves all its steps.
+
         Raises:
             RuntimeError: The model holds averages (a block of `average_parameters`, also another average's), or its
                 parameters are not those that are averaged. Nothing has been changed.
@@ -153,13 +158,8 @@ class Belay:
         if self.steps < self._clock.update_every and not torch.compiler.is_compiling():
             self._warn_of_loaded_weights()
         self.steps += 1
-        oscillator, slowing = self._clock.at(self.steps), self._clock.slowing(self.steps)
-        if slowing != 1:
-            scale_(self._groups, slowing)
-        for group in self._groups:
-            step_(group.live, group.average, group.velocity, oscillator, group.infinite)
-        if self._buffers:
-            self._update_buffers(_share(oscillator))
+        live = self._live_buffers() if self._buffers else {}
+        advance_(self._groups, list(live.values()), [self._buffers[name] for name in live], self._clock, self.steps)
 
     def reset(self) -> None:
         """Starts again from the model as it is now: its parameters, weights and buffers, no velocity, no steps.
@@ -428,14 +428,13 @@ class Belay:
         live = {**self._model.weights, **self._model.averaged_buffers()}
         return {name: torch.lerp(y, live[name].to(y.device, y.dtype), 1 - readout) for name, y in averages.items()}
 
-    def _update_buffers(self, share: float) -> None:
-        """Averages buffers; one that has another shape by now starts again, one that is gone waits."""
+    def _live_buffers(self) -> Weights:
+        """The model's buffers that are averaged; one that has another shape by now starts again, one gone waits."""
         live = buffers_at(self._owners)
         for name, buffer in live.items():
             if buffer.shape != self._buffers[name].shape:
                 self._buffers[name] = _start(buffer, self._dtype)
-        if live:
-            lerp_(list(live.values()), [self._buffers[name] for name in live], share)
+        return live
 
     def _warn_of_loaded_weights(self) -> None:
         change = stretched(self._groups)
@@ -464,8 +463,3 @@ def _start(weight: Tensor, dtype: torch.dtype | None) -> Tensor:
     elif dtype is None:
         dtype = torch.promote_types(weight.dtype, torch.float32)
     return weight.detach().to(dtype, copy=True)
-
-
-def _share(oscillator: Oscillator) -> float:
-    """Stiffness of the EMA of the oscillator's lag; 1, an EMA without memory, where that lag is negative."""
-    return min(1.0, oscillator.stiffness / oscillator.damping)

@@ -1,4 +1,4 @@
-"""Models inside wrappers, in shards (in a group of one process), and compiled."""
+"""Models inside wrappers, and in shards (in a group of one process)."""
 
 import pytest
 import torch
@@ -207,34 +207,3 @@ def test_shards_that_are_not_finite_are_refused():
         model[0].bias.to_local().fill_(float("nan"))
     with pytest.raises(FloatingPointError, match=r"after 0 steps: 0\.bias;"):
         average.update()
-
-
-# --- compiled updates -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("oscillator", "options"),
-    [
-        (Oscillator.ema(0.9), {}),
-        (Oscillator(0.9, 0.3, 0.1), {}),
-        (Oscillator(0.99, 0.3, 0.01), {"update_every": 4}),
-        (Oscillator.ema(0.99), {"warmup": 20}),
-        (Oscillator(0.9, 1.0, 0.1), {"warmup": 20}),
-    ],
-    ids=str,
-)
-def test_an_update_compiles_to_whole_graphs(oscillator, options):
-    models = _model(), _model()
-    models[1].load_state_dict(models[0].state_dict())
-    averages = [Belay(model, oscillator, nonfinite="propagate", **options) for model in models]
-    compiled = torch.compile(averages[0].update, backend="eager", fullgraph=True)
-    for _ in range(30):
-        for model in models:
-            with torch.no_grad():
-                model[0].weight.add_(0.01)
-        compiled()
-        averages[1].update()
-    torch.compiler.reset()
-    assert averages[0].steps == averages[1].steps == 30
-    for name, tensor in averages[0].state_dict()["average"].items():
-        torch.testing.assert_close(tensor, averages[1].state_dict()["average"][name], rtol=1e-6, atol=1e-7)
