@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -410,18 +411,18 @@ def tasks(form: Form = "table") -> None:
 
 
 @app.command()
-def init(path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("study.yaml")) -> None:
+def init(
+    path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("study.yaml"),
+    task: Annotated[
+        Path | None, typer.Option(metavar="NAME.py", help="Write a task of your own to start from, too.")
+    ] = None,
+) -> None:
     """Write a commented config to start from."""
-    from study.design.starter import STARTER
+    from study.design.starter import write_starter
 
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(STARTER)
-    except FileExistsError as error:
-        raise BadInput(f"the file must be new, got {path}, which exists; name another.") from error
-    except OSError as error:
-        raise BadInput(f"the file must be writable, got {path}: {error.strerror}; name another.") from error
-    typer.echo(f"wrote {path}; belay-study run {path}", err=True)
+    write_starter(path, task)
+    written = f"{task} and {path}" if task else str(path)
+    typer.echo(f"wrote {written}; belay-study run {shlex.quote(str(path))}", err=True)
 
 
 @app.command()

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from study.design.config import StudyConfig, load_config, parse_config
-from study.design.starter import STARTER
+from study.design.starter import config_of
 from study.design.study import Study
 from study.design.tasks import BUILT_IN, find_task
 from study.errors import BadInput
@@ -114,7 +114,7 @@ def test_a_number_in_bare_exponent_form_is_a_number(tmp_path):
     assert config.space["lr"].choice == (0.001,)
 
 
-@pytest.mark.parametrize("text", [STARTER, QUICKSTART.read_text()], ids=["starter", "quickstart"])
+@pytest.mark.parametrize("text", [config_of(), QUICKSTART.read_text()], ids=["starter", "quickstart"])
 def test_the_configs_that_the_project_offers_are_valid(tmp_path, text):
     assert Study.of(load_config(written(tmp_path, text))).mode == "max"
 
@@ -686,7 +686,7 @@ def validator() -> jsonschema.Draft202012Validator:
     "config",
     [
         yaml.safe_load(QUICKSTART.read_text()),
-        yaml.safe_load(STARTER),
+        yaml.safe_load(config_of()),
         document(),
         document(task="digits"),
         with_space(lr=0.1, optimizer="adam", width={"integers": [8, 16]}),

@@ -13,12 +13,13 @@ from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 from study.design.tasks import BUILT_IN, find_task
 from study.design.tasks.base import Task
 from study.design.tasks.digits import Digits
+from study.design.tasks.template import MyTask
 
 TASKS: dict[str, type[Task]] = {name: find_task(name) for name in BUILT_IN}  # type: ignore[misc] # all classes
 VALUES = {"lr": (0.1, 0.3, 0.5), "label_noise": (0.0, 0.2, 0.4), "noise": (0.0, 0.5, 1.0), "start": (-1.0, 0.5, 2.0)}
 
 
-@pytest.mark.parametrize("task", [*(kind() for kind in TASKS.values()), Digits(batch_size=400)], ids=repr)
+@pytest.mark.parametrize("task", [*(kind() for kind in TASKS.values()), Digits(batch_size=400), MyTask()], ids=repr)
 @pytest.mark.parametrize("start", [0, 1, 17, 18, 19, 40])
 def test_batches_begin_anywhere_with_those_that_a_run_from_the_start_meets_there(task: Task, start: int) -> None:
     whole, rest = list(task.batches(3, 0, 40))[start:], list(task.batches(3, start, 40))
