@@ -70,7 +70,10 @@ def test_init_refuses_a_task_with_the_name_of_another_module(
     assert (answer.code, answer.out, listing(tmp_path)) == (2, "", ["own_folder"])
 
 
-def test_init_keeps_a_task_that_exists(belay_study: CommandLine, tmp_path: Path) -> None:
+def test_init_keeps_a_task_that_exists(
+    belay_study: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)  # as `python -m study` has it: the task can be imported, but is not another
     (tmp_path / "begun.py").write_text("mine")
     answer = belay_study("init", "--task", "begun.py")
     assert answer.err == "belay-study: the file must be new, got begun.py, which exists; name another.\n"
