@@ -25,6 +25,7 @@ OPTIONS = {  # by which the command line gives what other parts of the program k
     "parameter": "--by",
     "baseline": "--baseline",
     "to": "--to",
+    "module": "--task",
 }
 RULE = re.compile(rf"`({'|'.join(OPTIONS)})`(?= must )")
 asked_from = ContextVar("asked_from", default="")  # the `--address` by which a client asked for what this process does

@@ -78,14 +78,14 @@ def _check_module(task: Path) -> None:
     name = task.stem
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,99}\.py", str(task)) or keyword.iskeyword(name):
         raise BadInput(
-            "`--task` must be NAME.py in the working directory, of letters, digits and `_`, a letter first, and no "
+            "`module` must be NAME.py in the working directory, of letters, digits and `_`, a letter first, and no "
             f"keyword of Python, got {task}; write e.g. my_task.py."
         )
     if task.exists():
         raise _taken(task)
     if name in sys.modules or Path(name).is_dir() or importlib.util.find_spec(name):
         raise BadInput(
-            f"`--task` must not have the name of a module or folder that Python may find instead, got {task}; name "
+            f"`module` must not have the name of a module or folder that Python may find instead, got {task}; name "
             f"another, e.g. my_{name}.py."
         )
 

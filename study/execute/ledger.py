@@ -235,7 +235,7 @@ def check_growth(old: StudyConfig | None, new: StudyConfig, url: str) -> None:
     if old.identity != new.identity:
         raise BadInput(
             f"the study's name must be new or its config the same, got {name!r} with another config in "
-            f"{without_password(url)}; change `name` (or `--set name={name}-2`), or resume the old one."
+            f"{without_password(url)}; change `name`, e.g. to {name}-2, or resume the old one."
         )
     for key, before, after in (
         ("seeds", old.seeds, new.seeds),
@@ -247,7 +247,7 @@ def check_growth(old: StudyConfig | None, new: StudyConfig, url: str) -> None:
         if after < before:
             raise BadInput(
                 f"`{key}` must not shrink, got {after} of {name!r}, which has {before} in {without_password(url)}; "
-                f"leave it, or change `name` (`--set name={name}-2`)."
+                f"leave it, or change `name`, e.g. to {name}-2."
             )
 
 

@@ -245,7 +245,7 @@ class Recorder:
             name = self._study.config.name
             raise BadInput(
                 f"the study's name must be new or its config the same, got {name!r} with another config in "
-                f"{without_password(self._uri)}; change `name` (or `--set name={name}-2`)."
+                f"{without_password(self._uri)}; change `name`, e.g. to {name}-2."
             )
 
 

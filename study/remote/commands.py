@@ -129,7 +129,7 @@ def _start(cluster: Cluster, config: StudyConfig, order: Order, package: Path) -
             if job.question != config.question:
                 raise BadInput(
                     f"the study's name must be new or its config the same, got {config.name!r} with another config "
-                    f"running at {cluster.address} as {job.id}; change `name` (or `--set name={config.name}-2`)."
+                    f"running at {cluster.address} as {job.id}; change `name`, e.g. to {config.name}-2."
                 )
             return job, True
         attempt = 1 + max((job.attempt for job in jobs if job.question == config.question), default=0)

@@ -400,7 +400,7 @@ def test_what_does_not_exist_is_refused_by_name(finished: CommandLine) -> None:
 def test_a_name_taken_by_another_config_is_refused(finished: CommandLine, home: Path) -> None:
     refused = finished("run", home / "small.yaml", "--set", "steps=61", "--inline")
     after = [STARTING.replace("60 steps", "61 steps")]
-    assert_refused(refused, 2, "name must be new or its config the same", "'small'", "name=small-2", after=after)
+    assert_refused(refused, 2, "name must be new or its config the same", "'small'", "e.g. to small-2", after=after)
 
 
 def test_before_any_study_list_and_best_say_so(belay_study: CommandLine) -> None:

@@ -19,7 +19,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from study.design.tasks.base import Direction, Task
+from study.design.schema import Direction
+from study.design.tasks.base import Task
 from study.design.tasks.optimizers import OptimizerSpec
 
 INPUTS, VALIDATION_ROWS = 4, 512

@@ -139,8 +139,8 @@ def test_a_name_may_be_used_again_for_the_same_question_alone(url):
     with pytest.raises(BadInput) as caught:
         check_name(study_of(steps=61).config, url)
     assert str(caught.value) == (
-        f"the study's name must be new or its config the same, got 'small' with another config in {url}; change `name` "
-        "(or `--set name=small-2`), or resume the old one."
+        f"the study's name must be new or its config the same, got 'small' with another config in {url}; change "
+        "`name`, e.g. to small-2, or resume the old one."
     )
 
 

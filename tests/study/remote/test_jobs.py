@@ -62,7 +62,7 @@ def test_a_study_is_started_once_and_goes_on_without_its_client_until_it_is_stop
         wait_until(lambda: len(list(gate.glob("waiting-*"))) == 2 or one.poll() is not None, 300)
         assert_leaves(cluster, one)
         other = cluster.run("run", config, "--set", "steps=61", home=home)
-        assert_refused(other, 2, "got 'own' with another config running", "--set name=own-2")
+        assert_refused(other, 2, "got 'own' with another config running", "to own-2")
         line = assert_stops(cluster, home)
         code, out, err = ended(two)
         assert (code, out, err.splitlines()[-1]) == (130, "", line)
