@@ -89,17 +89,3 @@ def test_the_command_line_loads_nothing_heavy_before_it_is_needed() -> None:
     heavy = "{'torch', 'ray', 'aiohttp', 'mlflow', 'optuna', 'pandas', 'numpy', 'scipy', 'rich'}"
     code = f"import sys, study.cli; sys.exit(', '.join({heavy} & set(sys.modules)) or 0)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
-
-
-def test_the_mathematics_and_the_defaults_load_without_torch_and_belay_loads_it() -> None:
-    code = """
-import sys, belay
-belay.load_defaults, belay.methods.nesterov(0.9), belay.Oscillator.ema(0.9)
-assert "torch" not in sys.modules and "Belay" in dir(belay)
-assert belay.Belay is __import__("belay.average").average.Belay and "torch" in sys.modules
-try:
-    belay.Rope
-except AttributeError as error:
-    sys.exit(str(error) != "module 'belay' has no attribute 'Rope'")
-"""
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

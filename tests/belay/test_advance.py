@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from belay import Belay, Oscillator
+from belay.advance import advance_
 
 WARMUP, STEPS = 50, 80
 OSCILLATORS = {
@@ -142,3 +143,17 @@ def test_compiled_code_is_told_that_a_warmup_moves_the_model_where_it_is_coupled
 
     torch.compile(Pair(OSCILLATORS[name], warmup=WARMUP).averages[0].update, backend=listing, fullgraph=True)()
     assert next(target for target in called if "advance" in target) == f"belay.advance_{operator}.default"
+
+
+@pytest.mark.parametrize("oscillator", OSCILLATORS.values(), ids=OSCILLATORS)
+def test_the_operators_of_compiled_code_give_the_numbers_of_eager_code_without_a_compiler_too(oscillator, monkeypatch):
+    pair = Pair(oscillator, warmup=WARMUP)
+    for step in range(1, 20):
+        for average, compiling in zip(pair.averages, (True, False), strict=True):
+            with torch.no_grad():
+                average._model.module[0].weight.mul_(0.9)
+            answers = iter([compiling])  # to the first question; inside an operator nothing is compiled
+            monkeypatch.setattr(torch.compiler, "is_compiling", lambda answers=answers: next(answers, False))
+            live = [average._model.module[1].running_mean]
+            advance_(average._groups, live, [average._buffers["1.running_mean"]], average._clock, step)
+    assert all(map(torch.equal, *pair.tensors()))
