@@ -1,8 +1,8 @@
 """One update at a step of the clock: the kernels of `belay.step`, with the figures that the clock has by then.
 
-In warm-up each step has figures of its own. Code that `torch.compile` makes would hold them as constants and be made
-anew at each step, so there the kernels run inside operators that torch does not look into: the same numbers as eager
-code, bit for bit, from code that is compiled once.
+In code that `torch.compile` makes, the kernels run inside operators that it does not look into: the same numbers as
+eager code, bit for bit, and no temporaries. In warm-up each step has figures of its own, which compiled code would hold
+as constants and be made anew at each step; this code is compiled once.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from belay.clock import Clock
+from belay.groups import Group
 from belay.oscillator import Oscillator
-from belay.step import Group, lerp_, scale_, step_
+from belay.step import lerp_, scale_, step_
 
 
 def advance_(groups: Sequence[Group], live: list[Tensor], kept: list[Tensor], clock: Clock, steps: int) -> None:
@@ -27,14 +28,14 @@ def advance_(groups: Sequence[Group], live: list[Tensor], kept: list[Tensor], cl
         clock: When and how fast the average is updated.
         steps: The step that this update is at, counted from 1.
     """
-    if clock.warms(steps) and torch.compiler.is_compiling():
+    if torch.compiler.is_compiling():
         _advance_hidden(groups, live, kept, clock, steps)
         return
     oscillator, slowing = clock.at(steps), clock.slowing(steps)
     if slowing != 1:
         scale_(groups, slowing)
     for group in groups:
-        step_(group.live, group.average, group.velocity, oscillator, group.infinite)
+        step_(group, oscillator)
     if live:
         lerp_(live, kept, _share(oscillator))
 
@@ -53,7 +54,7 @@ def _advance_hidden(groups: Sequence[Group], live: list[Tensor], kept: list[Tens
     settings = own.decay, own.damping, own.coupling, clock.update_every, clock.warmup
     advance_weights = _coupled if own.coupling else _uncoupled
     for group in groups:
-        advance_weights(group.live, group.average, group.velocity or [], group.infinite, steps, *settings)
+        advance_weights(group.live, group.average, group.velocity or [], group.infinite, group.dense, steps, *settings)
     if live:
         _buffers(live, kept, steps, *settings)
 
@@ -63,6 +64,7 @@ def _advance_weights(
     y: list[Tensor],
     v: list[Tensor],
     infinite: bool,
+    dense: bool,
     steps: int,
     decay: float,
     damping: float,
@@ -71,7 +73,7 @@ def _advance_weights(
     warmup: int,
 ) -> None:
     clock = Clock(Oscillator(decay, damping, coupling), update_every, warmup)
-    advance_([Group(x, y, v or None, infinite)], [], [], clock, steps)
+    advance_([Group(x, y, v or None, infinite, dense)], [], [], clock, steps)
 
 
 def _advance_buffers(

@@ -17,11 +17,12 @@ from belay import swap
 from belay.advance import advance_
 from belay.checks import real, whole
 from belay.clock import Clock
+from belay.groups import grouped
 from belay.model import Buffers, Model
 from belay.names import buffers_at, check_alike, check_lossless, few, fitting, owners_of, plain
 from belay.oscillator import Oscillator
 from belay.shards import copy_, is_sharded, local
-from belay.step import all_finite, grouped, scale_, stretched
+from belay.step import all_finite, scale_, stretched
 
 Nonfinite = Literal["raise", "skip", "propagate"]
 Weights = dict[str, Tensor]

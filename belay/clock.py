@@ -46,10 +46,6 @@ class Clock:
         """Whether the average is updated at this step, counted from 1."""
         return steps % self.update_every == 0
 
-    def warms(self, steps: int) -> bool:
-        """Whether this update, or the one before it, is within warm-up."""
-        return steps - self.update_every < self.warmup
-
     def at(self, steps: int) -> Oscillator:
         """The oscillator of the update at this step: during warm-up of a shorter memory and the same damping ratio."""
         speed = self._speed(steps)

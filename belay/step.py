@@ -6,82 +6,85 @@ The only file that knows torch's multi-tensor functions. Letters as in `belay.re
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 import torch
 from torch import Tensor
 
+from belay.groups import Group
 from belay.oscillator import Oscillator
-from belay.shards import local
 
-CHUNK = 1 << 24  # weights updated together: bounds the memory of temporaries without costing launches
-
-
-@dataclasses.dataclass(slots=True)
-class Group:
-    """Tensors of one dtype and device that one call updates; the lists are made once, not each step.
-
-    Of sharded tensors they hold this process's parts.
-
-    Attributes:
-        live: Model weights.
-        average: Averages, shaped like them.
-        velocity: Velocities; None where damping is 1.
-        infinite: Whether averages hold infinite values, which must stay where the weight is equal.
-        size: Weights in it.
-    """
-
-    live: list[Tensor] = dataclasses.field(default_factory=list)
-    average: list[Tensor] = dataclasses.field(default_factory=list)
-    velocity: list[Tensor] | None = None
-    infinite: bool = False
-    size: int = 0
-
-
-def grouped(
-    live: Mapping[str, Tensor],
-    average: Mapping[str, Tensor],
-    velocity: Mapping[str, Tensor],
-    infinite: Collection[str] = (),
-) -> list[Group]:
-    """Sorts tensors into groups of at most `CHUNK` weights (a larger tensor alone).
-
-    Args:
-        live: Model weights by name.
-        average: Averages by name.
-        velocity: Velocities by name; empty where damping is 1.
-        infinite: Names of averages that hold infinite values.
-    """
-    groups: list[Group] = []
-    filling: dict[object, Group] = {}
-    for name in average:
-        x, y = local(live[name]), local(average[name])
-        kind = (x.dtype, x.device, y.dtype, y.device, name in infinite)
-        group = filling.get(kind)
-        if group is None or group.size + y.numel() > CHUNK:
-            group = filling[kind] = Group(velocity=[] if velocity else None, infinite=name in infinite)
-            groups.append(group)
-        group.size += y.numel()
-        group.live.append(x)
-        group.average.append(y)
-        if group.velocity is not None:
-            group.velocity.append(local(velocity[name]))
-    return groups
+ONE_PASS = 0.5  # stiffness and coupling below which one-pass kernels round as finely as the reference
 
 
 @torch.no_grad()
-def step_(
-    x: list[Tensor], y: list[Tensor], v: list[Tensor] | None, oscillator: Oscillator, infinite: bool = False
-) -> None:
+def step_(group: Group, oscillator: Oscillator) -> None:
     """Advances averages, velocities and (if coupled) model weights by one step.
 
     Args:
-        x: Model weights; where their dtype or device is another than `y`'s, the arithmetic is done in `y`'s.
+        group: The tensors; where the weights' dtype or device is another than the averages', the arithmetic is done in
+            the averages'. Velocities are None if damping is 1, where the average keeps none.
+        oscillator: The average's settings.
+    """
+    if not _goes_in_one_pass(group, oscillator):
+        for x, y, v in group.blocks():
+            _step_in_passes(x, y, v, oscillator, group.infinite)
+    elif not oscillator.coupling:
+        _approach(group.live, group.average, group.velocity, oscillator.stiffness, oscillator.damping)
+    else:
+        for x, y, v in group.blocks():
+            _step_coupled(x, y, v, oscillator)
+
+
+def _goes_in_one_pass(group: Group, oscillator: Oscillator) -> bool:
+    slow = oscillator.stiffness < ONE_PASS and oscillator.coupling < ONE_PASS
+    suited = oscillator.damping == 1 if group.velocity is None else oscillator.damping < 1
+    return group.dense and not group.infinite and slow and suited
+
+
+def _approach(x: list[Tensor], y: list[Tensor], v: list[Tensor] | None, k: float, c: float = 1.0) -> None:
+    """Draws `y` towards `x` in one pass over memory: ``v <- (1 - c) v + k (x - y)``, ``y <- y + v``.
+
+    That is SGD with momentum on ``(x - y)^2 / 2``, for which torch has a fused kernel: `x` as the gradient of `y`, a
+    weight decay of -1, which subtracts `y` from it, and a learning rate of -1.
+
+    Args:
+        x: Aims; stay as they are.
+        y: What moves, shaped like `x`; all tensors are dense and of one dtype and device.
+        v: Velocities, like `y`; None if c = 1, where ``v = k (x - y)`` needs no memory.
+        k: Stiffness, 0 to 1.
+        c: Damping, above 0 and below 1 if there are velocities, else 1.
+    """
+    keep, gain, rate = (0.0, 1.0, k) if v is None else (1 - c, k, 1.0)
+    torch._fused_sgd_(
+        y, x, v or [], weight_decay=-1.0, momentum=keep, dampening=1 - gain, lr=-rate,
+        nesterov=False, maximize=False, is_first_step=False,
+    )  # fmt: skip
+    for tensors in (y, v or []):
+        torch.autograd.graph.increment_version(tensors)  # the kernel does not tell autograd
+
+
+def _step_coupled(x: list[Tensor], y: list[Tensor], v: list[Tensor] | None, oscillator: Oscillator) -> None:
+    """Pulls the weights first, so that nothing has to be kept of before: no temporaries.
+
+    ``x' = x - kappa (x - y)`` leaves ``x' - y = (1 - kappa) (x - y)``, so that a stiffness of ``k / (1 - kappa)`` gives
+    the velocity its due. Arguments as in `_approach`; the weights move too.
+    """
+    _approach(y, x, None, oscillator.coupling)
+    _approach(x, y, v, oscillator.stiffness / (1 - oscillator.coupling), oscillator.damping)
+
+
+def _step_in_passes(
+    x: list[Tensor], y: list[Tensor], v: list[Tensor] | None, oscillator: Oscillator, infinite: bool
+) -> None:
+    """The step in an operation a pass, for any tensors and settings; temporaries are as large as `y`.
+
+    Args:
+        x: Model weights, of any dtype and device.
         y: Averages, shaped like `x`, all of one dtype and device.
-        v: Velocities, like `y`; None if damping is 1, where the average keeps none.
+        v: Velocities, like `y`; None if damping is 1.
         oscillator: The average's settings.
         infinite: Whether equal infinite values must stay, for one more pass over the weights.
     """
@@ -127,8 +130,8 @@ def stretched(groups: Sequence[Group]) -> float:
     Of sharded weights it is this process's part that counts.
     """
     distance = size = 0.0
-    for group in groups:
-        for weight, average in zip(group.live, group.average, strict=True):
+    for x, y, _ in (block for group in groups for block in group.blocks()):
+        for weight, average in zip(x, y, strict=True):
             live = weight.to(device=average.device, dtype=average.dtype)
             distance += float((live - average).abs().square().sum())
             size += float(average.abs().square().sum())
@@ -147,7 +150,8 @@ def all_finite(groups: Sequence[Group], shared: bool) -> bool:
     device = groups[0].live[0].device
     good = not norms or bool(torch.stack([norm.to(device) for norm in norms]).isfinite().all())
     if not good or any(group.infinite for group in groups):  # the sum of squares may be infinite by itself
-        good = all(_finite_or_equal(x, y) for group in groups for x, y in zip(group.live, group.average, strict=True))
+        blocks = (block for group in groups for block in group.blocks())
+        good = all(_finite_or_equal(*pair) for x, y, _ in blocks for pair in zip(x, y, strict=True))
     if shared:
         everywhere = torch.tensor(int(good), device=device)
         torch.distributed.all_reduce(everywhere, torch.distributed.ReduceOp.MIN)

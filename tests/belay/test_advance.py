@@ -71,16 +71,16 @@ class Pair:
 
 
 @pytest.mark.parametrize("oscillator", OSCILLATORS.values(), ids=OSCILLATORS.keys())
-def test_a_warmup_compiles_at_its_first_two_steps_and_after_its_end_to_the_numbers_of_eager_code(oscillator):
+def test_a_warmup_compiles_at_its_first_two_steps_alone_to_the_numbers_of_eager_code(oscillator):
     pair = Pair(oscillator, warmup=WARMUP)
-    assert pair.compiled_at("aot_eager") == [1, 2, WARMUP + 1]
+    assert pair.compiled_at("aot_eager") == [1, 2]
     assert pair.is_equal()
 
 
 @pytest.mark.parametrize("name", ["ema", "pulling", "overdamped"])
 def test_a_warmup_compiles_as_seldom_where_only_some_steps_update(name):
     pair = Pair(OSCILLATORS[name], warmup=WARMUP, update_every=4)
-    assert pair.compiled_at("eager") == [2, 4, 8, 56]
+    assert pair.compiled_at("eager") == [2, 4, 8]
     assert pair.is_equal()
 
 
@@ -95,13 +95,13 @@ def test_without_warmup_updates_compile_at_the_first_two_steps(oscillator):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.complex64], ids=str)
 def test_a_compiled_warmup_is_the_eager_one_in_other_dtypes(dtype):
     pair = Pair(OSCILLATORS["pulling"], dtype, warmup=WARMUP)
-    assert pair.compiled_at("aot_eager") == [1, 2, WARMUP + 1]
+    assert pair.compiled_at("aot_eager") == [1, 2]
     assert pair.is_equal()
 
 
 def test_a_warmup_compiles_as_seldom_where_the_graph_may_break():
     pair = Pair(OSCILLATORS["pulling"], warmup=WARMUP)
-    assert pair.compiled_at("eager", fullgraph=False) == [1, 2, WARMUP + 1]
+    assert pair.compiled_at("eager", fullgraph=False) == [1, 2]
     assert pair.is_equal()
 
 
@@ -111,7 +111,7 @@ def test_a_compiled_warmup_goes_on_from_a_saved_state():
     for average, other in zip(pair.averages, saved.averages, strict=True):
         average.load_state_dict(copy.deepcopy(other.state_dict()))
     torch.compiler.reset()
-    assert pair.compiled_at("eager", steps=40) == [1, 2, WARMUP + 1 - 25]
+    assert pair.compiled_at("eager", steps=40) == [1, 2]
     assert pair.is_equal()
 
 
@@ -129,7 +129,7 @@ def test_the_hidden_operators_change_only_the_tensors_that_they_declare(coupling
     x, y, v = ([torch.randn(3), torch.randn(2, 2)] for _ in range(3))
     settings = 7, 0.99, 0.1, coupling, 1, WARMUP
     operator = torch.ops.belay.advance_coupled if coupling else torch.ops.belay.advance_uncoupled
-    torch.library.opcheck(operator.default, (x, y, v, False, *settings))
+    torch.library.opcheck(operator.default, (x, y, v, False, True, *settings))
     torch.library.opcheck(torch.ops.belay.advance_buffers.default, (x, y, *settings))
 
 
