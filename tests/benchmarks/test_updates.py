@@ -1,35 +1,89 @@
-"""What an update of the average costs beside the least that any average could cost."""
+"""What an update of the average costs beside the least that any average could cost.
+
+``BELAY_BENCHMARK_SIZE=full`` measures 96 and 48 million weights, else a sixth of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from belay import Belay, Oscillator
 from belay.average import Nonfinite
 
+SCALE = 6 if os.environ.get("BELAY_BENCHMARK_SIZE") == "full" else 1  # times 16 million weights
+EMA, DAMPED = Oscillator.ema(0.999), Oscillator(0.999, damping=0.1)
+COUPLED, BOTH = Oscillator(0.999, coupling=0.01), Oscillator(0.999, damping=0.1, coupling=0.01)
 
-@pytest.mark.parametrize(("oscillator", "nonfinite", "asked"), [
-    (Oscillator.ema(0.999), "propagate", 1.1),
-    (Oscillator.ema(0.999), "raise", 1.5),  # reads 1 array more than the 3 that it reads and writes
-    (Oscillator(0.999, damping=0.1), "propagate", 2.2),  # reads and writes 5 arrays instead of 3: 1.7 times as much
-], ids=["ema", "ema checked", "damped"])  # fmt: skip
-def test_update(
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def _lerps(weights: list[Tensor], count: int) -> Callable[[], None]:
+    """Towards the weights, and back if there are two: what reads and writes as much as a coupled EMA."""
+    copies, aims = [weight.clone() for weight in weights], [weight.clone() for weight in weights]
+
+    def lerps() -> None:
+        torch._foreach_lerp_(copies, aims, 0.001)
+        if count == 2:
+            torch._foreach_lerp_(aims, copies, 0.01)
+
+    return lerps
+
+
+@pytest.mark.parametrize(("name", "oscillator", "nonfinite", "millions", "lerps", "asked"), [
+    ("EMA", EMA, "propagate", 16, 1, 1.05),
+    ("EMA, finite weights checked", EMA, "raise", 16, 1, 1.5),  # reads 1 array more than the 3 that it reads and writes
+    ("damped average", DAMPED, "propagate", 8, 1, 2.2),  # reads and writes 5 arrays instead of 3: 1.7 times as much
+    ("coupled EMA", COUPLED, "propagate", 8, 2, 1.0),
+    ("damped coupled average", BOTH, "propagate", 8, 2, 1.3),
+])  # fmt: skip
+def test_update_of_large_tensors(
+    name: str,
     oscillator: Oscillator,
     nonfinite: Nonfinite,
+    millions: int,
+    lerps: int,
     asked: float,
     figure: Callable[..., None],
     medians: Callable[..., dict[str, float]],
 ) -> None:
-    model = torch.nn.Sequential(*(torch.nn.Linear(1024, 1024) for _ in range(8)))
+    model = nn.ParameterList([nn.Parameter(torch.randn(1000, 1000)) for _ in range(millions * SCALE)])
     average = Belay(model, oscillator, nonfinite=nonfinite)
-    weights = [parameter.detach() for parameter in model.parameters()]
-    copies = [weight.clone() for weight in weights]
-    seconds = medians({"update": average.update, "lerp": lambda: torch._foreach_lerp_(copies, weights, 0.001)})
-    name = "EMA" if oscillator.damping == 1 else "damped average"
-    checked = ", finite weights checked" if nonfinite == "raise" else ""
+    least = _lerps([parameter.detach() for parameter in model], lerps)
+    seconds = medians({"update": average.update, "least": least})
+    against = "torch._foreach_lerp_" if lerps == 1 else "two torch._foreach_lerp_"
+    figure(f"update of {name}, {millions * SCALE} M weights", against, seconds["update"] / seconds["least"], asked)
+
+
+@pytest.mark.parametrize(("name", "oscillator", "asked"), [
+    ("EMA", EMA, 0.12),
+    ("damped coupled average", BOTH, 0.3),
+], ids=["ema", "damped coupled"])  # fmt: skip
+def test_update_of_tiny_tensors(
+    name: str,
+    oscillator: Oscillator,
+    asked: float,
+    figure: Callable[..., None],
+    medians: Callable[..., dict[str, float]],
+) -> None:
+    model = nn.ParameterList([nn.Parameter(torch.randn(64)) for _ in range(600)])
+    average = Belay(model, oscillator, nonfinite="propagate")
+    theirs = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.999))
+    seconds = medians({"update": average.update, "theirs": lambda: theirs.update_parameters(model)}, repetitions=50)
     figure(
-        f"update of {name}, 8 M weights{checked}", "torch._foreach_lerp_", seconds["update"] / seconds["lerp"], asked
+        f"update of {name}, 600 tiny tensors",
+        "AveragedModel, multi_avg_fn",
+        seconds["update"] / seconds["theirs"],
+        asked,
     )
