@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
-from operator import is_
+from operator import attrgetter, is_
 from typing import Any, Literal, get_args
 
 import torch
@@ -49,7 +49,7 @@ class Model:
         check_model(module)
         self.module = unwrap(module)
         self._policy, self._chosen = buffers, parameters
-        self._known_places: list[tuple[int, torch.dtype]] = []
+        self._known_places: tuple[list[int], list[torch.dtype]] = [], []
         self.refresh()
 
     def refresh(self, coupled: bool = False) -> None:
@@ -182,7 +182,7 @@ class Model:
         Raises:
             RuntimeError: The weights are sharded.
         """
-        if any(is_sharded(weight) for weight in self.weights.values()):
+        if self._sharded:
             raise RuntimeError(
                 "an average must hold whole weights to be called, got shards; use `average_parameters`, or `copy_to` a "
                 "model of its own."
@@ -215,6 +215,7 @@ class Model:
             for module in self.module.modules()
             for held in (module._parameters, module._modules)
         ]
+        self._sharded = any(map(is_sharded, self.weights.values()))
         self._shapes = {name: weight.shape for name, weight in self.weights.items()}
         self._known_places = self._places()
 
@@ -224,8 +225,10 @@ class Model:
                 return False
         return True
 
-    def _places(self) -> list[tuple[int, torch.dtype]]:
-        return [(local(weight).data_ptr(), weight.dtype) for weight in self.weights.values()]
+    def _places(self) -> tuple[list[int], list[torch.dtype]]:
+        weights = list(self.weights.values())
+        parts = list(map(local, weights)) if self._sharded else weights
+        return list(map(Tensor.data_ptr, parts)), list(map(attrgetter("dtype"), parts))
 
     def _difference(self) -> str:
         """What was added, removed or replaced, in a few names."""

@@ -62,8 +62,7 @@ def _approach(x: list[Tensor], y: list[Tensor], v: list[Tensor] | None, k: float
         y, x, v or [], weight_decay=-1.0, momentum=keep, dampening=1 - gain, lr=-rate,
         nesterov=False, maximize=False, is_first_step=False,
     )  # fmt: skip
-    for tensors in (y, v or []):
-        torch.autograd.graph.increment_version(tensors)  # the kernel does not tell autograd
+    torch.autograd.graph.increment_version(y)  # the kernel does not tell autograd that they changed
 
 
 def _step_coupled(x: list[Tensor], y: list[Tensor], v: list[Tensor] | None, oscillator: Oscillator) -> None:
