@@ -39,9 +39,12 @@ def step_(group: Group, oscillator: Oscillator) -> None:
 
 
 def _goes_in_one_pass(group: Group, oscillator: Oscillator) -> bool:
+    """Whether `_approach` may be used, and is better than `_step_in_passes`."""
     slow = oscillator.stiffness < ONE_PASS and oscillator.coupling < ONE_PASS
-    suited = oscillator.damping == 1 if group.velocity is None else oscillator.damping < 1
-    return group.dense and not group.infinite and slow and suited
+    suited = group.dense and not group.infinite and slow
+    if group.velocity is None:  # on a GPU, a lerp of many tensors is one pass already, and one in float32
+        return suited and oscillator.damping == 1 and group.average[0].is_cpu
+    return suited and oscillator.damping < 1  # torch's kernel on CUDA takes no negative momentum, that on CPU not 0
 
 
 def _approach(x: list[Tensor], y: list[Tensor], v: list[Tensor] | None, k: float, c: float = 1.0) -> None:
@@ -56,6 +59,8 @@ def _approach(x: list[Tensor], y: list[Tensor], v: list[Tensor] | None, k: float
         v: Velocities, like `y`; None if c = 1, where ``v = k (x - y)`` needs no memory.
         k: Stiffness, 0 to 1.
         c: Damping, above 0 and below 1 if there are velocities, else 1.
+
+    Numbers are those of `_step_in_passes` to the last bits, as the kernel rounds a sum of two products once less.
     """
     keep, gain, rate = (0.0, 1.0, k) if v is None else (1 - c, k, 1.0)
     torch._fused_sgd_(
