@@ -141,7 +141,7 @@ class Belay:
 
         It may be called in compiled code; in one whole graph with ``nonfinite="propagate"`` alone, as the check waits
         for the device. The average must come there as an argument or in a closure: torch takes a global one's step for
-        a constant and compiles each step anew. The code of a warm-up serves all its steps.
+        a constant and compiles each step anew. The numbers are those of eager code, in a warm-up too.
 
         Raises:
             RuntimeError: The model holds averages (a block of `average_parameters`, also another average's), or its

@@ -22,6 +22,7 @@ from study.execute.ledger import Ledger
 from study.execute.loop import train_pack
 from study.execute.tables import opened
 
+pytestmark = pytest.mark.timeout(0)  # as long as it takes
 SEEDS = int(os.environ.get("BELAY_SAMPLER_SEEDS", "2"))
 SETTINGS = int(os.environ.get("BELAY_SETTINGS", "4"))
 SPACES: dict[str, dict[str, Any]] = {
