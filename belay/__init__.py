@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from belay import methods
@@ -10,18 +11,18 @@ from belay.oscillator import Oscillator
 
 if TYPE_CHECKING:
     from belay.average import Belay
+    from belay.bank import Bank
 
-__all__ = ["Belay", "Oscillator", "load_defaults", "methods"]
+__all__ = ["Bank", "Belay", "Oscillator", "load_defaults", "methods"]
+_LAZY = {"Bank": "belay.bank", "Belay": "belay.average"}
 
 
 def __getattr__(name: str) -> Any:
-    """Imports `Belay` at its first use: the mathematics does not need torch, which takes a second to load."""
-    if name != "Belay":
+    """Imports `Belay` and `Bank` at first use: the mathematics does not need torch, which takes a second to load."""
+    if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from belay.average import Belay
-
-    globals()[name] = Belay
-    return Belay
+    globals()[name] = value = getattr(import_module(_LAZY[name]), name)
+    return value
 
 
 def __dir__() -> list[str]:

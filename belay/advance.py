@@ -37,10 +37,10 @@ def advance_(groups: Sequence[Group], live: list[Tensor], kept: list[Tensor], cl
     for group in groups:
         step_(group, oscillator)
     if live:
-        lerp_(live, kept, _share(oscillator))
+        lerp_(live, kept, share_of(oscillator))
 
 
-def _share(oscillator: Oscillator) -> float:
+def share_of(oscillator: Oscillator) -> float:
     """Stiffness of the EMA of the oscillator's lag; 1, an EMA without memory, where that lag is negative."""
     return min(1.0, oscillator.stiffness / oscillator.damping)
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,19 +14,18 @@ from torch import Tensor, nn
 from belay import state as states
 from belay import swap
 from belay.advance import advance_
-from belay.checks import real, whole
+from belay.checks import whole
 from belay.clock import Clock
+from belay.finite import Nonfinite, check_nonfinite, may_average
 from belay.groups import grouped
-from belay.model import Buffers, Model
-from belay.names import buffers_at, check_alike, check_lossless, few, fitting, owners_of, plain
+from belay.model import Buffers, Model, buffers_to_average
+from belay.names import check_alike, few, fitting, owners_of, plain
 from belay.oscillator import Oscillator
-from belay.shards import copy_, is_sharded, local
-from belay.step import all_finite, scale_, stretched
+from belay.shards import copy_, is_sharded
+from belay.start import check_dtype, infinite_of, start
+from belay.step import scale_, warn_of_loaded_weights
 
-Nonfinite = Literal["raise", "skip", "propagate"]
 Weights = dict[str, Tensor]
-
-FAR = 0.5  # change of the weights before the first update, as a share of them, that no optimizer step makes
 
 
 class Belay:
@@ -92,10 +90,8 @@ class Belay:
         parameters: Callable[[str, nn.Parameter], bool] | None = None,
         nonfinite: Nonfinite = "raise",
     ) -> None:
-        if dtype not in (None, torch.float32, torch.float64):
-            raise ValueError(f"`dtype` must be torch.float32, torch.float64 or None, got {dtype=}.")
-        if nonfinite not in get_args(Nonfinite):
-            raise ValueError(f"`nonfinite` must be one of {', '.join(get_args(Nonfinite))}, got {nonfinite=}.")
+        check_dtype(dtype)
+        check_nonfinite(nonfinite)
         every, warmup = whole("update_every", update_every, least=1), whole("warmup", warmup, least=0)
         self._dtype, self._nonfinite = dtype, nonfinite
         self._model = Model(model, buffers, parameters)
@@ -148,18 +144,21 @@ class Belay:
                 parameters are not those that are averaged. Nothing has been changed.
             FloatingPointError: A weight is not finite (see `nonfinite`). Nothing has been changed.
         """
-        if not torch.compiler.is_compiling():  # the compiled code holds the tensors themselves
-            self._check_ready()
+        if (
+            not torch.compiler.is_compiling() and self._model.check_ready()
+        ):  # compiled code holds the tensors themselves
+            self._group()
         if not self._clock.due(self.steps + 1):
             self.steps += 1
             return
-        if not self._may_average():
+        weights = self._model.weights
+        if not may_average(self._nonfinite, self._groups, self._sharded, weights, self._infinite, self.steps):
             self.skipped += 1
             return
         if self.steps < self._clock.update_every and not torch.compiler.is_compiling():
-            self._warn_of_loaded_weights()
+            warn_of_loaded_weights(self._groups)
         self.steps += 1
-        live = self._live_buffers() if self._buffers else {}
+        live = buffers_to_average(self._owners, self._buffers, self._dtype) if self._buffers else {}
         advance_(self._groups, list(live.values()), [self._buffers[name] for name in live], self._clock, self.steps)
 
     def reset(self) -> None:
@@ -225,9 +224,7 @@ class Belay:
                 thread has a block open on the same weights.
             ValueError: `readout` is not finite.
         """
-        if not math.isfinite(readout := real("readout", readout)):
-            raise ValueError(f"`readout` must be finite, got {readout=}.")
-        with self._model.showing(lambda: self._shown(readout), readout):
+        with self._model.showing(lambda: {**self._average, **self._buffers}, readout):
             yield
 
     @torch.no_grad()
@@ -248,10 +245,7 @@ class Belay:
 
         In the model's own dtypes; ``state_dict()["average"]`` has the averages in theirs.
         """
-        self._model.check_whole()
-        live = self._model.shown({**self._model.weights, **self._model.averaged_buffers()})
-        shown = self._model.shown({**self._average, **self._buffers})
-        return {name: tensor.detach().to(live[name].dtype, copy=True) for name, tensor in shown.items()}
+        return self._model.copies({**self._average, **self._buffers})
 
     @torch.no_grad()
     def copy_to(self, model: nn.Module) -> None:
@@ -277,22 +271,8 @@ class Belay:
         Warns inside `average_parameters`, where a checkpoint of the model would hold its averages in place of its
         weights.
         """
-        if swap.is_open(self._model):
-            warnings.warn(
-                "a checkpoint written inside `average_parameters` holds averages in place of the model's weights; "
-                "write it after the block.",
-                stacklevel=2,
-            )
-        return {
-            "version": states.VERSION,
-            "oscillator": dataclasses.asdict(self._clock.oscillator),
-            "update_every": self._clock.update_every,
-            "warmup": self._clock.warmup,
-            "steps": self.steps,
-            "average": dict(self._average),
-            "velocity": dict(self._velocity),
-            "buffers": dict(self._buffers),
-        }
+        swap.warn_inside(self._model)
+        return states.state_of(self._clock, self.steps, self._average, self._velocity, self._buffers)
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> list[str]:
@@ -313,21 +293,13 @@ class Belay:
             ValueError: It is not such a state, its names or shapes differ, or its dtype holds more than ours; nothing
                 has been changed.
         """
-        clock, steps, tensors = states.checked(state)
-        moving = self._average if clock.per_update.damping != 1 else {}
-        own = {"average": self._average, "velocity": moving, "buffers": self._buffers}
-        for kind, ours in own.items():
-            if strict:
-                check_alike("state", f"the model's {kind}", ours, tensors[kind])
-            else:
-                tensors[kind] = fitting(ours, tensors[kind])
-            check_lossless(kind, ours, tensors[kind])
+        clock, steps, tensors = states.fitted(states.checked(state), self._average, self._buffers, strict)
         self.steps = steps
         self._set(clock, self._clock)
         copy_(self._average, tensors["average"])
         copy_(self._velocity, tensors["velocity"])
         copy_(self._buffers, tensors["buffers"])
-        self._find_infinite()
+        self._infinite = infinite_of(self._average)
         return [name for name in self._average if name not in tensors["average"]]
 
     @torch.no_grad()
@@ -355,7 +327,7 @@ class Belay:
         copy_(ours, kept)
         for velocity in self._velocity.values():
             velocity.zero_()
-        self._find_infinite()
+        self._infinite = infinite_of(self._average)
         return left
 
     def to(self, device: torch.device | str | int) -> Belay:
@@ -373,12 +345,12 @@ class Belay:
 
     def _begin(self, weights: Mapping[str, Tensor]) -> None:
         """Starts the averages of these weights, and those of all averaged buffers."""
-        self._average.update({name: _start(weight, self._dtype) for name, weight in weights.items()})
+        self._average.update({name: start(weight, self._dtype) for name, weight in weights.items()})
         buffers = self._model.averaged_buffers()
-        self._buffers = {name: _start(buffer, self._dtype) for name, buffer in buffers.items()}
+        self._buffers = {name: start(buffer, self._dtype) for name, buffer in buffers.items()}
         owners = owners_of(self._model.module)
         self._owners = {name: owners[name] for name in buffers}
-        self._find_infinite()
+        self._infinite = infinite_of(self._average)
 
     def _set(self, clock: Clock, before: Clock | None = None) -> None:
         """Takes settings, unless they do not go with the weights; what only depends on those of before is kept."""
@@ -388,63 +360,14 @@ class Belay:
         self._clock = clock
         if before is None or moving != (before.per_update.damping != 1):
             self._velocity = {
-                name: self._velocity[name] if name in self._velocity else _start(average, None).zero_()
+                name: self._velocity[name] if name in self._velocity else start(average, None).zero_()
                 for name, average in (self._average if moving else {}).items()
             }
             self._group()
 
     def _group(self) -> None:
         self._groups = grouped(self._model.weights, self._average, self._velocity, self._infinite)
-        self._sharded = any(is_sharded(weight) for weight in self._model.weights.values())
-
-    def _find_infinite(self) -> None:
-        """Notes which averages hold infinite values: theirs are updated with more care."""
-        self._infinite = {name for name, average in self._average.items() if local(average).isinf().any()}
-
-    def _may_average(self) -> bool:
-        """Whether the weights are finite, or may be otherwise; False is to skip the update."""
-        if self._nonfinite == "propagate" or all_finite(self._groups, self._sharded):
-            return True
-        if self._nonfinite == "skip":
-            return False
-        weights = self._model.weights
-        bad = [name for name in weights if name not in self._infinite and not local(weights[name]).isfinite().all()]
-        raise FloatingPointError(
-            f"weights must be finite to be averaged, got others after {self.steps} steps: {few(bad)}; mend the model "
-            'and go on, or choose nonfinite="skip" or "propagate".'
-        )
-
-    def _check_ready(self) -> None:
-        if swap.OPEN:
-            swap.check_outside(list(self._model.weights.values()))
-        self._model.check_whole()
-        if self._model.moved():
-            self._group()
-
-    @torch.no_grad()
-    def _shown(self, readout: float) -> Weights:
-        averages = {**self._average, **self._buffers}
-        if readout == 1:
-            return averages
-        live = {**self._model.weights, **self._model.averaged_buffers()}
-        return {name: torch.lerp(y, live[name].to(y.device, y.dtype), 1 - readout) for name, y in averages.items()}
-
-    def _live_buffers(self) -> Weights:
-        """The model's buffers that are averaged; one that has another shape by now starts again, one gone waits."""
-        live = buffers_at(self._owners)
-        for name, buffer in live.items():
-            if buffer.shape != self._buffers[name].shape:
-                self._buffers[name] = _start(buffer, self._dtype)
-        return live
-
-    def _warn_of_loaded_weights(self) -> None:
-        change = stretched(self._groups)
-        if change > FAR:
-            warnings.warn(
-                f"the model's weights changed by {change:.0%} between the making of its average and the first update; "
-                "if they were loaded, call `reset()` after loading, as the average started from others.",
-                stacklevel=4,  # beyond `update` and torch's own frame
-            )
+        self._sharded = any(map(is_sharded, self._model.weights.values()))
 
     def _warn_of_rounding(self) -> None:
         if self.oscillator.coupling and (half := self._model.half_precision()):
@@ -454,13 +377,3 @@ class Belay:
                 "that holds those.",
                 stacklevel=3,
             )
-
-
-@torch.inference_mode(False)  # tensors made in inference mode cannot be updated outside it
-def _start(weight: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """A copy of a weight to average from, in the dtype asked for; complex numbers keep their own."""
-    if weight.is_complex():
-        dtype = weight.dtype
-    elif dtype is None:
-        dtype = torch.promote_types(weight.dtype, torch.float32)
-    return weight.detach().to(dtype, copy=True)

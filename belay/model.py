@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
@@ -13,7 +14,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from belay import swap
+from belay.checks import real
 from belay.names import (
+    Owner,
     buffers_at,
     check_alike,
     check_model,
@@ -25,6 +28,7 @@ from belay.names import (
     unwrap,
 )
 from belay.shards import copy_, is_sharded, local
+from belay.start import start
 
 Policy = Literal["copy", "average", "ignore"]
 Buffers = Policy | Callable[[str, Tensor], Policy]
@@ -81,6 +85,17 @@ class Model:
                     "`add_parameters()` to go on with it."
                 )
 
+    def check_ready(self) -> bool:
+        """Whether weights lie elsewhere in memory than at the last update.
+
+        Raises:
+            RuntimeError: The model holds averages, or is not the one that is averaged.
+        """
+        if swap.OPEN:
+            swap.check_outside(list(self.weights.values()))
+        self.check_whole()
+        return self.moved()
+
     def moved(self) -> bool:
         """Whether weights lie elsewhere in memory than at the last call: moved, converted, or given other storage.
 
@@ -123,14 +138,22 @@ class Model:
         }
 
     @contextmanager
-    def showing(self, averages: Callable[[], Mapping[str, Tensor]], readout: float) -> Iterator[None]:
+    def showing(self, averages: Callable[[], Mapping[str, Tensor]], readout: float, index: int = 0) -> Iterator[None]:
         """Puts averages into the model for the length of a ``with`` block, then restores a copy of what was there.
+
+        Args:
+            averages: What gives them.
+            readout: What is shown, ``y + (1 - readout) (x - y)``.
+            index: Which of several averages of this model they are.
 
         Raises:
             RuntimeError: A parameter was replaced, or another block has the weights.
+            ValueError: `readout` is not finite.
         """
+        if not math.isfinite(readout := real("readout", readout)):
+            raise ValueError(f"`readout` must be finite, got {readout=}.")
         self.check_whole()
-        with swap.claim(self, list(self.weights.values()), readout) as first:
+        with swap.claim(self, list(self.weights.values()), readout, index) as first:
             if not first:
                 yield
                 return
@@ -139,7 +162,7 @@ class Model:
             weights = {name: weight.detach().clone() for name, weight in self.weights.items()}
             try:
                 targets = {**self.weights, **self.buffers()}
-                copy_(targets, fitting(targets, averages()))
+                copy_(targets, fitting(targets, self._blended(averages(), readout)))
                 _forget_cached_weights()
                 yield
             finally:
@@ -176,6 +199,16 @@ class Model:
         buffers = self.buffers()
         return weights | buffers | fitting(buffers, averages)
 
+    def copies(self, averages: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What an averaged model holds by name, in the model's own dtypes.
+
+        Raises:
+            RuntimeError: A parameter of the model has been replaced.
+        """
+        self.check_whole()
+        live = self.shown({**self.weights, **self.averaged_buffers()})
+        return {name: tensor.detach().to(live[name].dtype, copy=True) for name, tensor in self.shown(averages).items()}
+
     def call(self, averages: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
         """The model's output with averages in place of its weights, which stay as they are.
 
@@ -192,6 +225,13 @@ class Model:
         values = {name: of.get(id(live), live).to(live.dtype) for name, live in named.items()}
         kept = {name: of.get(id(live), live).to(live.dtype, copy=True) for name, live in self.module.named_buffers()}
         return torch.func.functional_call(self.module, {**values, **kept}, args, kwargs)
+
+    @torch.no_grad()
+    def _blended(self, averages: Mapping[str, Tensor], readout: float) -> Mapping[str, Tensor]:
+        if readout == 1:
+            return averages
+        live = {**self.weights, **self.averaged_buffers()}
+        return {name: torch.lerp(y, live[name].to(y.device, y.dtype), 1 - readout) for name, y in averages.items()}
 
     def _found(self) -> dict[str, nn.Parameter]:
         found = {
@@ -256,6 +296,23 @@ class Model:
         if self._policy == "average" and not (buffer.is_floating_point() and name.rpartition(".")[2] in STATISTICS):
             return "copy"
         return self._policy
+
+
+def buffers_to_average(
+    owners: Mapping[str, Owner], kept: dict[str, Tensor], dtype: torch.dtype | None
+) -> dict[str, Tensor]:
+    """The model's buffers that are averaged; the average of one that has another shape by now starts again.
+
+    Args:
+        owners: Where the buffers are; one that is gone waits.
+        kept: Their averages by name.
+        dtype: What averages start in.
+    """
+    live = buffers_at(owners)
+    for name, buffer in live.items():
+        if buffer.shape != kept[name].shape:
+            kept[name] = start(buffer, dtype)
+    return live
 
 
 def _check_weight(name: str, weight: nn.Parameter) -> None:

@@ -39,6 +39,16 @@ def sharded_like(target: Tensor, value: Tensor) -> Tensor:
     return distribute_tensor(whole(value).to(target.to_local().device), mesh, placements)
 
 
+def joined(part: Tensor, like: Tensor) -> Tensor:
+    """A tensor that is sharded as another is, of which this process has the part, sharing its memory; else the part."""
+    if not is_sharded(like):
+        return part
+    from torch.distributed.tensor import DTensor
+
+    mesh, placements = like.device_mesh, like.placements
+    return DTensor.from_local(part, mesh, placements, run_check=False, shape=like.shape, stride=like.stride())
+
+
 @torch.no_grad()
 def copy_(targets: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
     """Copies values into the targets of the same name, whatever their dtype, device and sharding."""

@@ -1,20 +1,21 @@
-"""Checks of what `Belay.load_state_dict` and `load_averages` are given, before anything is changed."""
+"""What `Belay.state_dict` holds, and checks of what is loaded, before anything is changed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import fields
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from belay.checks import whole
 from belay.clock import Clock
-from belay.names import few
+from belay.names import check_alike, check_lossless, few, fitting
 from belay.oscillator import Oscillator
 
 VERSION = 1
 KINDS = ("average", "velocity", "buffers")
+BANK_PARTS = {"version", "averages"}
 PARTS = {"version", "oscillator", "update_every", "warmup", "steps", *KINDS}
 
 
@@ -24,6 +25,26 @@ class State(NamedTuple):
     clock: Clock
     steps: int
     tensors: dict[str, dict[str, Tensor]]
+
+
+def state_of(
+    clock: Clock,
+    steps: int,
+    average: Mapping[str, Tensor],
+    velocity: Mapping[str, Tensor],
+    buffers: Mapping[str, Tensor],
+) -> dict[str, Any]:
+    """The state of one average: tensors (not copies) and plain values."""
+    return {
+        "version": VERSION,
+        "oscillator": asdict(clock.oscillator),
+        "update_every": clock.update_every,
+        "warmup": clock.warmup,
+        "steps": steps,
+        "average": dict(average),
+        "velocity": dict(velocity),
+        "buffers": dict(buffers),
+    }
 
 
 def checked(state: object) -> State:
@@ -50,6 +71,44 @@ def checked(state: object) -> State:
         whole("steps", state["steps"], 0),
         {kind: tensors("state", state[kind], kind) for kind in KINDS},
     )
+
+
+def fitted(state: State, average: Mapping[str, Tensor], buffers: Mapping[str, Tensor], strict: bool = True) -> State:
+    """A state with those of its tensors that fit these averages and averaged buffers.
+
+    Raises:
+        ValueError: Some do not fit, and all must (`strict`); or a dtype holds more than ours.
+    """
+    moving = average if state.clock.per_update.damping != 1 else {}
+    for kind, ours in {"average": average, "velocity": moving, "buffers": buffers}.items():
+        if strict:
+            check_alike("state", f"the model's {kind}", ours, state.tensors[kind])
+        else:
+            state.tensors[kind] = fitting(ours, state.tensors[kind])
+        check_lossless(kind, ours, state.tensors[kind])
+    return state
+
+
+def checked_bank(state: object, size: int) -> list[State]:
+    """The parts of what `Bank.state_dict` returned for this many averages.
+
+    Raises:
+        ValueError: It is something else, or damaged.
+    """
+    if not isinstance(state, Mapping) or set(state) != BANK_PARTS or state["version"] != VERSION:
+        found = few(state) if isinstance(state, Mapping) and state else "nothing"
+        raise ValueError(
+            f"`state` must come from Bank.state_dict (version {VERSION}), got {type(state).__name__} with {found}."
+        )
+    averages = state["averages"]
+    if not isinstance(averages, Sequence) or len(averages) != size:
+        kind = type(averages).__name__
+        got = f"{len(averages)} in a {kind}" if isinstance(averages, Sequence) else kind
+        raise ValueError(f"`state` must hold {size} averages, as this bank does, got {got}.")
+    loaded = [checked(one) for one in averages]
+    if len({(one.clock.update_every, one.clock.warmup, one.steps) for one in loaded}) > 1:
+        raise ValueError("`state` must have one `update_every`, `warmup` and `steps` for all averages, got several.")
+    return loaded
 
 
 def tensors(argument: str, given: object, kind: str = "weights") -> dict[str, Tensor]:

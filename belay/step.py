@@ -6,17 +6,21 @@ The only file that knows torch's multi-tensor functions. Letters as in `belay.re
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
+import warnings
 from collections.abc import Sequence
 from typing import cast
 
 import torch
 from torch import Tensor
 
-from belay.groups import Group
+from belay.groups import Group, is_dense
 from belay.oscillator import Oscillator
 
 ONE_PASS = 0.5  # stiffness and coupling below which one-pass kernels round as finely as the reference
+FAR = 0.5  # change of the weights before the first update, as a share of them, that no optimizer step makes
 
 
 @torch.no_grad()
@@ -113,6 +117,46 @@ def _step_in_passes(
 
 
 @torch.no_grad()
+def step_all_(
+    x: Tensor, y: Tensor, v: Sequence[Tensor | None], oscillators: Sequence[Oscillator], infinite: bool
+) -> None:
+    """Advances K averages of the same n weights by one step; neighbours without velocity in one call.
+
+    Args:
+        x: Model weights (n), of the averages' dtype and device.
+        y: Averages (K, n).
+        v: K velocities (n); None where damping is 1.
+        oscillators: K settings without coupling.
+        infinite: Whether equal infinite values must stay.
+    """
+    dense = is_dense([x, y[0]])
+    members = range(len(oscillators))
+    for plain, run in itertools.groupby(members, lambda index: v[index] is None and not infinite):
+        indices = list(run)
+        if plain:
+            stiffness = tuple(oscillators[index].stiffness for index in indices)
+            y[indices[0] : indices[-1] + 1].lerp_(x, _column(stiffness, y.dtype, y.device))
+            continue
+        for index in indices:
+            velocity = v[index]
+            group = Group([x], [y[index]], None if velocity is None else [velocity], infinite, dense)
+            step_(group, oscillators[index])
+
+
+@functools.lru_cache(maxsize=64)
+@torch.inference_mode(False)
+def _column(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Values as a tensor (K, 1), sent to the device once."""
+    return torch.tensor(values, dtype=dtype, device=device)[:, None]
+
+
+@torch.no_grad()
+def gather_(x: list[Tensor], packed: list[Tensor]) -> None:
+    """Copies weights to where they lie side by side; dtypes and devices may be mixed."""
+    torch._foreach_copy_(packed, x)
+
+
+@torch.no_grad()
 def lerp_(x: list[Tensor], y: list[Tensor], share: float) -> None:
     """Moves each `y` a share of the way to its `x`; dtypes and devices may be mixed."""
     live = [new.to(device=kept.device, dtype=kept.dtype) for new, kept in zip(x, y, strict=True)]
@@ -140,6 +184,17 @@ def stretched(groups: Sequence[Group]) -> float:
             distance += float((live - average).abs().square().sum())
             size += float(average.abs().square().sum())
     return math.sqrt(distance / size) if 0 < size < math.inf and distance < math.inf else 0.0
+
+
+def warn_of_loaded_weights(groups: Sequence[Group]) -> None:
+    """Warns, from the first update, if weights seem to have been loaded after the average was made."""
+    change = stretched(groups)
+    if change > FAR:
+        warnings.warn(
+            f"the model's weights changed by {change:.0%} between the making of its average and the first update; "
+            "if they were loaded, call `reset()` after loading, as the average started from others.",
+            stacklevel=4,  # beyond `update` and torch's own frame
+        )
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ class Swap:
     owner: object
     weights: Sequence[Tensor]
     readout: float
+    index: int
     thread: int = field(default_factory=threading.get_ident)
 
     def shares(self, weights: Sequence[Tensor]) -> bool:
@@ -38,14 +40,19 @@ def check_outside(weights: Sequence[Tensor]) -> None:
         )
 
 
-def is_open(owner: object) -> bool:
-    """Whether this average has a block open."""
-    return any(swap.owner is owner for swap in OPEN)
+def warn_inside(owner: object) -> None:
+    """Warns of a checkpoint that is written while a block of its average is open."""
+    if any(swap.owner is owner for swap in OPEN):
+        warnings.warn(
+            "a checkpoint written inside `average_parameters` holds averages in place of the model's weights; "
+            "write it after the block.",
+            stacklevel=3,
+        )
 
 
 @contextmanager
-def claim(owner: object, weights: Sequence[Tensor], readout: float) -> Iterator[bool]:
-    """Takes the weights for a block.
+def claim(owner: object, weights: Sequence[Tensor], readout: float, index: int = 0) -> Iterator[bool]:
+    """Takes the weights for a block, to show the average of that index of its owner.
 
     Yields:
         Whether they are the block's to fill and to restore; False where the same average's block around it has done so.
@@ -53,7 +60,7 @@ def claim(owner: object, weights: Sequence[Tensor], readout: float) -> Iterator[
     Raises:
         RuntimeError: Another average, another thread or a block with another readout has them.
     """
-    swap = Swap(owner, weights, readout)
+    swap = Swap(owner, weights, readout, index)
     with _LOCK:
         around = next((other for other in OPEN if other.shares(weights)), None)
         if around is not None:
@@ -70,7 +77,7 @@ def _check_nested(around: Swap, swap: Swap) -> None:
     """Raises RuntimeError unless a block inside another shows just what that shows."""
     faults = {
         "another thread": around.thread != swap.thread,
-        "another average": around.owner is not swap.owner,
+        "another average": around.owner is not swap.owner or around.index != swap.index,
         f"readout={around.readout}": around.readout != swap.readout,
     }
     if fault := next((what for what, found in faults.items() if found), None):
