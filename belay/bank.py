@@ -190,7 +190,8 @@ class Bank:
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on bit for bit: under "averages" a state for each, as `Belay.load_state_dict` takes.
 
-        Tensors (not copies) and plain values, safe for ``weights_only``. Those of one average share their memory.
+        Tensors (not copies) and plain values, safe for ``weights_only``. All averages share their memory, so that
+        ``torch.save`` of one writes all: clone its tensors first.
         """
         swap.warn_inside(self._model)
         return {

@@ -329,7 +329,7 @@ def _edited(**changes):
     [
         (lambda: {"shadow": 1}, r"`state` must come from Bank\.state_dict \(version 1\), got dict with shadow\."),
         (lambda: None, r"`state` must come from Bank\.state_dict \(version 1\), got NoneType with nothing\."),
-        (lambda: {**_edited(), "version": 2}, r"`state` must come from Bank\.state_dict \(version 1\), got dict with .*"),
+        (lambda: {**_edited(), "version": 2}, r"`state` must come from Bank\.state_dict \(version 1\), got .*"),
         (lambda: {**_edited(), "averages": 1}, r"`state` must hold 7 averages, as this bank does, got int\."),
         (lambda: _bank([EMA])[1].state_dict(), r"`state` must hold 7 averages, as this bank does, got 1 in a list\."),
         (lambda: _edited(steps=2), r"`state` must have one `update_every`, .* for all averages, got several\."),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from belay import Belay, Oscillator
+from belay import Bank, Belay, Oscillator
 from belay.names import parameters_of, unwrap
 from belay.reference import step
 
@@ -198,6 +198,27 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(run, kind, dtype, os
     for part in ("average", "velocity", "buffers"):
         _assert_equal(resumed.average.state_dict()[part], run.average.state_dict()[part])
     assert resumed.average.steps == run.average.steps == 8
+
+
+def test_a_bank_keeps_the_same_averages_and_shows_and_restores_the_same(run, oscillator):
+    uncoupled = Oscillator(oscillator.decay, oscillator.damping)
+    run.average = Belay(run.model, uncoupled, buffers="average")
+    bank = Bank(run.model, [Oscillator.ema(0.5), uncoupled], buffers="average")
+    for index in range(4):
+        run.optimize(index)
+        run.average.update()
+        bank.update()
+    ours, theirs = bank.state_dict()["averages"][1], run.average.state_dict()
+    for part in ("average", "velocity", "buffers"):
+        assert ours[part].keys() == theirs[part].keys()
+        for name, tensor in theirs[part].items():
+            rounding = torch.finfo(tensor.dtype).eps
+            torch.testing.assert_close(ours[part][name], tensor, rtol=4 * rounding, atol=rounding)
+    before = _tensors(run.model)
+    with bank.average_parameters(1):
+        shown = _tensors(run.model)
+    _assert_equal(_tensors(run.model), before)
+    _assert_equal({name: shown[name] for name in bank.averaged_state_dict(1)}, bank.averaged_state_dict(1))
 
 
 def test_copy_to_makes_a_model_that_computes_with_the_averages(run, kind, dtype, oscillator):
