@@ -22,8 +22,8 @@ from belay.model import Buffers, Model, buffers_to_average
 from belay.names import check_alike, few, fitting, owners_of, plain
 from belay.oscillator import Oscillator
 from belay.shards import copy_, is_sharded
-from belay.start import check_dtype, infinite_of, start
-from belay.step import scale_, warn_of_loaded_weights
+from belay.start import check_dtype, infinite_of, start, warn_of_loaded_weights
+from belay.step import scale_
 
 Weights = dict[str, Tensor]
 
@@ -144,9 +144,8 @@ class Belay:
                 parameters are not those that are averaged. Nothing has been changed.
             FloatingPointError: A weight is not finite (see `nonfinite`). Nothing has been changed.
         """
-        if (
-            not torch.compiler.is_compiling() and self._model.check_ready()
-        ):  # compiled code holds the tensors themselves
+        compiling = torch.compiler.is_compiling()  # compiled code holds the tensors themselves
+        if not compiling and self._model.check_ready():
             self._group()
         if not self._clock.due(self.steps + 1):
             self.steps += 1
@@ -155,7 +154,7 @@ class Belay:
         if not may_average(self._nonfinite, self._groups, self._sharded, weights, self._infinite, self.steps):
             self.skipped += 1
             return
-        if self.steps < self._clock.update_every and not torch.compiler.is_compiling():
+        if self.steps < self._clock.update_every and not compiling:
             warn_of_loaded_weights(self._groups)
         self.steps += 1
         live = buffers_to_average(self._owners, self._buffers, self._dtype) if self._buffers else {}

@@ -21,8 +21,8 @@ from belay.model import Buffers, Model, buffers_to_average
 from belay.names import owners_of
 from belay.oscillator import Oscillator
 from belay.shards import copy_, is_sharded
-from belay.start import check_dtype, infinite_of, start
-from belay.step import lerp_, step_all_, warn_of_loaded_weights
+from belay.start import check_dtype, infinite_of, start, warn_of_loaded_weights
+from belay.step import lerp_, step_all_
 
 Weights = dict[str, Tensor]
 

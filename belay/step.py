@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-import warnings
 from collections.abc import Sequence
 from typing import cast
 
@@ -20,7 +19,6 @@ from belay.groups import Group, is_dense
 from belay.oscillator import Oscillator
 
 ONE_PASS = 0.5  # stiffness and coupling below which one-pass kernels round as finely as the reference
-FAR = 0.5  # change of the weights before the first update, as a share of them, that no optimizer step makes
 
 
 @torch.no_grad()
@@ -184,17 +182,6 @@ def stretched(groups: Sequence[Group]) -> float:
             distance += float((live - average).abs().square().sum())
             size += float(average.abs().square().sum())
     return math.sqrt(distance / size) if 0 < size < math.inf and distance < math.inf else 0.0
-
-
-def warn_of_loaded_weights(groups: Sequence[Group]) -> None:
-    """Warns, from the first update, if weights seem to have been loaded after the average was made."""
-    change = stretched(groups)
-    if change > FAR:
-        warnings.warn(
-            f"the model's weights changed by {change:.0%} between the making of its average and the first update; "
-            "if they were loaded, call `reset()` after loading, as the average started from others.",
-            stacklevel=4,  # beyond `update` and torch's own frame
-        )
 
 
 @torch.no_grad()

@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import math
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +36,7 @@ COLUMNS = {  # before one for each metric, its last value, nan where the seed ha
     "parameters": "str",  # the setting as JSON, which keeps the types of its values
 }
 KEY = ["setting", "seed"]
+TRIES, PAUSE = 3, 0.2  # reads of a table that looks damaged, and seconds between them: it may be replaced just now
 
 
 class Unreadable(Exception):
@@ -84,6 +87,14 @@ def read(client: MlflowClient, run: str) -> pd.DataFrame:
     """
     if RESULTS_ARTIFACT not in [file.path for file in client.list_artifacts(run)]:
         raise Unreadable("none")
+    for _ in range(TRIES - 1):
+        with suppress(Unreadable):
+            return _downloaded(client, run)
+        time.sleep(PAUSE)
+    return _downloaded(client, run)
+
+
+def _downloaded(client: MlflowClient, run: str) -> pd.DataFrame:
     with tempfile.TemporaryDirectory() as folder:
         file = client.download_artifacts(run, RESULTS_ARTIFACT, folder)
         try:

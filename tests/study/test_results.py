@@ -108,3 +108,12 @@ def test_a_damaged_table_is_none(folder, damage):
         file.write_bytes({"cut off": whole[:-100], "empty": b"", "one bit": whole}[damage])
     with pytest.raises(results.Unreadable, match=r"^a damaged one \(.+\)$"):
         results.read(folder, "run")
+
+
+def test_a_table_that_is_replaced_while_it_is_read_is_read_again(folder, monkeypatch):
+    file, table = folder.path / RESULTS_ARTIFACT, results.table(rows(0, 0.1, 0.2))
+    results.write(folder, "run", table)
+    whole = file.read_bytes()
+    file.write_bytes(whole[:100])
+    monkeypatch.setattr(results.time, "sleep", lambda _: file.write_bytes(whole))
+    assert results.read(folder, "run").equals(table)

@@ -186,6 +186,7 @@ def test_a_setting_with_a_bad_seed_has_its_reason_and_no_mean(uri, ending, statu
 
 
 def test_a_setting_s_run_takes_three_calls(uri, monkeypatch):
+    monkeypatch.setattr("study.execute.record.EVERY", 1e9)  # the results wait for the end, however long that takes
     recorder, calls = Recorder(study_of(), uri), []
     recorder.open(20)
     for name in ("create_run", "log_batch", "log_metric", "log_param", "set_tag", "update_run", "set_terminated"):
