@@ -81,7 +81,7 @@ class Model:
             if not self._same_objects():
                 raise RuntimeError(
                     "the model must keep its modules and parameters while it is averaged, got "
-                    f"{self._difference()}; call `reset()` to start again from the model as it is, or "
+                    f"{self._difference()}; call `reset()` to start again from the model as it is, or Belay's "
                     "`add_parameters()` to go on with it."
                 )
 

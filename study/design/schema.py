@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -177,6 +177,11 @@ def from_natural(values: Mapping[str, Any], steps: int) -> Oscillator:
     return replace(average, coupling=mass * average.stiffness / average.damping)
 
 
+def over_seeds(values: Collection[float]) -> float:
+    """The value of a setting, by which it is searched, chosen and shown: the mean of its seeds'; nan if one is nan."""
+    return math.fsum(values) / len(values)
+
+
 def role_of(seed: int) -> Role:
     """What a seed is for: to search by, or to confirm a finalist with."""
     return "confirmation" if seed >= CONFIRMATION else "search"
@@ -237,7 +242,7 @@ class Outcome:
 
     def value(self, metric: str) -> float:
         """Mean of a metric over seeds; nan unless every seed has it."""
-        return math.fsum(result.last(metric) for result in self.seeds) / len(self.seeds)
+        return over_seeds([result.last(metric) for result in self.seeds])
 
     def to_json(self) -> dict[str, Any]:
         """Plain data that `from_json` reads."""

@@ -19,14 +19,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from study.design.config import StudyConfig, parse_config
 from study.design.places import secrets, sqlite_file, without_password
-from study.design.schema import CONFIRMATION, History, Outcome, Scalar, SeedResult, Setting, State, live_of
+from study.design.schema import CONFIRMATION, STATES, History, Outcome, Scalar, SeedResult, Setting, live_of
 from study.design.study import Study
 from study.errors import BadInput, FailedWork, reason
 from study.execute.lease import Lease
 from study.execute.plan import plan
 from study.execute.tables import HISTORIES, RESULTS, SETTINGS, STUDIES, opened
-
-WORSE: tuple[State, ...] = ("complete", "diverged", "failed")  # a setting is as bad as its worst seed
 
 
 @dataclass(frozen=True)
@@ -161,14 +159,14 @@ class Ledger:
 
     def counts(self, study: Study) -> Counts:
         """How far the study is; nothing is changed."""
-        worst = case({state: rank for rank, state in enumerate(WORSE)}, value=RESULTS.c.state)
+        worst = case({state: rank for rank, state in enumerate(STATES)}, value=RESULTS.c.state)
         seeds, confirm = study.config.seeds, study.config.confirm
         each = select(func.max(worst)).where(RESULTS.c.study == self._study).group_by(RESULTS.c.setting)
         searched = each.where(RESULTS.c.seed < seeds).having(func.count() == seeds)
         fresh = each.where(RESULTS.c.seed >= CONFIRMATION).having(func.count() >= (confirm.seeds if confirm else 1))
         searches = select(SETTINGS.c.search).where(SETTINGS.c.study == self._study).order_by(SETTINGS.c.number)
         with self._reading() as connection:
-            states = [WORSE[rank] for rank in connection.execute(searched).scalars()]
+            states = [STATES[rank] for rank in connection.execute(searched).scalars()]
             confirmed = len(connection.execute(fresh).scalars().all())
             asked = list(connection.execute(searches).scalars())
         planned = plan(study, asked).settings

@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 import pandas as pd
 from scipy.special import stdtrit
 
-from study.design.schema import AVERAGE, LIVE, NATURAL, PARAMETERS
+from study.design.schema import AVERAGE, LIVE, NATURAL, PARAMETERS, over_seeds
 from study.errors import BadInput
 from study.findings.collect import Records
 
@@ -93,7 +93,7 @@ def ranking(records: Records, metric: str | None = None) -> pd.DataFrame:
     measured = values(records, metric or records.metric)
     settings = records.table.drop_duplicates("setting").set_index("setting")[[*records.parameters, *NATURAL, "family"]]
     table = settings.loc[measured.index].copy()
-    table.insert(0, "mean", measured.mean(axis=1))
+    table.insert(0, "mean", [over_seeds(seeds) for seeds in measured.to_numpy()])
     table.insert(1, "se", measured.sem(axis=1))
     return table.sort_values("mean", ascending=records.mode == "min", kind="stable")
 
@@ -149,7 +149,7 @@ def against(records: Records, best: int, baseline: Baseline) -> Comparison | Non
     fresh = bool(finalists) and best in values(records, records.metric, fresh=True).index
     setting = int(finalists[0] if fresh else candidates[0])
     ours, theirs = row(values(records, records.metric, fresh), best), row(values(records, metric, fresh), setting)
-    return Comparison(baseline, setting, metric, float(theirs.mean()), paired(ours, theirs, records.mode), fresh)
+    return Comparison(baseline, setting, metric, over_seeds(theirs), paired(ours, theirs, records.mode), fresh)
 
 
 def comparisons(records: Records, best: int, only: Baseline | None = None) -> pd.DataFrame:

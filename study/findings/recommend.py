@@ -9,7 +9,7 @@ from typing import Any, cast
 from belay import Oscillator
 from belay.defaults import FORMAT
 from study.design.document import dump_document, plain
-from study.design.schema import NATURAL, PARAMETERS, Scalar, Tag, figures, oscillator_of
+from study.design.schema import NATURAL, PARAMETERS, Scalar, Tag, figures, oscillator_of, over_seeds
 from study.errors import FailedWork
 from study.findings.collect import Records
 from study.findings.compare import Baseline, Comparison, against, confirmed, ranking, rivals, row, values
@@ -79,7 +79,7 @@ def recommend(records: Records) -> Recommendation:
         records=records,
         setting=best,
         parameters={name: plain(chosen[name]) for name in records.parameters},
-        mean=float(measured.mean()),
+        mean=over_seeds(measured),
         se=float(cast(float, measured.sem())),
         fresh=len(measured) if finalists else 0,
         rivals=rivals(records, best),

@@ -70,7 +70,7 @@ def test_a_model_with_other_parameters_is_refused_by_name_before_anything_is_cha
             use()
         assert str(refused.value) == (
             f"the model must keep its modules and parameters while it is averaged, got {told}; call `reset()` to start "
-            "again from the model as it is, or `add_parameters()` to go on with it."
+            "again from the model as it is, or Belay's `add_parameters()` to go on with it."
         )
     assert average.steps == 1
     for name, tensor in averages_of(average).items():

@@ -121,7 +121,7 @@ def test_a_replaced_parameter_is_reported_by_name(model, average):
     model[0].weight = nn.Parameter(torch.zeros(3, 2))
     message = (
         r"^the model must keep its modules and parameters while it is averaged, got replaced 0\.weight; call "
-        r"`reset\(\)` to start again from the model as it is, or `add_parameters\(\)` to go on with it\.$"
+        r"`reset\(\)` to start again from the model as it is, or Belay's `add_parameters\(\)` to go on with it\.$"
     )
     with pytest.raises(RuntimeError, match=message), average.average_parameters():
         pass
