@@ -39,6 +39,7 @@ ENVIRONMENT = {  # what Ray takes from the environment alone
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # tasks may read files beside the config
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # MLflow has the records
+    "TUNE_MAX_PENDING_TRIALS_PG": "16",  # packs that wait: a worker takes the next one, where it would be ended at 1
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the sweep, not only Tune
 }
 
