@@ -539,9 +539,10 @@ def _debug(study: Study) -> None:
 
 def _show_plan(study: Study) -> None:
     from study.execute.plan import plan
+    from study.execute.train.probe import room
     from study.show import show_plan
 
-    show_plan(study.config, plan(study))
+    show_plan(study.config, plan(study), room(study))
 
 
 def main() -> NoReturn:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from study.design.config import StudyConfig
     from study.design.schema import SeedResult, Setting
     from study.execute.plan import Plan
+    from study.execute.train.probe import Room
 
 Format = Literal["table", "json", "yaml"]
 
@@ -73,7 +74,7 @@ def show_catalogue(tasks: list[dict[str, Any]]) -> None:
             print(f"    average/{metric}, live/{metric} ({direction})")  # noqa: T201
 
 
-def show_plan(config: StudyConfig, plan: Plan) -> None:
+def show_plan(config: StudyConfig, plan: Plan, room: Room) -> None:
     """Prints what a study would run."""
     sizes = {name: len(plan.numbers(name)) for name in dict.fromkeys(plan.searches)}
     searches = ", ".join(
@@ -86,15 +87,17 @@ def show_plan(config: StudyConfig, plan: Plan) -> None:
         ("settings", f"{plan.settings}: {searches}, by {config.search.sampler}"),
         ("runs", f"{plan.settings * config.seeds}: {config.seeds} seeds of each, {config.steps} steps"),
         *confirmation,
-        (
-            "packs",
-            f"{plan.settings}: each setting with all its seeds, on {config.resources.cpus:g} CPU and "
-            f"{config.resources.gpus:g} GPU",
-        ),
+        ("packs", f"{_packs(room)}, on {config.resources.cpus:g} CPU and {config.resources.gpus:g} GPU"),
     ]
     for name, dimension in config.space.items():
         lines.append((name, ", ".join(f"{kind} {list(values)}" for kind, values in dimension.model_dump().items())))
     print("\n".join(f"{head:<12}{text}" for head, text in lines))  # noqa: T201
+
+
+def _packs(room: Room) -> str:
+    if room.runs == 1:
+        return f"each setting with all its seeds, one after the other as {room.reason}"
+    return f"up to {room.runs} runs (a seed of a setting) side by side"
 
 
 def show_seed(setting: Setting, result: SeedResult) -> None:

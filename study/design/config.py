@@ -98,7 +98,7 @@ class Search(_Entry):
         "combination",
     )
     in_flight: int = Field(
-        8,
+        16,
         ge=1,
         le=MOST_SETTINGS,
         description="for tpe and gp: settings that run at once, at most, in two waves: a wave of half as many is drawn "
@@ -148,6 +148,13 @@ class Resources(_Entry):
 
     cpus: float = Field(1, gt=0, le=10_000, description="CPU cores a pack, at most 10,000")
     gpus: float = Field(0, ge=0, le=10_000, description="GPUs a pack, may be a fraction, at most 10,000")
+    side_by_side: int = Field(
+        32,
+        ge=1,
+        le=10_000,
+        description="runs (a seed of a setting) that a pack trains as one batched model, at most, where the task names "
+        "what is `stackable`; 1 for one after the other; at most 10,000",
+    )
 
     @property
     def threads(self) -> int:

@@ -35,13 +35,14 @@ class Asker:
     Args:
         study: The study.
         ledger: Its pages of the ledger, begun.
+        room: Runs that a pack may hold (see `study.execute.plan.pack`).
 
     Raises:
         FailedWork: The ledger cannot be read.
     """
 
-    def __init__(self, study: Study, ledger: Ledger) -> None:
-        self.study, self._ledger = study, ledger
+    def __init__(self, study: Study, ledger: Ledger, room: int = 1) -> None:
+        self.study, self._ledger, self._room = study, ledger, room
         self._asked, self._outcomes = ledger.asked(), ledger.outcomes()
         self.plan = plan(study, [asked.search for asked in self._asked])
         self._searches = {name: _Search(study, index, self.plan, name) for index, name in enumerate(study.spaces)}
@@ -49,7 +50,9 @@ class Asker:
             self._searches[asked.search].add(asked)
         self._told = 0  # the first settings, up to this number, are told
         self._finalists: list[Setting] | None = None  # until the search is done
-        self._packs = deque(each for asked in self._asked for each in self._lacking(asked.setting))
+        self._packs: deque[Pack] = deque()
+        for start in range(0, len(self._asked), self.plan.wave):  # in the packs in which they were handed out before
+            self._packs += self._packs_of([asked.setting for asked in self._asked[start : start + self.plan.wave]])
         self._choose_finalists()
 
     @property
@@ -66,6 +69,12 @@ class Asker:
         if not self._packs:
             self._ask_wave()
         return self._packs.popleft() if self._packs else None
+
+    def split(self, pack: Pack) -> bool:
+        """Hands a pack out once more, a setting at a time; False if it is of one setting."""
+        apart = [Pack((setting,), pack.seeds) for setting in pack.settings]
+        self._packs.extendleft(reversed(apart[1:] and apart))
+        return len(apart) > 1
 
     def tell(self, outcomes: Sequence[Outcome]) -> list[tuple[Setting, Outcome]]:
         """Keeps what a pack came to.
@@ -126,13 +135,13 @@ class Asker:
         wave = list(self._draw(numbers, told))
         self._ledger.ask(wave)
         self._asked += wave
-        self._packs += [each for asked in wave for each in self._lacking(asked.setting)]
+        self._packs += self._packs_of([asked.setting for asked in wave])
 
     def _choose_finalists(self) -> None:
         """Chooses the finalists once every setting is told, and hands them out with the seeds that they lack."""
         if self._finalists is None and self._count_told() == self.plan.settings:
             self._finalists = finalists(self.study, [asked.setting for asked in self._asked], self._outcomes)
-            self._packs += [each for setting in self._finalists for each in self._lacking(setting)]
+            self._packs += self._packs_of(self._finalists)
 
     def _draw(self, numbers: Sequence[int], told: Sequence[int]) -> Iterator[Asked]:
         """The settings of these numbers, as each search draws those of its own from the results of `told`."""
@@ -154,16 +163,22 @@ class Asker:
         """Whether a setting has all of the seeds that it is searched by."""
         return number in self._outcomes and len(self._outcomes[number].part("search").seeds) >= self.study.config.seeds
 
-    def _lacking(self, setting: Setting) -> list[Pack]:
-        """The packs of the seeds that a setting lacks; a finalist's fresh seeds go into several."""
+    def _packs_of(self, settings: Sequence[Setting]) -> list[Pack]:
+        """The packs of all that these settings lack."""
+        lacking = [(setting, seeds) for setting in settings for seeds in self._lacking(setting)]
+        return pack(self.study, lacking, self._room)
+
+    def _lacking(self, setting: Setting) -> list[list[int]]:
+        """The seeds that a setting lacks, as they go into packs; a finalist's fresh ones go into several."""
         outcome, config = self._outcomes.get(setting.number), self.study.config
         done = {result.seed for result in outcome.seeds} if outcome else set()
         groups = [range(config.seeds)]
         if config.confirm is not None and setting in (self._finalists or ()):
             fresh = range(CONFIRMATION, CONFIRMATION + config.confirm.seeds)
-            groups += [fresh[start : start + config.seeds] for start in range(0, len(fresh), config.seeds)]
+            each = max(config.seeds, self._room // config.confirm.finalists)
+            groups += [fresh[start : start + each] for start in range(0, len(fresh), each)]
         missing = [[seed for seed in group if seed not in done] for group in groups]
-        return [each for seeds in missing if seeds for each in pack([setting], seeds)]
+        return [seeds for seeds in missing if seeds]
 
 
 def first_setting(study: Study) -> Setting:

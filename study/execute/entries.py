@@ -7,7 +7,7 @@ import math
 import subprocess
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
-from statistics import fmean, stdev
+from statistics import stdev
 
 from study.design.schema import (
     PACKAGES,
@@ -19,6 +19,7 @@ from study.design.schema import (
     family,
     figures,
     fresh_metric,
+    over_seeds,
 )
 from study.design.study import Study
 
@@ -100,7 +101,7 @@ def _means(part: Outcome) -> Iterator[tuple[str, float, int, float]]:
     for name, by_step in values.items():
         shared = [(step, each) for step, each in sorted(by_step.items()) if len(each) == seeds]
         for step, each in _spread(shared):
-            yield name, fmean(each), step, part.finished
+            yield name, over_seeds(each), step, part.finished
         if shared and seeds > 1:
             step, last = shared[-1]
             yield error_metric(name), stdev(last) / seeds**0.5, step, part.finished

@@ -12,8 +12,9 @@ from study.design.config import StudyConfig
 from study.design.schema import SeedResult, Setting
 from study.design.study import Study
 from study.execute.ask import first_setting
-from study.execute.loop import train_pack, train_seed
 from study.execute.packs import Packs
+from study.execute.train import train_pack
+from study.execute.train.alone import train_seed
 
 
 @contextmanager

@@ -81,6 +81,10 @@ class Packs:
         """The next pack to train; None if it has to wait for results, or none is left."""
         return None if self._hopeless else self._asker.next()
 
+    def split(self, pack: Pack) -> bool:
+        """Hands a pack that was lost out once more, a setting at a time; False if it is of one setting."""
+        return self._asker.split(pack)
+
     def finish(self, outcomes: Sequence[Outcome]) -> None:
         """Keeps, records and counts what a pack came to; a setting without an outcome is asked again by `resume`."""
         for setting, outcome in self._asker.tell(outcomes):

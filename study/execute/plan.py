@@ -10,29 +10,39 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from study.design.schema import Setting
+from study.design.schema import PARAMETERS, Setting
 from study.design.space import combinations, grid
 from study.design.study import Study
+from study.design.tasks.base import Task
 
 
 @dataclass(frozen=True)
 class Pack:
-    """Settings and seeds that one Ray Tune trial trains."""
+    """Settings and seeds that one Ray Tune trial trains.
+
+    Attributes:
+        settings: The settings.
+        seeds: The seeds of each.
+        side_by_side: Whether they are trained as one batched model where that can be, or one after the other.
+    """
 
     settings: tuple[Setting, ...]
     seeds: tuple[int, ...]
+    side_by_side: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Plain data that `from_json` reads."""
         return {
             "settings": [{"number": setting.number, "parameters": dict(setting)} for setting in self.settings],
             "seeds": list(self.seeds),
+            "side_by_side": self.side_by_side,
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Pack:
         """The pack that `to_json` wrote."""
-        return cls(tuple(Setting(s["number"], s["parameters"]) for s in data["settings"]), tuple(data["seeds"]))
+        settings = tuple(Setting(each["number"], each["parameters"]) for each in data["settings"])
+        return cls(settings, tuple(data["seeds"]), data["side_by_side"])
 
 
 @dataclass(frozen=True)
@@ -95,6 +105,31 @@ def plan(study: Study, asked: Sequence[str] = ()) -> Plan:
     return Plan((*asked, *(name for _, name, _ in turns)), grids, wave, ahead=min(2, search.in_flight))
 
 
-def pack(settings: Sequence[Setting], seeds: Sequence[int]) -> list[Pack]:
-    """Sorts asked settings, which lack these seeds, into packs: one of each setting."""
-    return [Pack((setting,), tuple(seeds)) for setting in settings]
+def pack(study: Study, lacking: Sequence[tuple[Setting, Sequence[int]]], room: int) -> list[Pack]:
+    """Sorts what settings lack into packs.
+
+    Args:
+        study: The study.
+        lacking: Settings, each with seeds that it has to be trained with.
+        room: Runs that a pack may hold, where more settings than one fit it; 1 if runs are trained one by one. Settings
+            share a pack if they lack the same seeds and differ in nothing but what their task says it can stack.
+    """
+    if room == 1:
+        return [Pack((setting,), tuple(seeds)) for setting, seeds in lacking]
+    alike: dict[tuple[tuple[int, ...], str], list[Setting]] = {}
+    for setting, seeds in lacking:
+        alike.setdefault((tuple(seeds), _shape(study, setting)), []).append(setting)
+    packs = []
+    for (seeds, _), settings in alike.items():
+        each = max(1, room // len(seeds))
+        for start in range(0, len(settings), each):
+            packs.append(Pack(tuple(settings[start : start + each]), seeds, side_by_side=True))
+    return packs
+
+
+def _shape(study: Study, setting: Setting) -> str:
+    """What must be alike in settings that are trained side by side, as text."""
+    task = study.task
+    stackable = (isinstance(task, Task) and task.stackable) or frozenset()
+    differing = PARAMETERS.keys() | stackable
+    return json.dumps({name: value for name, value in setting.items() if name not in differing}, sort_keys=True)

@@ -15,6 +15,7 @@ from study.execute.lease import Lease
 from study.execute.ledger import Ledger, check_name
 from study.execute.packs import BackEnd, Packs, Progress, Watch
 from study.execute.tables import opened
+from study.execute.train.probe import room
 
 if TYPE_CHECKING:
     from study.execute.record import Ending, Recorder
@@ -30,7 +31,7 @@ def run(
         connections: Where its records are.
         back_end: Where it is trained: `study.execute.tune.back_end` or `study.execute.inline.back_end`.
         watch: Called with the progress at the start and after each pack.
-        say: Called with a line if another driver has to be waited for.
+        say: Called with a line if another driver has to be waited for, or the task cannot be trained as it says.
 
     Returns:
         The final progress.
@@ -52,7 +53,7 @@ def run(
         with contextlib.nullcontext() if _is_finished(study, ledger) else back_end(config) as train_all:
             recorder = opening.result()
             ledger.begin(config)
-            asker = Asker(study, ledger)
+            asker = Asker(study, ledger, _room(study, say) if train_all is not None else 1)
             packs = Packs(asker, recorder, watch)
             recorder.open(asker.plan.settings)
             try:
@@ -66,6 +67,14 @@ def run(
                 ) from stop
     _check_results(asker, packs.progress)
     return packs.progress
+
+
+def _room(study: Study, say: Callable[[str], None]) -> int:
+    """How many runs a pack may hold."""
+    found = room(study)
+    if found.broken:
+        say(f"runs are trained one by one, though the task names what is `stackable`: {found.reason}")
+    return found.runs
 
 
 def _is_finished(study: Study, ledger: Ledger) -> bool:

@@ -28,9 +28,9 @@ from study.design.places import PATIENCE
 from study.design.schema import Outcome
 from study.design.study import Study
 from study.errors import BadInput, FailedWork, StudyError, reason
-from study.execute.loop import lost, train_pack
 from study.execute.packs import Packs
 from study.execute.plan import Pack
+from study.execute.train import lost, train_pack
 
 RETRIES = 1  # of a pack whose worker died
 UNABLE = "unable"  # what a worker reports, with the reason, that cannot make the study's task
@@ -111,9 +111,14 @@ class _Trials(Searcher):
             self.fault = error
             raise
         if pack is None:
-            return Searcher.FINISHED if self._packs.exhausted else None
+            return Searcher.FINISHED if self._packs.exhausted and not self._may_split else None
         self._running[trial_id] = pack
         return {"pack": pack.to_json()}
+
+    @property
+    def _may_split(self) -> bool:
+        """Whether a pack is in training that would be handed out anew, in parts, if its worker died."""
+        return any(len(pack.settings) > 1 for pack in self._running.values())
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Gives a pack back with its outcomes; one that was only stopped has none.
@@ -129,6 +134,8 @@ class _Trials(Searcher):
             return
         outcomes = [Outcome.from_json(outcome) for outcome in (result or {}).get("outcomes", ())]
         if error and not outcomes:
+            if self._packs.split(pack):  # one setting must not cost the others
+                return
             outcomes = lost(
                 pack, f"the worker died {RETRIES + 1} times; see Ray's logs in /tmp/ray/session_latest/logs."
             )

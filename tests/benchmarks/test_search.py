@@ -19,8 +19,8 @@ from study.design.config import parse_config
 from study.design.study import Study
 from study.execute.ask import Asker
 from study.execute.ledger import Ledger
-from study.execute.loop import train_pack
 from study.execute.tables import opened
+from study.execute.train import train_pack
 
 pytestmark = pytest.mark.timeout(0)  # as long as it takes
 SEEDS = int(os.environ.get("BELAY_SAMPLER_SEEDS", "2"))

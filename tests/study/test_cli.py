@@ -304,6 +304,7 @@ def test_dry_run_says_what_would_be_run_and_leaves_nothing(belay_study: CommandL
     assert answer.code == 0
     assert "20: 16 of the space, 4 of plain EMA, by tpe" in answer.out
     assert "60: 3 seeds of each, 60 steps" in answer.out
+    assert "up to 32 runs (a seed of a setting) side by side" in answer.out
     assert [path.name for path in tmp_path.iterdir()] == ["small.yaml"]
 
 
@@ -452,15 +453,19 @@ def test_a_metric_that_is_never_reported_ends_the_study_with_its_name(
     assert (listed["done"], listed["status"]) == (row["done"], "killed")
 
 
+@pytest.mark.parametrize(("task", "objective"), [
+    ("tasks_of_tests:dies_above_one", {"metric": "average/score", "mode": "max"}),
+    ("execute.train.stackable_tasks:Deadly", {"metric": "average/val_loss"}),
+], ids=["alone", "side-by-side"])  # fmt: skip
 def test_a_worker_that_dies_fails_its_setting_and_not_the_study(
-    belay_study: CommandLine, tmp_path: Path, databases: Path, ray_cluster: str
+    belay_study: CommandLine, tmp_path: Path, databases: Path, ray_cluster: str, task: str, objective: dict[str, str]
 ) -> None:
-    space = small()["space"] | {"lr": {"choice": [0.2, 0.5, 1.5]}, "decay": 0.9, "damping": 0.5, "coupling": 0.1}
+    space = small()["space"] | {"lr": {"choice": [0.2, 1.5, 0.1]}, "decay": 0.9, "damping": 0.5, "coupling": 0.1}
     config = write(
         tmp_path / "dying.yaml",
         name="dying",
-        task={"name": "tasks_of_tests:dies_above_one"},
-        objective={"metric": "average/score", "mode": "max"},
+        task={"name": task},
+        objective=objective,
         space={name: {"choice": [value]} if isinstance(value, float) else value for name, value in space.items()},
         search={"sampler": "grid", "baseline": 0},
     )

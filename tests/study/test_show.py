@@ -16,6 +16,7 @@ from study.design.document import plain, read_document
 from study.design.study import Study
 from study.design.tasks import catalogue
 from study.execute.plan import plan
+from study.execute.train.probe import Room
 from study.show import number, show_catalogue, show_data, show_plan, show_rows, show_table
 
 TABLE = pd.DataFrame(
@@ -153,15 +154,19 @@ def test_the_catalogue_names_every_task_with_its_hyperparameters_and_metrics(cap
     assert "    average/excess_loss, live/excess_loss (min)" in lines
 
 
-def test_the_plan_says_what_would_be_run(capsys):
+@pytest.mark.parametrize(("room", "packs"), [
+    (Room(32), "up to 32 runs (a seed of a setting) side by side"),
+    (Room(1, "it is so"), "each setting with all its seeds, one after the other as it is so"),
+])  # fmt: skip
+def test_the_plan_says_what_would_be_run(capsys, room, packs):
     study = Study.of(parse_config(small(resources={"cpus": 2, "gpus": 0.5})))
-    show_plan(study.config, plan(study))
+    show_plan(study.config, plan(study), room)
     lines = capsys.readouterr().out.splitlines()
     assert lines[:4] == [
         "study       small: quadratic, average/excess_loss",
         "settings    20: 16 of the space, 4 of plain EMA, by tpe",
         "runs        40: 2 seeds of each, 60 steps",
-        "packs       20: each setting with all its seeds, on 2 CPU and 0.5 GPU",
+        f"packs       {packs}, on 2 CPU and 0.5 GPU",
     ]
     assert lines[4:] == [
         "decay       log_gap [0.8, 0.99]",

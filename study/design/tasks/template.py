@@ -12,6 +12,7 @@ them must not be lucky.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from typing import ClassVar
 
 import torch
@@ -35,6 +36,12 @@ class MyTask(Task):
     # Change: what `evaluate` measures, and whether "min" or "max" is better. The study's `objective` names one, as
     # average/val_loss (the averaged weights) or live/val_loss (the model's own).
     metrics: ClassVar[dict[str, Direction]] = {"val_loss": "min"}
+
+    # Change: the hyperparameters that runs may differ in which are trained side by side, as one batched model: several
+    # times as fast where models are small. `loss` and `evaluate` must then be functions of tensors (no `item()`, no
+    # branch on a tensor's values, no dropout or BatchNorm) and read none of these; the study checks that. Remove the
+    # line if they are not: every run is then trained alone.
+    stackable: ClassVar[frozenset[str]] = frozenset({"lr", "noise"})
 
     # Change: the hyperparameters, each with its default and its range. A study fixes them in `task` or tries values of
     # them in `space`; one out of range is refused before anything is trained.
@@ -83,14 +90,21 @@ class MyTask(Task):
 
         It is called with the model's own weights and with the averaged ones.
         """
-        # Change: your validation data, the same in every call and for every seed, none of it in `batches`.
-        inputs = torch.randn(VALIDATION_ROWS, INPUTS, generator=torch.Generator().manual_seed(VALIDATION_SEED))
-        return {"val_loss": functional.mse_loss(model(inputs), _truth(inputs))}
+        inputs, targets = _validation_data()
+        return {"val_loss": functional.mse_loss(model(inputs), targets)}
 
     def data_digest(self) -> str:
         """A short hash of the data, kept with the results, so that those of other data are not taken for these."""
         # Change: e.g. hashlib.sha256(Path("data.npz").read_bytes()).hexdigest()[:16]; "" where there is no file.
         return ""
+
+
+@cache
+def _validation_data() -> tuple[Tensor, Tensor]:
+    """Inputs (rows, INPUTS) and targets (rows, 1)."""
+    # Change: your validation data, the same for every seed, none of it in `batches`.
+    inputs = torch.randn(VALIDATION_ROWS, INPUTS, generator=torch.Generator().manual_seed(VALIDATION_SEED))
+    return inputs, _truth(inputs)
 
 
 def _truth(inputs: Tensor) -> Tensor:

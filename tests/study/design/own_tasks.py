@@ -126,6 +126,15 @@ class StacksNothing(Whole):
     stackable: ClassVar[frozenset[str]] = frozenset({"lrr"})
 
 
+class CannotTrain(Whole):
+    """Raises as soon as it is trained."""
+
+    stackable: ClassVar[frozenset[str]] = frozenset({"lr"})
+
+    def build_model(self, seed: int) -> nn.Module:
+        raise RuntimeError("no GPU here")
+
+
 def train(setting: Any, seed: int, report: Any) -> None:
     """A plain train function."""
 

@@ -81,7 +81,7 @@ def test_a_whole_config_is_read_as_written(tmp_path):
 def test_what_is_left_out_has_its_default():
     config = parse_config(document(seeds=..., objective={"metric": "average/val_loss"}, search={"settings": 3}))
     assert (config.seeds, config.evaluations, config.objective.mode) == (4, 5, None)
-    assert (config.search.sampler, config.search.baseline, config.search.in_flight) == ("tpe", None, 8)
+    assert (config.search.sampler, config.search.baseline, config.search.in_flight) == ("tpe", None, 16)
     assert (config.resources.cpus, config.resources.gpus) == (1, 0)
     assert (config.tracking.uri, config.storage.url) == (None, None)
 

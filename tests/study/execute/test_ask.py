@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,24 +31,29 @@ def study_of(**changes: object) -> Study:
     return Study.of(parse_config(small(**changes)))
 
 
+def outcomes_of(pack: Pack, state: str = "complete") -> list[Outcome]:
+    """A made-up measurement of each setting: the better, the closer lr is to 0.5."""
+    outcomes = []
+    for setting in pack.settings:
+        value = abs(math.log(float(setting["lr"]) / 0.5))
+        history = [(30, {"average/excess_loss": 9.0}), (60, {"average/excess_loss": value})]
+        outcomes.append(Outcome(setting.number, [SeedResult(seed, history, state) for seed in pack.seeds]))
+    return outcomes
+
+
 def outcome_of(pack: Pack, state: str = "complete") -> Outcome:
-    """A made-up measurement: the better, the closer lr is to 0.5."""
-    (setting,) = pack.settings
-    value = abs(math.log(float(setting["lr"]) / 0.5))
-    seeds = [
-        SeedResult(seed, [(30, {"average/excess_loss": 9.0}), (60, {"average/excess_loss": value})], state)
-        for seed in pack.seeds
-    ]
-    return Outcome(setting.number, seeds)
+    """The measurement of the only setting of a pack."""
+    (outcome,) = outcomes_of(pack, state)
+    return outcome
 
 
 @contextmanager
-def asking(study: Study, url: str) -> Iterator[Asker]:
+def asking(study: Study, url: str, room: int = 1) -> Iterator[Asker]:
     """An asker of a study, in a ledger of which it is the only one."""
     with opened(url, making=True) as engine:
         ledger = Ledger(engine, study.config.name, url)
         ledger.begin(study.config)
-        yield Asker(study, ledger)
+        yield Asker(study, ledger, room)
 
 
 def play(asker: Asker, workers: int, newest_first: bool = False, stop_after: int | None = None) -> list[Pack]:
@@ -61,7 +66,7 @@ def play(asker: Asker, workers: int, newest_first: bool = False, stop_after: int
             given.append(pack)
         if not running or len(given) == stop_after:
             return given
-        asker.tell([outcome_of(running.pop(-1 if newest_first else 0))])
+        asker.tell(outcomes_of(running.pop(-1 if newest_first else 0)))
 
 
 def run(study: Study, url: str, **played: object) -> list[Setting]:
@@ -100,6 +105,46 @@ def test_one_in_flight_is_drawn_from_all_results_before_it(tmp_path: Path) -> No
         assert asker.next() is None
         asker.tell([outcome_of(first)])
         assert asker.next() is not None
+
+
+def composition(packs: Sequence[Pack]) -> list[tuple[list[int], tuple[int, ...]]]:
+    """The numbers of the settings of packs, and their seeds."""
+    return [([setting.number for setting in pack.settings], pack.seeds) for pack in packs]
+
+
+@pytest.mark.parametrize("stop_after", [2, 4, 6])
+def test_where_there_is_room_settings_share_packs_the_same_ones_after_a_study_was_cut_off(
+    tmp_path: Path, stop_after: int
+) -> None:
+    search = {"sampler": "tpe", "settings": 13, "baseline": 3, "in_flight": 8}
+    study = study_of(search=search, confirm={"finalists": 3, "seeds": 6})
+    with asking(study, f"sqlite:///{tmp_path}/whole.db", room=7) as asker:
+        whole = composition(play(asker, workers=2))
+    searched = [numbers for numbers, seeds in whole if max(seeds) < CONFIRMATION]
+    assert searched == [[0, 1, 2], [3], [4, 5, 6], [7], [8, 9, 10], [11], [12, 13, 14], [15]]
+    fresh = [(len(numbers), [seed - CONFIRMATION for seed in seeds]) for numbers, seeds in whole[len(searched) :]]
+    assert fresh == [(3, [0, 1]), (3, [2, 3]), (3, [4, 5])]
+    url = f"sqlite:///{tmp_path}/cut.db"
+    with asking(study, url, room=7) as asker:
+        play(asker, workers=2, stop_after=stop_after)  # two packs are lost
+    with asking(study, url, room=7) as asker:
+        assert composition(play(asker, workers=2)) == whole[stop_after - 2 :]
+
+
+def test_a_pack_that_was_lost_is_handed_out_a_setting_at_a_time_before_all_others(tmp_path: Path) -> None:
+    with asking(study_of(), f"sqlite:///{tmp_path}/ledger.db", room=4) as asker:
+        first, second = asker.next(), asker.next()
+        assert first is not None
+        assert asker.split(first)
+        parts = [asker.next(), asker.next()]
+        assert composition(parts) == [([0], (0, 1)), ([1], (0, 1))]
+        assert not any(part.side_by_side or asker.split(part) for part in parts)
+        asker.tell([outcome_of(parts[0]), outcome_of(parts[1], "failed")])
+        asker.tell(outcomes_of(second))
+        assert [(setting.number, outcome.state) for setting, outcome in asker.outcomes()][:2] == [
+            (0, "complete"),
+            (1, "failed"),
+        ]
 
 
 @pytest.mark.parametrize("stop_after", [1, 7, 13])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -151,7 +152,7 @@ def test_a_storage_that_fails_once_on_ray_ends_the_study_and_has_nothing_trained
     real, given = Packs.finish, []
 
     def fail_once(packs: Packs, outcomes: Sequence[Outcome]) -> None:
-        given.extend(outcome.setting for outcome in outcomes)
+        given.append([outcome.setting for outcome in outcomes])
         if len(given) == 1:
             raise FailedWork("`storage.url` must take what is told, got a lock; mend it.")
         real(packs, outcomes)
@@ -159,7 +160,8 @@ def test_a_storage_that_fails_once_on_ray_ends_the_study_and_has_nothing_trained
     monkeypatch.setattr(Packs, "finish", fail_once)
     with pytest.raises(FailedWork, match=r"^`storage.url` must take what is told, got a lock; mend it\.$"):
         done(study, tune.back_end)
-    assert len(given) == len(set(given))
+    settings = list(itertools.chain(*given))
+    assert len(settings) == len(set(settings))
 
 
 @pytest.mark.parametrize("back_end", ["inline", pytest.param("ray", marks=pytest.mark.xdist_group("ray"))])

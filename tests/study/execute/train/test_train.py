@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import pytest
@@ -12,8 +11,8 @@ from belay import Oscillator
 from study.design.config import parse_config
 from study.design.schema import Outcome
 from study.design.study import Study
-from study.execute.loop import train_pack
-from study.execute.plan import Pack, pack, plan
+from study.execute.plan import Pack
+from study.execute.train import train_pack
 
 
 def outcome_of(lr: float, seeds: tuple[int, ...] = (0, 1), **changes: object) -> Outcome:
@@ -91,35 +90,3 @@ def test_an_objective_that_is_never_reported_fails_the_setting_and_names_what_wa
 def test_a_metric_without_its_prefix_fails_the_setting_and_says_the_rule() -> None:
     outcome = outcome_of(0.5, **own("reports_a_bare_name"))
     assert outcome.message == "ValueError: `report` takes metrics named average/NAME or live/NAME, got 'score'."
-
-
-def test_a_search_tries_no_more_settings_than_its_space_holds() -> None:
-    space = {"decay": 0.9, "damping": {"uniform": [0.1, 1.0]}, "lr": {"choice": [0.1, 0.2]}}
-    laid_out = plan(Study.of(parse_config(small(space=space))))
-    assert (len(laid_out.numbers("main")), len(laid_out.numbers("ema"))) == (16, 2)
-
-
-def test_a_pack_is_a_setting_with_all_of_its_seeds_and_travels_as_plain_data() -> None:
-    study = Study.of(parse_config(small()))
-    settings = [study.setting(number, {"decay": 0.9, "damping": 0.5, "coupling": 0.1, "lr": 0.1}) for number in (0, 1)]
-    packs = pack(settings, range(3))
-    assert [(p.settings[0].number, p.seeds) for p in packs] == [(0, (0, 1, 2)), (1, (0, 1, 2))]
-    assert Pack.from_json(packs[1].to_json()) == packs[1]
-
-
-@pytest.mark.parametrize(("search", "sizes"), [
-    ({"sampler": "tpe", "settings": 16, "baseline": 4}, {"main": 16, "ema": 4}),
-    ({"sampler": "tpe", "settings": 16}, {"main": 16, "ema": 4}),
-    ({"sampler": "random", "settings": 3}, {"main": 3, "ema": 1}),
-    ({"sampler": "random", "settings": 3, "baseline": 0}, {"main": 3}),
-])  # fmt: skip
-def test_the_searches_share_the_study_as_the_config_says(search: dict[str, object], sizes: dict[str, int]) -> None:
-    laid_out = plan(Study.of(parse_config(small(search=search))))
-    assert {name: len(laid_out.numbers(name)) for name in set(laid_out.searches)} == sizes
-
-
-def test_plain_ema_is_spread_over_the_study() -> None:
-    laid_out = plan(Study.of(parse_config(small(search={"sampler": "tpe", "settings": 16, "baseline": 4}))))
-    places = laid_out.numbers("ema")
-    assert places[0] < 5
-    assert max(later - earlier for earlier, later in itertools.pairwise(places)) <= 6

@@ -1,0 +1,64 @@
+"""What a run measures as it goes, and when it has diverged: the same for runs alone and side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from study.design.schema import METRIC, History, SeedResult
+from study.errors import LONGEST, printable
+
+DIVERGED_LOSS = 1e6  # times the first loss or 1, whichever is larger; training does not recover from such a loss
+
+
+class Diverged(Exception):
+    """At this step the loss or a metric is infinite, nan or far too large."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(step)
+        self.step = step
+
+
+class Log:
+    """The history of one seed of a setting.
+
+    Args:
+        seed: The seed.
+        metric: The study's objective, which it has to report.
+    """
+
+    def __init__(self, seed: int, metric: str) -> None:
+        self._seed, self._metric = seed, metric
+        self._history: History = []
+
+    def report(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Takes what was measured at a step.
+
+        Raises:
+            ValueError: A name is no metric's.
+            Diverged: A value is not finite.
+        """
+        if unknown := [name for name in metrics if not METRIC.fullmatch(str(name))]:
+            raise ValueError(f"`report` takes metrics named average/NAME or live/NAME, got {str(unknown[0])[:300]!r}.")
+        values = {name: float(value) for name, value in metrics.items()}
+        if not all(map(math.isfinite, values.values())):
+            raise Diverged(step)
+        self._history.append((step, values))
+
+    def diverged(self, step: int) -> SeedResult:
+        """The result of a run that diverged at a step."""
+        return SeedResult(self._seed, self._history, "diverged", diverged_at=step)
+
+    def failed(self, error: BaseException) -> SeedResult:
+        """The result of a run whose task raised, with what it raised on one line that every database takes."""
+        message = printable(" ".join(f"{type(error).__name__}: {error}".split()))[:LONGEST]
+        return SeedResult(self._seed, self._history, "failed", message)
+
+    def complete(self) -> SeedResult:
+        """The result of a run that came to its end; failed if it never reported the objective."""
+        reported = {name for _, metrics in self._history for name in metrics}
+        if self._metric not in reported:
+            found = ", ".join(sorted(reported)) or "none"
+            message = f"objective.metric must be reported, got {found}: no {self._metric!r}."
+            return SeedResult(self._seed, self._history, "failed", message)
+        return SeedResult(self._seed, self._history)

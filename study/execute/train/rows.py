@@ -1,0 +1,138 @@
+"""Optimizers and averages of many runs side by side: a row of weights a run, with values of its own.
+
+The equations are those of ``torch.optim`` and of `belay.reference`. Tensors of weights have shape (rows, weights), the
+runs' values are columns of shape (rows, 1).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from belay import Oscillator
+from study.design.tasks.optimizers import OptimizerSpec
+
+EPS = 1e-8  # of Adam and AdamW, torch's own
+
+
+class Averages:
+    """The averages of all rows.
+
+    Args:
+        oscillators: One a row.
+        x: The rows' weights, from which the averages start.
+    """
+
+    def __init__(self, oscillators: Sequence[Oscillator], x: Tensor) -> None:
+        self._k = _column([average.stiffness for average in oscillators], x)
+        self._inertia = _column([1 - average.damping for average in oscillators], x)
+        self._coupling = _column([average.coupling for average in oscillators], x)
+        self.y, self._d = x.clone(), torch.empty_like(x)
+        self._v = torch.zeros_like(x) if self._inertia.any() else None
+        self._coupled = bool(self._coupling.any())
+
+    def update(self, x: Tensor) -> None:
+        """One step of every average, and its pull on the row where it is coupled."""
+        d = torch.sub(x, self.y, out=self._d)
+        if self._v is None:
+            self.y.addcmul_(d, self._k)
+        else:
+            self.y.add_(self._v.mul_(self._inertia).addcmul_(d, self._k))
+        if self._coupled:
+            x.addcmul_(d, self._coupling, value=-1)
+
+    def keep(self, rows: Tensor) -> None:
+        """Goes on with these rows alone."""
+        self._k, self._inertia, self._coupling = (c[rows] for c in (self._k, self._inertia, self._coupling))
+        self.y, self._v = self.y[rows], None if self._v is None else self._v[rows]
+        self._d = torch.empty_like(self.y)
+
+
+def optimizer(specs: Sequence[OptimizerSpec], x: Tensor) -> RowOptimizer:
+    """The optimizer of rows whose runs have these, all of one kind."""
+    return (_SGD if specs[0].kind == "sgd" else _Adam)(specs, x)
+
+
+class RowOptimizer(ABC):
+    """An optimizer of all rows.
+
+    Args:
+        specs: One a row, all of one kind.
+        x: The rows' weights, of which it takes dtype and device.
+    """
+
+    def __init__(self, specs: Sequence[OptimizerSpec], x: Tensor) -> None:
+        self.specs, self._like = list(specs), x.new_empty(())
+        self.state: list[Tensor] = []
+        self.refresh()
+
+    def column(self, value: Callable[[OptimizerSpec], float]) -> Tensor:
+        """A value of each row."""
+        return _column([value(spec) for spec in self.specs], self._like)
+
+    def refresh(self) -> None:
+        """Makes the columns that the rows as they are now need."""
+        self.lr = self.column(lambda spec: spec.lr)
+        self.weight_decay = self.column(lambda spec: spec.weight_decay)
+        self.decays = bool(self.weight_decay.any())
+
+    def keep(self, rows: Tensor) -> None:
+        """Goes on with these rows alone."""
+        self.specs = [self.specs[row] for row in rows.tolist()]
+        self.state = [part[rows] for part in self.state]
+        self.refresh()
+
+    @abstractmethod
+    def step(self, x: Tensor, gradient: Tensor) -> None:
+        """Moves `x` by one step; may change the gradient."""
+
+
+class _SGD(RowOptimizer):
+    def refresh(self) -> None:
+        super().refresh()
+        self.momentum = self.column(lambda spec: spec.momentum)
+        self.moves_on = bool(self.momentum.any())
+        self.nesterov = self.column(lambda spec: spec.nesterov).bool()
+
+    def step(self, x: Tensor, gradient: Tensor) -> None:
+        g = gradient.addcmul_(x, self.weight_decay) if self.decays else gradient
+        if self.moves_on:
+            if self.state:
+                self.state[0].mul_(self.momentum).add_(g)
+            else:
+                self.state = [g.clone()]
+            (velocity,) = self.state
+            g = torch.where(self.nesterov, torch.addcmul(g, velocity, self.momentum), velocity)
+        x.addcmul_(g, self.lr, value=-1)
+
+
+class _Adam(RowOptimizer):
+    steps = 0
+
+    def refresh(self) -> None:
+        super().refresh()
+        self.beta1 = self.column(lambda spec: spec.betas[0])
+        self.beta2 = self.column(lambda spec: spec.betas[1])
+
+    def step(self, x: Tensor, gradient: Tensor) -> None:
+        g = gradient
+        if self.decays and self.specs[0].kind == "adamw":
+            x.mul_(1 - self.lr * self.weight_decay)
+        elif self.decays:
+            g = g.addcmul_(x, self.weight_decay)
+        if not self.state:
+            self.state = [torch.zeros_like(x), torch.zeros_like(x)]
+        mean, square = self.state
+        self.steps += 1
+        mean.lerp_(g, 1 - self.beta1)
+        square.mul_(self.beta2).addcmul_(g * g, 1 - self.beta2)
+        shrunk = self.column(lambda spec: (1 - spec.betas[1] ** self.steps) ** 0.5)
+        size = self.column(lambda spec: spec.lr / (1 - spec.betas[0] ** self.steps))
+        x.addcmul_(mean / square.sqrt().div_(shrunk).add_(EPS), size, value=-1)
+
+
+def _column(values: Sequence[float], like: Tensor) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64).unsqueeze(1).to(like)

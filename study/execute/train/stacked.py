@@ -1,0 +1,326 @@
+"""Trains runs side by side: each is a row of one batched model (``torch.func.vmap``).
+
+What a row measures is what the same run measures alone, to rounding: the same initial weights, batches and noise. As
+only its task can promise that, it is checked after the first steps.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.utils import parameters_to_vector
+
+from study.design.schema import AVERAGE, LIVE, SeedResult, Setting
+from study.design.study import Study
+from study.design.tasks.base import Task
+from study.execute.train.alone import KEPT, evaluation_steps, measure, steps_of
+from study.execute.train.log import DIVERGED_LOSS, Diverged, Log
+from study.execute.train.rows import Averages, optimizer
+
+Run = tuple[Setting, int]  # a setting and a seed
+
+TRIED = 3  # steps after which rows are compared with the same runs alone
+AGREE = 1e-2  # the largest difference, as a share of the way gone: far above rounding, far below a wrong equation
+ROUNDING = 16  # units in the last place of the largest weight that are no difference, however short the way
+TOGETHER = 16  # rows that are evaluated at once
+
+
+class NotStackable(Exception):
+    """Runs cannot be trained side by side; its text says why."""
+
+
+def train_stacked(study: Study, runs: Sequence[Run]) -> list[SeedResult]:
+    """Trains runs of a stackable task to their end; each one's result.
+
+    Raises:
+        NotStackable: They cannot be trained side by side, or do not come to what they come to alone.
+    """
+    return _attempt(study, runs, study.config.steps)
+
+
+def try_stacked(study: Study, runs: Sequence[Run]) -> None:
+    """Trains runs of a stackable task for the first steps and compares the first and the last with the same runs alone.
+
+    Raises:
+        NotStackable: They cannot be trained side by side, or do not come to what they come to alone.
+    """
+    _attempt(study, runs, min(TRIED, study.config.steps))
+
+
+def _attempt(study: Study, runs: Sequence[Run], steps: int) -> list[SeedResult]:
+    try:
+        return _Stack(study, runs).train(steps)
+    except NotStackable:
+        raise
+    except KEPT as error:  # whatever a task may raise; torch names the operation
+        raise NotStackable(" ".join(f"{type(error).__name__}: {error}".split())) from error
+
+
+class _Stack:
+    """Runs in training, each a row until some time after it has ended."""
+
+    def __init__(self, study: Study, runs: Sequence[Run]) -> None:
+        seeds, tasks = [seed for _, seed in runs], [_task(study, setting) for setting, _ in runs]
+        self._study, self._runs = study, runs
+        # Alone first: what a task keeps between calls, as its data, must not be made while rows are traced.
+        self._alone = {run: _alone(tasks[run], *runs[run]) for run in {0, len(runs) - 1}}
+        self._rows = _Rows(tasks, seeds)
+        self._averages = Averages([setting.oscillator for setting, _ in runs], self._rows.x)
+        self._optimizer = optimizer([task.describe_optimizer() for task in tasks], self._rows.x)
+        self._streams, self._stream_of = _streams(tasks, seeds)
+        self._logs = [Log(seed, study.config.objective.metric) for seed in seeds]
+        self._run_of = list(range(len(runs)))  # each row's run
+        self._limit: Tensor  # of each row's loss, beyond which it has diverged
+        self._ended: dict[int, SeedResult] = {}  # by run
+
+    def train(self, steps: int) -> list[SeedResult]:
+        """Trains all rows for so many steps; each run's result."""
+        due = evaluation_steps(self._study.config.steps, self._study.config.evaluations)
+        for step, batch in enumerate(self._batches(steps), start=1):
+            gradient, loss = self._rows.gradient(batch)
+            if step == 1:
+                self._limit = DIVERGED_LOSS * loss.abs().clamp(min=1)
+            self._end((~(loss.abs() <= self._limit)).nonzero().flatten().tolist(), step)  # also where it is nan
+            self._optimizer.step(self._rows.x, gradient)
+            self._averages.update(self._rows.x)
+            if step == min(TRIED, self._study.config.steps):
+                self._check()
+            if step in due:
+                self._evaluate(step)
+            if len(self._ended) == len(self._runs):
+                break
+            self._leave_ended()
+        return [self._ended.get(run) or log.complete() for run, log in enumerate(self._logs)]
+
+    def _batches(self, steps: int) -> Iterator[tuple[Tensor, ...]]:
+        """The parts of the batches of each step, shapes (rows, ...)."""
+        drawn = [task.batches(seed, 0, self._study.config.steps) for task, seed in self._streams]
+        for batches in islice(zip(*drawn, strict=True), steps):
+            stream_of = [self._stream_of[run] for run in self._run_of]
+            yield tuple(torch.stack(parts)[stream_of] for parts in zip(*batches, strict=True))
+
+    def _evaluate(self, step: int) -> None:
+        live, averaged = self._rows.metrics(self._rows.x), self._rows.metrics(self._averages.y)
+        diverged = []
+        for row, run in enumerate(self._run_of):
+            measured = {LIVE + name: value for name, value in live[row].items()}
+            measured |= {AVERAGE + name: value for name, value in averaged[row].items()}
+            try:
+                if run not in self._ended:
+                    self._logs[run].report(step, measured)
+            except Diverged:
+                diverged.append(row)
+        self._end(diverged, step)
+
+    def _end(self, rows: Iterable[int], step: int) -> None:
+        """Takes it that rows have diverged at a step, unless they have ended before."""
+        for run in (self._run_of[row] for row in rows):
+            if run not in self._ended:
+                self._ended[run] = self._logs[run].diverged(step)
+
+    def _leave_ended(self) -> None:
+        """Goes on without the rows that have ended once they are half of all: fewer rows have to be traced anew."""
+        going = [row for row, run in enumerate(self._run_of) if run not in self._ended]
+        if 2 * len(going) <= len(self._run_of):
+            self._run_of, kept = [self._run_of[row] for row in going], torch.tensor(going)
+            self._limit = self._limit[kept]
+            for part in (self._rows, self._averages, self._optimizer):
+                part.keep(kept)
+
+    def _check(self) -> None:
+        """Compares the first and the last run with what they came to alone.
+
+        Raises:
+            NotStackable: They differ by more than rounding.
+        """
+        measured = self._rows.metrics(self._rows.x)
+        for run, alone in self._alone.items():
+            if alone is not None and run not in self._ended:
+                row = self._run_of.index(run)
+                _compare("weights", self._rows.x[row], alone.weights, alone.begun)
+                _compare("averaged weights", self._averages.y[row], alone.averaged, alone.begun)
+                for name, value in measured[row].items():
+                    if not abs(value - alone.metrics[name]) <= AGREE * max(1.0, abs(alone.metrics[name])):
+                        raise NotStackable(f"{name} is {value:.4g} side by side and {alone.metrics[name]:.4g} alone")
+
+
+@dataclass(frozen=True)
+class _Alone:
+    """What the first steps of a run come to by themselves; weights are vectors."""
+
+    begun: Tensor
+    weights: Tensor
+    averaged: Tensor
+    metrics: dict[str, float]
+
+
+def _alone(task: Task, setting: Setting, seed: int) -> _Alone | None:
+    """The first steps of a run by itself; None if it diverges in them.
+
+    Raises:
+        NotStackable: Training changes more of the model than its parameters.
+    """
+    begun = task.build_model(seed)
+    try:
+        *_, (model, average) = islice(steps_of(task, setting, seed), TRIED)
+    except Diverged:
+        return None
+    buffers = dict(model.named_buffers())
+    if changed := [name for name, buffer in begun.named_buffers() if not torch.equal(buffer, buffers[name])]:
+        raise NotStackable(f"training changes the model's buffer {changed[0]}, as BatchNorm does")
+    with average.average_parameters():
+        averaged = _vector(model)
+    return _Alone(_vector(begun), _vector(model), averaged, measure(task, model))
+
+
+class _Rows:
+    """The weights of runs as rows, and their task's functions of a row.
+
+    Args:
+        tasks: Each run's own task; the first one's functions serve all.
+        seeds: Each run's seed.
+
+    Attributes:
+        x: Weights that are trained, shape (rows, weights).
+
+    Raises:
+        NotStackable: The tasks or their models are not alike.
+    """
+
+    def __init__(self, tasks: Sequence[Task], seeds: Sequence[int]) -> None:
+        _check_alike(tasks)
+        models = [task.build_model(seed) for task, seed in zip(tasks, seeds, strict=True)]
+        self._whole = _Whole(tasks[0], models[0])
+        trained = [dict(_trained(model)) for model in models]
+        kinds = {weight.dtype for weights in trained for weight in weights.values()}
+        if len({str(model) for model in models}) > 1 or len(kinds) != 1 or not kinds <= {torch.float32, torch.float64}:
+            raise NotStackable("the models differ, or their weights are not all float32 or all float64")
+        self._shapes = {name: weight.shape for name, weight in trained[0].items()}
+        self.x = torch.stack([parameters_to_vector(weights.values()).detach() for weights in trained])
+        fixed = [dict(_fixed(model)) for model in models]
+        self._fixed = {name: torch.stack([row[name].detach() for row in fixed]) for name in fixed[0]}
+        self._batch: list[torch.Size] = []
+        self._traced: Callable[..., tuple[Tensor, Tensor]] | None = None
+
+    def gradient(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """Of the loss of each row's batch, shapes (rows, ...): the gradient (rows, weights) and the loss (rows,).
+
+        The operations of the first batch are noted and gone through anew for each that follows, which takes half the
+        time of `vmap` for a small model.
+        """
+        shapes = [part.shape for part in batch]
+        if self._traced is None:
+            side_by_side = vmap(grad_and_value(self._loss))
+            self._traced = make_fx(lambda x, fixed, parts: side_by_side(x, fixed, parts))(self.x, self._fixed, batch)
+            self._batch = shapes
+        if shapes != self._batch:
+            raise NotStackable("`batches` gives batches of different shapes")
+        return self._traced(self.x, self._fixed, batch)
+
+    def metrics(self, rows: Tensor) -> list[dict[str, float]]:
+        """The task's metrics of weights (rows, weights), a mapping a row."""
+        self._whole.eval()
+        with torch.no_grad():
+            found: dict[str, Tensor] = vmap(self._measure, chunk_size=TOGETHER)(rows, self._fixed)
+        self._whole.train()
+        columns = {name: value.tolist() for name, value in found.items()}
+        return [{name: column[row] for name, column in columns.items()} for row in range(len(rows))]
+
+    def keep(self, rows: Tensor) -> None:
+        """Goes on with these rows alone."""
+        self.x, self._traced = self.x[rows], None
+        self._fixed = {name: values[rows] for name, values in self._fixed.items()}
+
+    def _loss(self, row: Tensor, fixed: dict[str, Tensor], batch: tuple[Tensor, ...]) -> Tensor:
+        return self._call(row, fixed, "loss", batch)  # type: ignore[no-any-return]
+
+    def _measure(self, row: Tensor, fixed: dict[str, Tensor]) -> dict[str, Tensor]:
+        return self._call(row, fixed, "evaluate")  # type: ignore[no-any-return]
+
+    def _call(self, row: Tensor, fixed: Mapping[str, Tensor], function: str, *arguments: Any) -> Any:
+        parts = torch.split(row, [shape.numel() for shape in self._shapes.values()])
+        weights = {name: part.view(shape) for (name, shape), part in zip(self._shapes.items(), parts, strict=True)}
+        tensors = {f"model.{name}": tensor for name, tensor in {**weights, **fixed}.items()}
+        return functional_call(self._whole, tensors, (function, *arguments))
+
+
+class _Whole(nn.Module):
+    """A task and its model as one module, so that torch puts a row's weights where the task's functions find them."""
+
+    def __init__(self, task: Task, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self._task = model, task
+
+    def forward(self, function: str, *arguments: Any) -> Any:
+        return getattr(self._task, function)(self.model, *arguments)
+
+
+def _task(study: Study, setting: Setting) -> Task:
+    task = study.task_of(setting)
+    assert isinstance(task, Task)
+    return task
+
+
+def _check_alike(tasks: Sequence[Task]) -> None:
+    """Raises NotStackable if tasks differ in more than they say they may."""
+    kinds = {(_reads(task, without=task.stackable or ()), task.describe_optimizer().kind) for task in tasks}
+    if len(kinds) > 1:
+        raise NotStackable("the settings differ in more than `stackable` names")
+
+
+def _compare(what: str, ours: Tensor, theirs: Tensor, begun: Tensor) -> None:
+    """Raises NotStackable if a row is not what the same run is alone."""
+    gap, gone = ((theirs - other).abs().max() for other in (ours, begun))
+    if not gap <= AGREE * gone + ROUNDING * torch.finfo(theirs.dtype).eps * theirs.abs().max():
+        raise NotStackable(
+            f"after {TRIED} steps the {what} are {gap:.2g} from those of the same run alone, which have gone "
+            f"{gone:.2g}: `loss` or `batches` reads more than `stackable` says"
+        )
+
+
+def _streams(tasks: Sequence[Task], seeds: Sequence[int]) -> tuple[list[tuple[Task, int]], list[int]]:
+    """The batches that have to be drawn, by task and seed, and which of them each run takes.
+
+    Runs of one seed share them where they differ in nothing but what their optimizers read.
+    """
+    read = {name for name in tasks[0].stackable or () if _is_read_by_optimizer(name, tasks)}
+    keys = [(_reads(task, without=read), seed) for task, seed in zip(tasks, seeds, strict=True)]
+    streams: dict[tuple[str, int], tuple[Task, int]] = {}
+    for key, task, seed in zip(keys, tasks, seeds, strict=True):
+        streams.setdefault(key, (task, seed))
+    places = {key: place for place, key in enumerate(streams)}
+    return list(streams.values()), [places[key] for key in keys]
+
+
+def _is_read_by_optimizer(name: str, tasks: Sequence[Task]) -> bool:
+    """Whether a hyperparameter's values, put into the first task, make as many different optimizers."""
+    first, values = tasks[0], {getattr(task, name) for task in tasks}
+    return len({first.having({**first.values(), name: value}).describe_optimizer() for value in values}) == len(values)
+
+
+def _reads(task: Task, without: Collection[str]) -> str:
+    """The values of a task's hyperparameters but for some, as text."""
+    return json.dumps({name: value for name, value in task.values().items() if name not in without}, sort_keys=True)
+
+
+def _trained(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The parameters that the optimizer moves."""
+    return ((name, weight) for name, weight in model.named_parameters() if weight.requires_grad)
+
+
+def _fixed(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """What stays as it was built: frozen parameters and buffers."""
+    yield from ((name, weight) for name, weight in model.named_parameters() if not weight.requires_grad)
+    yield from model.named_buffers()
+
+
+def _vector(model: nn.Module) -> Tensor:
+    return parameters_to_vector(weight for _, weight in _trained(model)).detach().clone()

@@ -1,0 +1,79 @@
+"""How a study is laid out: searches, their order, and packs."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import Any
+
+import pytest
+from studies import small
+
+from study.design.config import parse_config
+from study.design.schema import Setting
+from study.design.study import Study
+from study.execute.plan import Pack, pack, plan
+
+
+def test_a_search_tries_no_more_settings_than_its_space_holds() -> None:
+    space = {"decay": 0.9, "damping": {"uniform": [0.1, 1.0]}, "lr": {"choice": [0.1, 0.2]}}
+    laid_out = plan(Study.of(parse_config(small(space=space))))
+    assert (len(laid_out.numbers("main")), len(laid_out.numbers("ema"))) == (16, 2)
+
+
+def settings_of(study: Study, count: int, **values: Any) -> list[Setting]:
+    drawn = {"decay": 0.9, "damping": 0.5, "coupling": 0.1}
+    return [study.setting(number, drawn | {"lr": 0.1 * (1 + number)} | values) for number in range(count)]
+
+
+def test_without_room_a_pack_is_a_setting_with_all_of_its_seeds() -> None:
+    study = Study.of(parse_config(small()))
+    packs = pack(study, [(setting, range(3)) for setting in settings_of(study, 2)], room=1)
+    assert [([s.number for s in p.settings], p.seeds, p.side_by_side) for p in packs] == [
+        ([0], (0, 1, 2), False),
+        ([1], (0, 1, 2), False),
+    ]
+
+
+def test_settings_share_packs_up_to_the_room_that_there_is() -> None:
+    study = Study.of(parse_config(small()))
+    packs = pack(study, [(setting, range(3)) for setting in settings_of(study, 5)], room=7)
+    assert [([s.number for s in p.settings], p.seeds, p.side_by_side) for p in packs] == [
+        ([0, 1], (0, 1, 2), True),
+        ([2, 3], (0, 1, 2), True),
+        ([4], (0, 1, 2), True),
+    ]
+    few = pack(study, [(setting, range(9)) for setting in settings_of(study, 2)], room=7)
+    assert [len(p.settings) for p in few] == [1, 1]
+
+
+def test_only_settings_that_lack_the_same_seeds_and_are_alike_share_a_pack() -> None:
+    study = Study.of(parse_config(small(task={"name": "digits"}, objective={"metric": "average/val_loss"})))
+    narrow, wide = settings_of(study, 4, width=8)[:2], settings_of(study, 4, width=16)[2:]
+    lacking = [(narrow[0], [0, 1]), (wide[0], [0, 1]), (narrow[1], [0, 1]), (wide[1], [1])]
+    packs = pack(study, lacking, room=32)
+    assert [([s.number for s in p.settings], p.seeds) for p in packs] == [([0, 1], (0, 1)), ([2], (0, 1)), ([3], (1,))]
+
+
+def test_a_pack_travels_as_plain_data() -> None:
+    study = Study.of(parse_config(small()))
+    sent = pack(study, [(setting, range(3)) for setting in settings_of(study, 2)], room=6)[0]
+    assert Pack.from_json(json.loads(json.dumps(sent.to_json()))) == sent
+
+
+@pytest.mark.parametrize(("search", "sizes"), [
+    ({"sampler": "tpe", "settings": 16, "baseline": 4}, {"main": 16, "ema": 4}),
+    ({"sampler": "tpe", "settings": 16}, {"main": 16, "ema": 4}),
+    ({"sampler": "random", "settings": 3}, {"main": 3, "ema": 1}),
+    ({"sampler": "random", "settings": 3, "baseline": 0}, {"main": 3}),
+])  # fmt: skip
+def test_the_searches_share_the_study_as_the_config_says(search: dict[str, object], sizes: dict[str, int]) -> None:
+    laid_out = plan(Study.of(parse_config(small(search=search))))
+    assert {name: len(laid_out.numbers(name)) for name in set(laid_out.searches)} == sizes
+
+
+def test_plain_ema_is_spread_over_the_study() -> None:
+    laid_out = plan(Study.of(parse_config(small(search={"sampler": "tpe", "settings": 16, "baseline": 4}))))
+    places = laid_out.numbers("ema")
+    assert places[0] < 5
+    assert max(later - earlier for earlier, later in itertools.pairwise(places)) <= 6

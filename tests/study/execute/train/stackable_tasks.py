@@ -1,0 +1,164 @@
+"""Tasks that say that their runs can be trained side by side, some of them falsely."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from study.design.schema import Direction
+from study.design.tasks.base import Task
+from study.design.tasks.optimizers import Kind, OptimizerSpec
+
+INPUTS = 3
+
+
+class Net(Task):
+    """A small network with a frozen layer and a buffer, on noisy examples."""
+
+    summary: ClassVar[str] = "for tests"
+    metrics: ClassVar[dict[str, Direction]] = {"val_loss": "min"}
+    stackable: ClassVar[frozenset[str] | None] = frozenset(
+        {"lr", "momentum", "nesterov", "weight_decay", "beta1", "beta2", "noise"}
+    )
+
+    lr: float = 0.05
+    kind: Kind = "sgd"
+    momentum: float = 0.0
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    noise: float = 0.1
+    double: bool = False
+    width: int = Field(8, ge=1)
+
+    def build_model(self, seed: int) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            frozen = nn.Linear(INPUTS, self.width).requires_grad_(False)
+            model = nn.Sequential(Scaled(), frozen, nn.Tanh(), nn.Linear(self.width, 1))
+        return model.double() if self.double else model
+
+    def describe_optimizer(self) -> OptimizerSpec:
+        if self.kind == "sgd":
+            nesterov = self.nesterov and self.momentum > 0
+            return OptimizerSpec("sgd", self.lr, self.momentum, nesterov, self.weight_decay)
+        return OptimizerSpec(self.kind, self.lr, weight_decay=self.weight_decay, betas=(self.beta1, self.beta2))
+
+    def batches(self, seed: int, start: int, steps: int) -> Iterator[tuple[Tensor, ...]]:
+        generator = torch.Generator().manual_seed(seed)
+        for step in range(steps):
+            inputs, noise = torch.randn(16, INPUTS, generator=generator), torch.randn(16, 1, generator=generator)
+            if step >= start:
+                batch = inputs, inputs.sum(dim=1, keepdim=True).sin() + self.noise * noise
+                yield tuple(part.double() for part in batch) if self.double else batch
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+        inputs, targets = batch
+        return functional.mse_loss(model(inputs), targets)
+
+    def evaluate(self, model: nn.Module) -> dict[str, Tensor]:
+        inputs = torch.linspace(-1, 1, 32, dtype=torch.float64 if self.double else torch.float32)[:, None]
+        inputs = inputs.expand(-1, INPUTS)
+        return {"val_loss": functional.mse_loss(model(inputs), inputs.sum(dim=1, keepdim=True).sin())}
+
+    def data_digest(self) -> str:
+        return ""
+
+
+class Scaled(nn.Module):
+    """Multiplies by a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("factor", torch.tensor(1.5))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs * self.factor
+
+
+class Dropping(Net):
+    """Draws random numbers that no seed of the task fixes."""
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+        return functional.dropout(super().loss(model, batch)[None], 0.5).sum()
+
+
+class Branching(Net):
+    """Looks at a tensor's value."""
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+        loss = super().loss(model, batch)
+        return loss * 2 if loss.item() > 1 else loss
+
+
+class Normalising(Net):
+    """Keeps statistics of its batches in buffers."""
+
+    def build_model(self, seed: int) -> nn.Module:
+        return nn.Sequential(super().build_model(seed), nn.BatchNorm1d(1))
+
+
+class ReadsMore(Net):
+    """Reads a hyperparameter in its loss that it says runs may differ in."""
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+        return super().loss(model, batch) * (1 + self.lr)
+
+
+class MeasuresMore(Net):
+    """Reads one where it measures."""
+
+    def evaluate(self, model: nn.Module) -> dict[str, Tensor]:
+        return {"val_loss": torch.tensor(self.noise)}
+
+
+class MeasuresRows(Net):
+    """Measures a value a batch row."""
+
+    def evaluate(self, model: nn.Module) -> dict[str, Tensor]:
+        return {"val_loss": torch.ones(3)}
+
+
+class Shaped(Net):
+    """Has models of different shapes."""
+
+    stackable: ClassVar[frozenset[str] | None] = frozenset({"lr", "width"})
+
+
+class Uneven(Net):
+    """Ends with a batch that is smaller."""
+
+    def batches(self, seed: int, start: int, steps: int) -> Iterator[tuple[Tensor, ...]]:
+        for step, (inputs, targets) in enumerate(super().batches(seed, start, steps), start=start + 1):
+            yield (inputs, targets) if step < steps else (inputs[:5], targets[:5])
+
+
+class Silent(Net):
+    """Does not say whether its runs can be stacked."""
+
+    stackable: ClassVar[frozenset[str] | None] = None
+
+
+class Deadly(Net):
+    """Takes its process down at one learning rate."""
+
+    def describe_optimizer(self) -> OptimizerSpec:
+        if self.lr == 1.5:
+            os._exit(1)
+        return super().describe_optimizer()
+
+
+class Breaking(Net):
+    """Raises at one learning rate."""
+
+    def describe_optimizer(self) -> OptimizerSpec:
+        if self.lr == 0.5:
+            raise RuntimeError("no optimizer at 0.5")
+        return super().describe_optimizer()

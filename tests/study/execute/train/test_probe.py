@@ -1,0 +1,48 @@
+"""How many runs of a study's task train side by side is found before it is relied on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from execute.train.test_stacked import OWN, study_of
+
+from study.execute.train.probe import Room, room
+
+
+@pytest.mark.parametrize("task", [f"{OWN}:Net", "digits", "study.design.tasks.template:MyTask"])
+def test_a_task_that_keeps_its_word_trains_side_by_side(task: str) -> None:
+    assert room(study_of(task)) == Room(32)
+    assert room(study_of(task, resources={"side_by_side": 8})) == Room(8)
+
+
+@pytest.mark.parametrize(("task", "changes", "reason"), [
+    (f"{OWN}:Silent", {}, "Silent does not say in what its runs may differ (`stackable`)"),
+    (f"{OWN}:Net", {"resources": {"side_by_side": 1}}, "resources.side_by_side is 1"),
+    ({"name": "digits", "width": 1024}, {}, "its models have 76,810 weights: with more than 32,768 a processor gains"),
+    ({"name": "digits", "width": 128, "batch_size": 600}, {}, "a step takes 24,268,800 operations: with more than"),
+])  # fmt: skip
+def test_what_is_not_stacked_says_why(task: str | dict[str, Any], changes: dict[str, Any], reason: str) -> None:
+    found = room(study_of(task, **changes))
+    assert (found.runs, found.broken) == (1, False)
+    assert found.reason.startswith(reason)
+
+
+def test_a_train_function_is_not_stacked() -> None:
+    study = study_of("tasks_of_tests:parabola", "average/score", "max")
+    assert room(study) == Room(1, "a train function makes its own loop")
+
+
+@pytest.mark.parametrize(("task", "reason"), [
+    ("ReadsMore", "reads more than `stackable` says"),
+    ("Normalising", "as BatchNorm does"),
+    ("Dropping", "randomness"),
+])  # fmt: skip
+def test_a_task_that_breaks_its_word_is_told(task: str, reason: str) -> None:
+    found = room(study_of(f"{OWN}:{task}"))
+    assert (found.runs, found.broken) == (1, True)
+    assert reason in found.reason
+
+
+def test_a_task_that_cannot_train_here_is_taken_at_its_word_as_the_workers_try_it_again() -> None:
+    assert room(study_of({"name": "design.own_tasks:CannotTrain"})) == Room(32)

@@ -1,0 +1,130 @@
+"""Runs side by side come to what each comes to alone, and what cannot be stacked is found out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from studies import small
+
+from study.design.config import parse_config
+from study.design.schema import SeedResult, Setting
+from study.design.study import Study
+from study.execute.plan import Pack
+from study.execute.train import train_pack
+from study.execute.train.alone import train_seed
+from study.execute.train.stacked import NotStackable, train_stacked
+
+AVERAGES: tuple[dict[str, float], ...] = (
+    {"decay": 0.9, "damping": 1.0, "coupling": 0.0},
+    {"decay": 0.95, "damping": 0.3, "coupling": 0.0},
+    {"decay": 0.9, "damping": 0.5, "coupling": 0.1},
+    {"decay": 0.8, "damping": 1.0, "coupling": -0.1},
+)
+OWN = "execute.train.stackable_tasks"
+
+
+def study_of(
+    task: str | Mapping[str, Any], metric: str = "average/val_loss", mode: str = "min", **changes: Any
+) -> Study:
+    space, objective = {"decay": 0.9, "lr": {"choice": [0.01, 0.05]}}, {"metric": metric, "mode": mode}
+    return Study.of(parse_config(small(task=task, objective=objective, space=space, **changes)))
+
+
+def runs_of(study: Study, *differing: Mapping[str, Any]) -> list[tuple[Setting, int]]:
+    """Two seeds of a setting for each average, with these hyperparameters in turn."""
+    settings = [
+        study.setting(number, {**average, **differing[number % len(differing)]})
+        for number, average in enumerate(AVERAGES)
+    ]
+    return [(setting, seed) for setting in settings for seed in (0, 1)]
+
+
+def assert_as_alone(study: Study, runs: list[tuple[Setting, int]], within: float) -> list[SeedResult]:
+    together = train_stacked(study, runs)
+    for (setting, seed), result in zip(runs, together, strict=True):
+        alone = train_seed(study, setting, seed)
+        assert (result.seed, result.state, result.message) == (seed, alone.state, alone.message)
+        assert result.diverged_at == alone.diverged_at
+        assert [step for step, _ in result.history] == [step for step, _ in alone.history]
+        for (_, ours), (_, theirs) in zip(result.history, alone.history, strict=True):
+            assert ours == pytest.approx(theirs, rel=within, abs=within)
+    return together
+
+
+@pytest.mark.parametrize(("options", "differing"), [
+    ({}, [{"lr": 0.01, "noise": 0.0}, {"lr": 0.1, "noise": 0.5}]),
+    ({"weight_decay": 0.1}, [{"lr": 0.01}, {"lr": 0.1}]),
+    ({}, [{"lr": 0.01}, {"lr": 0.03, "momentum": 0.9}, {"lr": 0.02, "momentum": 0.8, "nesterov": True}]),
+    ({"kind": "adam"}, [{"lr": 0.01}, {"lr": 0.003, "beta1": 0.5, "beta2": 0.9}, {"lr": 0.01, "weight_decay": 0.1}]),
+    ({"kind": "adamw"}, [{"lr": 0.01, "weight_decay": 0.1}, {"lr": 0.003}]),
+], ids=["sgd", "sgd-decay", "momentum", "adam", "adamw"])  # fmt: skip
+@pytest.mark.parametrize(("double", "within"), [(True, 1e-8), (False, 1e-4)], ids=["float64", "float32"])
+def test_side_by_side_every_optimizer_comes_to_what_it_comes_to_alone(
+    options: dict[str, Any], differing: list[dict[str, Any]], double: bool, within: float
+) -> None:
+    study = study_of({"name": f"{OWN}:Net", "double": double, **options}, steps=200)
+    runs = runs_of(study, *({"lr": 0.05, "noise": 0.1, **each} for each in differing))
+    assert {result.state for result in assert_as_alone(study, runs, within)} == {"complete"}
+
+
+@pytest.mark.parametrize(("task", "metric", "differing"), [
+    ({"name": "quadratic", "dimensions": 8}, "average/distance", [{"lr": 0.1}, {"lr": 0.5, "noise": 0.3}]),
+    ({"name": "digits"}, "average/val_loss", [{"lr": 0.1, "label_noise": 0.2}, {"lr": 0.3}]),
+    ({"name": "digits", "optimizer": "momentum", "depth": 2}, "average/val_loss", [{"lr": 0.01}, {"lr": 0.02}]),
+    ({"name": "digits", "optimizer": "adam"}, "average/val_loss", [{"lr": 0.001}, {"lr": 0.003}]),
+    ({"name": "digits", "optimizer": "adamw"}, "average/val_loss", [{"lr": 0.001}, {"lr": 0.003}]),
+    ("study.design.tasks.template:MyTask", "average/val_loss", [{"lr": 0.01, "noise": 0.5}, {"lr": 0.02}]),
+])  # fmt: skip
+def test_side_by_side_every_built_in_task_comes_to_what_it_comes_to_alone(
+    task: str | dict[str, Any], metric: str, differing: list[dict[str, Any]]
+) -> None:
+    study = study_of(task, metric)
+    assert_as_alone(study, runs_of(study, *differing), within=1e-3)
+
+
+@pytest.mark.parametrize("lrs", [(40.0, 0.1), (0.1, 40.0, 30.0, 50.0), (40.0,)], ids=["half", "most", "all"])
+def test_runs_that_diverge_end_at_the_same_step_and_leave_the_others_alone(lrs: tuple[float, ...]) -> None:
+    study = study_of({"name": "quadratic", "dimensions": 4}, "average/distance")
+    results = assert_as_alone(study, runs_of(study, *({"lr": lr} for lr in lrs)), within=1e-5)
+    assert [result.state == "diverged" for result in results] == [lrs[n // 2 % len(lrs)] > 1 for n in range(8)]
+
+
+@pytest.mark.parametrize(("task", "differing", "said"), [
+    ("Dropping", {}, "randomness"),
+    ("Branching", {}, r"item\(\)"),
+    ("Normalising", {}, r"training changes the model's buffer 1\.running_mean, as BatchNorm does"),
+    ("ReadsMore", {"lr": 0.5}, "after 3 steps the weights are .* reads more than `stackable` says"),
+    ("MeasuresMore", {"noise": 0.5}, r"val_loss is 0\.1 side by side and 0\.5 alone"),
+    ("MeasuresRows", {}, r"`evaluate` must return 0-d tensors, got shape \(3,\) for 'val_loss'"),
+    ("Shaped", {"width": 5}, "the models differ"),
+    ("Uneven", {}, "`batches` gives batches of different shapes"),
+    ("Breaking", {"lr": 0.5}, "RuntimeError: no optimizer at 0.5"),
+    ("Net", {"width": 5}, "the settings differ in more than `stackable` names"),
+])  # fmt: skip
+def test_what_cannot_be_stacked_is_found_out(task: str, differing: dict[str, Any], said: str) -> None:
+    study = study_of(f"{OWN}:{task}", steps=10, evaluations=1)
+    ends = study.setting(0, AVERAGES[2] | {"lr": 0.05}), study.setting(1, AVERAGES[0] | {"lr": 0.05} | differing)
+    with pytest.raises(NotStackable, match=said):
+        train_stacked(study, [(setting, 0) for setting in ends])
+
+
+def test_a_pack_that_cannot_be_stacked_is_trained_one_by_one_and_says_why() -> None:
+    study = study_of(f"{OWN}:Breaking", steps=10, evaluations=1)
+    settings = tuple(study.setting(number, {"decay": 0.9, "lr": lr}) for number, lr in enumerate((0.05, 0.5)))
+    with pytest.warns(UserWarning, match="runs are trained one by one: RuntimeError: no optimizer at 0.5"):
+        good, broken = train_pack(study, Pack(settings, (0, 1), side_by_side=True))
+    assert [(result.seed, result.state) for result in good.seeds] == [(0, "complete"), (1, "complete")]
+    assert [result.message for result in broken.seeds] == ["RuntimeError: no optimizer at 0.5"] * 2
+
+
+def test_a_pack_side_by_side_gives_each_setting_its_own_seeds_in_order() -> None:
+    study = study_of(f"{OWN}:Net", steps=10, evaluations=1)
+    settings = tuple(study.setting(number, {"decay": 0.9, "lr": lr}) for number, lr in ((4, 0.05), (2, 0.1)))
+    outcomes = list(train_pack(study, Pack(settings, (7, 3), side_by_side=True)))
+    assert [(each.setting, [result.seed for result in each.seeds]) for each in outcomes] == [(4, [7, 3]), (2, [7, 3])]
+    apart = list(train_pack(study, Pack(settings, (7, 3))))
+    for ours, theirs in zip(outcomes, apart, strict=True):
+        assert ours.value("average/val_loss") == pytest.approx(theirs.value("average/val_loss"), rel=1e-5)
+        assert ours.seconds > 0
