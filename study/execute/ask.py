@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -72,7 +73,7 @@ class Asker:
 
     def split(self, pack: Pack) -> bool:
         """Hands a pack out once more, a setting at a time; False if it is of one setting."""
-        apart = [Pack((setting,), pack.seeds) for setting in pack.settings]
+        apart = [replace(pack, settings=(setting,)) for setting in pack.settings]
         self._packs.extendleft(reversed(apart[1:] and apart))
         return len(apart) > 1
 

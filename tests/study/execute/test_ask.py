@@ -138,7 +138,7 @@ def test_a_pack_that_was_lost_is_handed_out_a_setting_at_a_time_before_all_other
         assert asker.split(first)
         parts = [asker.next(), asker.next()]
         assert composition(parts) == [([0], (0, 1)), ([1], (0, 1))]
-        assert not any(part.side_by_side or asker.split(part) for part in parts)
+        assert all(part.side_by_side and not asker.split(part) for part in parts)
         asker.tell([outcome_of(parts[0]), outcome_of(parts[1], "failed")])
         asker.tell(outcomes_of(second))
         assert [(setting.number, outcome.state) for setting, outcome in asker.outcomes()][:2] == [
