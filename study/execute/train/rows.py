@@ -30,25 +30,23 @@ class Averages:
         self._k = _column([average.stiffness for average in oscillators], x)
         self._inertia = _column([1 - average.damping for average in oscillators], x)
         self._coupling = _column([average.coupling for average in oscillators], x)
-        self.y, self._d = x.clone(), torch.empty_like(x)
-        self._v = torch.zeros_like(x) if self._inertia.any() else None
+        self.y, self._v, self._d = x.clone(), torch.zeros_like(x), torch.empty_like(x)
         self._coupled = bool(self._coupling.any())
 
     def update(self, x: Tensor) -> None:
-        """One step of every average, and its pull on the row where it is coupled."""
+        """One step of every average, and its pull on the row where it is coupled.
+
+        An EMA keeps a velocity too, so that its digits do not depend on what the other rows are.
+        """
         d = torch.sub(x, self.y, out=self._d)
-        if self._v is None:
-            self.y.addcmul_(d, self._k)
-        else:
-            self.y.add_(self._v.mul_(self._inertia).addcmul_(d, self._k))
+        self.y.add_(self._v.mul_(self._inertia).addcmul_(d, self._k))
         if self._coupled:
             x.addcmul_(d, self._coupling, value=-1)
 
     def keep(self, rows: Tensor) -> None:
         """Goes on with these rows alone."""
         self._k, self._inertia, self._coupling = (c[rows] for c in (self._k, self._inertia, self._coupling))
-        self.y, self._v = self.y[rows], None if self._v is None else self._v[rows]
-        self._d = torch.empty_like(self.y)
+        self.y, self._v, self._d = self.y[rows], self._v[rows], self._d[rows]
 
 
 def optimizer(specs: Sequence[OptimizerSpec], x: Tensor) -> RowOptimizer:

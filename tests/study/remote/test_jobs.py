@@ -69,6 +69,7 @@ def test_a_study_is_started_once_and_goes_on_without_its_client_until_it_is_stop
         assert "own takes 3 files" in err or "own runs already at" in err
     (gate / "open").touch()
     assert_resumes(cluster, config, home, belay_study)
+    assert_grows(cluster, config, belay_study)
     there = load("own", cluster.tracking).table
     pd.testing.assert_frame_equal(there, load("own", f"sqlite:///{databases}/mlflow.db").table)
     assert_reads(cluster, home, belay_study)
@@ -118,6 +119,17 @@ def assert_resumes(cluster: Cluster, config: Path, home: Path, belay_study: Comm
     assert (code, here.code) == (0, 0), err + here.err
     assert out == here.out.replace("export own", f"export own --address {cluster.address}")
     assert len(cluster.jobs("own")) in (2, 3)  # a third where the second had ended before it could be followed
+
+
+def assert_grows(cluster: Cluster, config: Path, belay_study: CommandLine) -> None:
+    """`extend` trains the seeds that are missing, there as here."""
+    more = "extend", "own", "--set", "seeds=3"
+    (line, how), here = cluster.client(*more, home=config.parent), belay_study(*more, "--inline")
+    with started(line, **how) as there:
+        code, out, err = ended(there)
+    assert (code, here.code) == (0, 0), err + here.err
+    assert "own: 8 of 8 settings x 3 seeds done" in out
+    assert out == here.out.replace("export own", f"export own --address {cluster.address}")
 
 
 def assert_reads(cluster: Cluster, home: Path, belay_study: CommandLine) -> None:

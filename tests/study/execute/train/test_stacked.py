@@ -84,6 +84,19 @@ def test_side_by_side_every_built_in_task_comes_to_what_it_comes_to_alone(
     assert_as_alone(study, runs_of(study, *differing), within=1e-3)
 
 
+@pytest.mark.parametrize("differing", [
+    [{"lr": 0.05}, {"lr": 0.05, "weight_decay": 0.1}],
+    [{"lr": 0.05, "momentum": 0.9}, {"lr": 0.05}],
+])  # fmt: skip
+def test_a_run_has_the_same_digits_whatever_shares_its_pack(differing: list[dict[str, Any]]) -> None:
+    """As packs are handed out in parts where a worker died, and others belong to them as a study grows."""
+    study = study_of(f"{OWN}:Net")
+    runs = runs_of(study, *({"noise": 0.1, **each} for each in differing))
+    together = train_stacked(study, runs)
+    for start in range(0, len(runs), 2):
+        assert train_stacked(study, runs[start : start + 2]) == together[start : start + 2]
+
+
 @pytest.mark.parametrize("lrs", [(40.0, 0.1), (0.1, 40.0, 30.0, 50.0), (40.0,)], ids=["half", "most", "all"])
 def test_runs_that_diverge_end_at_the_same_step_and_leave_the_others_alone(lrs: tuple[float, ...]) -> None:
     study = study_of({"name": "quadratic", "dimensions": 4}, "average/distance")
