@@ -87,16 +87,17 @@ def show_plan(config: StudyConfig, plan: Plan, room: Room) -> None:
         ("settings", f"{plan.settings}: {searches}, by {config.search.sampler}"),
         ("runs", f"{plan.settings * config.seeds}: {config.seeds} seeds of each, {config.steps} steps"),
         *confirmation,
-        ("packs", f"{_packs(room)}, on {config.resources.cpus:g} CPU and {config.resources.gpus:g} GPU"),
+        ("packs", f"on {config.resources.cpus:g} CPU and {config.resources.gpus:g} GPU, {_packs(room)}"),
     ]
     for name, dimension in config.space.items():
         lines.append((name, ", ".join(f"{kind} {list(values)}" for kind, values in dimension.model_dump().items())))
-    print("\n".join(f"{head:<12}{text}" for head, text in lines))  # noqa: T201
+    width = max(12, *(len(head) + 1 for head, _ in lines))
+    print("\n".join(f"{head:<{width}}{text}" for head, text in lines))  # noqa: T201
 
 
 def _packs(room: Room) -> str:
     if room.runs == 1:
-        return f"each setting with all its seeds, one after the other as {room.reason}"
+        return f"each setting with all its seeds, one after the other: {room.reason}"
     return f"up to {room.runs} runs (a seed of a setting) side by side"
 
 

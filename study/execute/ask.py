@@ -73,9 +73,10 @@ class Asker:
 
     def split(self, pack: Pack) -> bool:
         """Hands a pack out once more, a setting at a time; False if it is of one setting."""
-        apart = [replace(pack, settings=(setting,)) for setting in pack.settings]
-        self._packs.extendleft(reversed(apart[1:] and apart))
-        return len(apart) > 1
+        if len(pack.settings) == 1:
+            return False
+        self._packs.extendleft(replace(pack, settings=(setting,)) for setting in reversed(pack.settings))
+        return True
 
     def tell(self, outcomes: Sequence[Outcome]) -> list[tuple[Setting, Outcome]]:
         """Keeps what a pack came to.

@@ -111,17 +111,18 @@ def pack(study: Study, lacking: Sequence[tuple[Setting, Sequence[int]]], room: i
     Args:
         study: The study.
         lacking: Settings, each with seeds that it has to be trained with.
-        room: Runs that a pack may hold, where more settings than one fit it; 1 if runs are trained one by one. Settings
-            share a pack if they lack the same seeds and differ in nothing but what their task says it can stack.
+        room: Runs that a pack may hold; 1 if they are trained one by one, where a pack is a setting with its seeds.
+            Settings share one if they lack the same seeds and differ in nothing but what their task says it can stack.
     """
     if room == 1:
         return [Pack((setting,), tuple(seeds)) for setting, seeds in lacking]
     alike: dict[tuple[tuple[int, ...], str], list[Setting]] = {}
     for setting, seeds in lacking:
-        alike.setdefault((tuple(seeds), _shape(study, setting)), []).append(setting)
+        for start in range(0, len(seeds), room):
+            alike.setdefault((tuple(seeds[start : start + room]), _shape(study, setting)), []).append(setting)
     packs = []
     for (seeds, _), settings in alike.items():
-        each = max(1, room // len(seeds))
+        each = room // len(seeds)
         for start in range(0, len(settings), each):
             packs.append(Pack(tuple(settings[start : start + each]), seeds, side_by_side=True))
     return packs

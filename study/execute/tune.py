@@ -32,7 +32,7 @@ from study.execute.packs import Packs
 from study.execute.plan import Pack
 from study.execute.train import lost, train_pack
 
-RETRIES = 2  # of a pack whose worker died; the first may meet another worker of a machine that has just gone
+RETRIES = 2  # of a pack whose worker died; one of them may go to a worker on the same dead machine
 UNABLE = "unable"  # what a worker reports, with the reason, that cannot make the study's task
 VERSIONS = re.compile(r"Version mismatch:.*?Ray: (\S+)\s+Python: (\S+)\s.*?Ray: (\S+)\s+Python: (\S+)", re.DOTALL)
 ENVIRONMENT = {  # what Ray takes from the environment alone

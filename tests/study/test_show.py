@@ -156,7 +156,7 @@ def test_the_catalogue_names_every_task_with_its_hyperparameters_and_metrics(cap
 
 @pytest.mark.parametrize(("room", "packs"), [
     (Room(32), "up to 32 runs (a seed of a setting) side by side"),
-    (Room(1, "it is so"), "each setting with all its seeds, one after the other as it is so"),
+    (Room(1, "it is so"), "each setting with all its seeds, one after the other: it is so"),
 ])  # fmt: skip
 def test_the_plan_says_what_would_be_run(capsys, room, packs):
     study = Study.of(parse_config(small(resources={"cpus": 2, "gpus": 0.5})))
@@ -166,7 +166,7 @@ def test_the_plan_says_what_would_be_run(capsys, room, packs):
         "study       small: quadratic, average/excess_loss",
         "settings    20: 16 of the space, 4 of plain EMA, by tpe",
         "runs        40: 2 seeds of each, 60 steps",
-        f"packs       {packs}, on 2 CPU and 0.5 GPU",
+        f"packs       on 2 CPU and 0.5 GPU, {packs}",
     ]
     assert lines[4:] == [
         "decay       log_gap [0.8, 0.99]",
@@ -174,6 +174,14 @@ def test_the_plan_says_what_would_be_run(capsys, room, packs):
         "coupling    uniform [0.0, 0.4]",
         "lr          log [0.05, 4.0]",
     ]
+
+
+def test_the_plan_keeps_long_names_apart_from_their_values(capsys):
+    study = Study.of(parse_config(small(space={"memory": 0.2, "damping_ratio": {"log": [0.5, 30]}, "lr": 0.1})))
+    show_plan(study.config, plan(study), Room(32))
+    lines = capsys.readouterr().out.splitlines()
+    assert "damping_ratio log [0.5, 30.0]" in lines
+    assert "lr            choice [0.1]" in lines
 
 
 @pytest.mark.parametrize("text", ["1e3", "1e-3", "-1.5E+7", "1.", ".5", "0x1", "yes", "null", "2020-01-01", "a: b", ""])

@@ -19,6 +19,11 @@ class Diverged(Exception):
         self.step = step
 
 
+def raised(error: BaseException) -> str:
+    """What a task raised, on one line that every database and terminal takes."""
+    return printable(" ".join(f"{type(error).__name__}: {error}".split()))[:LONGEST]
+
+
 class Log:
     """The history of one seed of a setting.
 
@@ -50,9 +55,8 @@ class Log:
         return SeedResult(self._seed, self._history, "diverged", diverged_at=step)
 
     def failed(self, error: BaseException) -> SeedResult:
-        """The result of a run whose task raised, with what it raised on one line that every database takes."""
-        message = printable(" ".join(f"{type(error).__name__}: {error}".split()))[:LONGEST]
-        return SeedResult(self._seed, self._history, "failed", message)
+        """The result of a run whose task raised."""
+        return SeedResult(self._seed, self._history, "failed", raised(error))
 
     def complete(self) -> SeedResult:
         """The result of a run that came to its end; failed if it never reported the objective."""

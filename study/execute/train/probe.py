@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from itertools import islice
 
@@ -45,13 +47,18 @@ def room(study: Study) -> Room:
         return Room(1, f"{type(task).__name__} does not say in what its runs may differ (`stackable`)")
     if most == 1:
         return Room(1, "resources.side_by_side is 1")
+    with redirect_stdout(sys.stderr):  # what a task prints; stdout is for answers
+        return _tried(study, most)
+
+
+def _tried(study: Study, most: int) -> Room:
     ends = _ends(study)
     try:
-        obstacles = [_too_large(study, setting) for setting in ends]
+        large, _ = (_too_large(study, setting) for setting in ends)  # of one size: the other shows that it trains
     except KEPT:  # the task cannot train here, perhaps for want of a GPU; the workers try again
         return Room(most)
-    if any(obstacles):
-        return Room(1, max(obstacles))
+    if large:
+        return Room(1, large)
     try:
         try_stacked(study, [(setting, seed) for seed, setting in enumerate(ends)])
     except NotStackable as error:

@@ -22,7 +22,7 @@ from study.design.schema import AVERAGE, LIVE, SeedResult, Setting
 from study.design.study import Study
 from study.design.tasks.base import Task
 from study.execute.train.alone import KEPT, evaluation_steps, measure, steps_of
-from study.execute.train.log import DIVERGED_LOSS, Diverged, Log
+from study.execute.train.log import DIVERGED_LOSS, Diverged, Log, raised
 from study.execute.train.rows import Averages, optimizer
 
 Run = tuple[Setting, int]  # a setting and a seed
@@ -61,7 +61,7 @@ def _attempt(study: Study, runs: Sequence[Run], steps: int) -> list[SeedResult]:
     except NotStackable:
         raise
     except KEPT as error:  # whatever a task may raise; torch names the operation
-        raise NotStackable(" ".join(f"{type(error).__name__}: {error}".split())) from error
+        raise NotStackable(raised(error)) from error
 
 
 class _Stack:
@@ -121,13 +121,13 @@ class _Stack:
         self._end(diverged, step)
 
     def _end(self, rows: Iterable[int], step: int) -> None:
-        """Takes it that rows have diverged at a step, unless they have ended before."""
+        """Ends the runs of rows that have diverged at a step; those that ended before stay as they were."""
         for run in (self._run_of[row] for row in rows):
             if run not in self._ended:
                 self._ended[run] = self._logs[run].diverged(step)
 
     def _leave_ended(self) -> None:
-        """Goes on without the rows that have ended once they are half of all: fewer rows have to be traced anew."""
+        """Drops the rows of ended runs once they are half of all; not one by one, as fewer rows are traced anew."""
         going = [row for row, run in enumerate(self._run_of) if run not in self._ended]
         if 2 * len(going) <= len(self._run_of):
             self._run_of, kept = [self._run_of[row] for row in going], torch.tensor(going)

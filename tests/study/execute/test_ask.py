@@ -131,6 +131,18 @@ def test_where_there_is_room_settings_share_packs_the_same_ones_after_a_study_wa
         assert composition(play(asker, workers=2)) == whole[stop_after - 2 :]
 
 
+def test_a_setting_whose_seeds_go_into_several_packs_is_done_when_all_of_them_are(tmp_path: Path) -> None:
+    study, url = study_of(seeds=3), f"sqlite:///{tmp_path}/ledger.db"
+    with asking(study, url, room=2) as asker:
+        first, second, rest = asker.next(), asker.next(), asker.next()
+        assert composition([first, second, rest]) == [([0], (0, 1)), ([1], (0, 1)), ([0, 1], (2,))]
+        assert asker.tell(outcomes_of(first)) == []
+        assert [setting.number for setting, _ in asker.tell(outcomes_of(rest))] == [0]
+    with asking(study, url, room=2) as asker:
+        assert composition(play(asker, workers=1))[0] == ([1], (0, 1))
+        assert [len(outcome.seeds) for _, outcome in asker.outcomes()] == [3] * 20
+
+
 def test_a_pack_that_was_lost_is_handed_out_a_setting_at_a_time_before_all_others(tmp_path: Path) -> None:
     with asking(study_of(), f"sqlite:///{tmp_path}/ledger.db", room=4) as asker:
         first, second = asker.next(), asker.next()

@@ -43,8 +43,13 @@ def test_settings_share_packs_up_to_the_room_that_there_is() -> None:
         ([2, 3], (0, 1, 2), True),
         ([4], (0, 1, 2), True),
     ]
-    few = pack(study, [(setting, range(9)) for setting in settings_of(study, 2)], room=7)
-    assert [len(p.settings) for p in few] == [1, 1]
+
+
+def test_a_setting_of_more_seeds_than_there_is_room_for_goes_into_several_packs() -> None:
+    study = Study.of(parse_config(small()))
+    packs = pack(study, [(setting, range(9)) for setting in settings_of(study, 2)], room=7)
+    first, rest = tuple(range(7)), (7, 8)
+    assert [([s.number for s in p.settings], p.seeds) for p in packs] == [([0], first), ([1], first), ([0, 1], rest)]
 
 
 def test_only_settings_that_lack_the_same_seeds_and_are_alike_share_a_pack() -> None:

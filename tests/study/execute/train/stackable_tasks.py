@@ -146,6 +146,14 @@ class Silent(Net):
     stackable: ClassVar[frozenset[str] | None] = None
 
 
+class Talking(Net):
+    """Prints."""
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+        print("hello from the task")  # noqa: T201
+        return super().loss(model, batch)
+
+
 class Deadly(Net):
     """Takes its process down at one learning rate."""
 

@@ -44,5 +44,12 @@ def test_a_task_that_breaks_its_word_is_told(task: str, reason: str) -> None:
     assert reason in found.reason
 
 
+def test_what_a_task_prints_does_not_get_into_the_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    assert room(study_of(f"{OWN}:Talking")) == Room(32)
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "hello from the task" in said.err
+
+
 def test_a_task_that_cannot_train_here_is_taken_at_its_word_as_the_workers_try_it_again() -> None:
     assert room(study_of({"name": "design.own_tasks:CannotTrain"})) == Room(32)
