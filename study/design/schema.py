@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import math
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -154,6 +155,12 @@ class Setting(Mapping[str, Scalar]):
     def oscillator(self) -> Oscillator:
         """The average that this setting asks for."""
         return oscillator_of(self.parameters)
+
+    @property
+    def trajectory(self) -> str:
+        """What fixes how its seeds are trained, as text: all but an average without coupling, which only watches."""
+        watching = PARAMETERS if self["coupling"] == 0 else ()
+        return json.dumps({name: value for name, value in self.items() if name not in watching}, sort_keys=True)
 
 
 def oscillator_of(values: Mapping[str, Any]) -> Oscillator:

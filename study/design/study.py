@@ -31,7 +31,7 @@ from study.design.schema import (
 )
 from study.design.space import Choice, Dimension, Integers, combinations, only
 from study.design.tasks import check_value, make_task
-from study.design.tasks.base import AnyTask
+from study.design.tasks.plain import AnyTask
 from study.errors import BadInput
 
 Space = Mapping[str, Dimension]

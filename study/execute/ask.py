@@ -23,9 +23,7 @@ from study.design.space import label
 from study.design.study import Space, Study
 from study.execute.finalists import finalists
 from study.execute.ledger import Asked, Ledger
-from study.execute.plan import Pack, Plan, pack, plan
-
-LEARNING = {"tpe", "gp"}
+from study.execute.plan import LEARNING, Pack, Plan, pack, plan
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

@@ -14,7 +14,7 @@ from study.design.study import Study
 from study.execute.ask import first_setting
 from study.execute.packs import Packs
 from study.execute.train import train_pack
-from study.execute.train.alone import train_seed
+from study.execute.train.alone import train_alone
 
 
 @contextmanager
@@ -35,7 +35,8 @@ def debug(study: Study) -> tuple[Setting, SeedResult]:
     """
     setting = first_setting(study)
     with _threads(study.config), redirect_stdout(sys.stderr):
-        return setting, train_seed(study, setting, seed=0, kept=())
+        (result,) = train_alone(study, [setting], seed=0, kept=())
+    return setting, result
 
 
 def _train_all(packs: Packs) -> None:

@@ -6,7 +6,7 @@ The only place that decides this, by numbers alone: neither timing nor a kill ch
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,10 @@ from study.design.schema import PARAMETERS, Setting
 from study.design.space import combinations, grid
 from study.design.study import Study
 from study.design.tasks.base import Task
+
+LEARNING = {"tpe", "gp"}  # samplers that draw a wave from the results of those before it
+LONG_WAVE = 1024  # settings that the others draw at once
+WATCHED = 8  # settings that share a trajectory, at most, for each trajectory that a pack has room for
 
 
 @dataclass(frozen=True)
@@ -49,8 +53,8 @@ class Pack:
 class Plan:
     """Which search each setting comes from, in the order of the settings' numbers.
 
-    A wave is `wave` consecutive numbers. Its settings are drawn together, once all waves but the `ahead` - 1 before it
-    are told.
+    A wave is `wave` consecutive numbers. Its settings are drawn together and share packs; if the sampler learns, once
+    all waves but the `ahead` - 1 before it are told.
     """
 
     searches: tuple[str, ...]
@@ -101,31 +105,53 @@ def plan(study: Study, asked: Sequence[str] = ()) -> Plan:
         sizes = {name: int(min(count, combinations(spaces[name]))) for name, count in wanted.items()}
     done = {name: asked.count(name) for name in sizes}
     turns = sorted(((i + 0.5) / size, name, i) for name, size in sizes.items() for i in range(done[name], size))
-    wave = max(1, search.in_flight // 2)
+    wave = max(1, search.in_flight // 2) if search.sampler in LEARNING else LONG_WAVE
     return Plan((*asked, *(name for _, name, _ in turns)), grids, wave, ahead=min(2, search.in_flight))
 
 
 def pack(study: Study, lacking: Sequence[tuple[Setting, Sequence[int]]], room: int) -> list[Pack]:
     """Sorts what settings lack into packs.
 
+    Settings that share a trajectory share a pack if they lack the same seeds. Where runs are trained side by side, so
+    do others that lack these seeds too and differ in nothing but what their task says it can stack.
+
     Args:
         study: The study.
         lacking: Settings, each with seeds that it has to be trained with.
-        room: Runs that a pack may hold; 1 if they are trained one by one, where a pack is a setting with its seeds.
-            Settings share one if they lack the same seeds and differ in nothing but what their task says it can stack.
+        room: Seeds of trajectories that a pack may hold; 1 if they are trained one by one, where a pack is a trajectory
+            with its seeds.
     """
-    if room == 1:
-        return [Pack((setting,), tuple(seeds)) for setting, seeds in lacking]
-    alike: dict[tuple[tuple[int, ...], str], list[Setting]] = {}
+    alike: dict[tuple[tuple[int, ...], str], dict[str, list[Setting]]] = {}
     for setting, seeds in lacking:
-        for start in range(0, len(seeds), room):
-            alike.setdefault((tuple(seeds[start : start + room]), _shape(study, setting)), []).append(setting)
+        trajectory, each = _trajectory(study, setting), len(seeds) if room == 1 else room
+        for start in range(0, len(seeds), each):
+            key = tuple(seeds[start : start + each]), trajectory if room == 1 else _shape(study, setting)
+            alike.setdefault(key, {}).setdefault(trajectory, []).append(setting)
     packs = []
-    for (seeds, _), settings in alike.items():
-        each = room // len(seeds)
-        for start in range(0, len(settings), each):
-            packs.append(Pack(tuple(settings[start : start + each]), seeds, side_by_side=True))
+    for (seeds, _), trajectories in alike.items():
+        most = max(1, room // len(seeds))
+        for settings in _parts(list(trajectories.values()), most, most * WATCHED):
+            packs.append(Pack(tuple(settings), seeds, side_by_side=room > 1))
     return packs
+
+
+def _parts(trajectories: Sequence[list[Setting]], most: int, most_settings: int) -> Iterator[list[Setting]]:
+    """The settings of trajectories in parts of at most so many of both; one trajectory may go on in several."""
+    part: list[Setting] = []
+    count = 0
+    for settings in trajectories:
+        for start in range(0, len(settings), most_settings):
+            some = settings[start : start + most_settings]
+            if count == most or len(part) + len(some) > most_settings:
+                yield part
+                part, count = [], 0
+            part, count = part + some, count + 1
+    yield part
+
+
+def _trajectory(study: Study, setting: Setting) -> str:
+    """The trajectory of a setting, as text; a train function makes its own averages, and one for each setting."""
+    return setting.trajectory if isinstance(study.task, Task) else str(setting.number)
 
 
 def _shape(study: Study, setting: Setting) -> str:

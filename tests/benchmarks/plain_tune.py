@@ -1,6 +1,6 @@
 """What one would write without this project: Ray Tune, Optuna and MLflow's callback, a seed of a setting a trial.
 
-``python plain_tune.py RUNS SEEDS STEPS``, in a folder of its own.
+``python plain_tune.py RUNS SEEDS STEPS MOST_COUPLING``, in a folder of its own.
 """
 
 from __future__ import annotations
@@ -41,11 +41,12 @@ def train(config: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    runs, seeds, steps = map(int, sys.argv[1:])
+    runs, seeds, steps = map(int, sys.argv[1:4])
+    most_coupling = float(sys.argv[4])
     space = {
         "decay": tune.loguniform(0.9, 0.999),
         "damping": tune.uniform(0.1, 1.0),
-        "coupling": tune.uniform(0.01, 0.3),
+        "coupling": tune.uniform(most_coupling / 30, most_coupling),
         "lr": tune.loguniform(0.03, 1.0),
         "seed": tune.randint(0, seeds),
         "steps": steps,

@@ -17,45 +17,64 @@ from studies import environment_with
 pytestmark = pytest.mark.timeout(0)  # as long as it takes
 FULL = os.environ.get("BELAY_BENCHMARK_SIZE") == "full"
 SETTINGS, SEEDS, STEPS = (96, 8, 600) if FULL else (4, 2, 50)
+RATES, AVERAGES = (4, 24) if FULL else (2, 2)
 HERE = Path(__file__).parent
-COUPLED: dict[str, Any] = {
-    "name": "coupled",
+ASKED: dict[str, Any] = {
     "task": {"name": "digits", "label_noise": 0.2, "batch_size": 32},
     "steps": STEPS,
     "seeds": SEEDS,
     "objective": {"metric": "average/val_accuracy"},
-    "space": {
-        "decay": {"log_gap": [0.9, 0.999]},
-        "damping": {"uniform": [0.1, 1.0]},
-        "coupling": {"uniform": [0.01, 0.3]},
-        "lr": {"log": [0.03, 1.0]},
-    },
+}
+COUPLED_SPACE = {
+    "decay": {"log_gap": [0.9, 0.999]},
+    "damping": {"uniform": [0.1, 1.0]},
+    "coupling": {"uniform": [0.01, 0.3]},
+    "lr": {"log": [0.03, 1.0]},
 }
 
 
 def seconds_of(*arguments: str, home: Path) -> float:
+    home.mkdir(exist_ok=True)
     began = time.perf_counter()
     subprocess.run([sys.executable, *arguments], cwd=home, env=environment_with(), check=True, capture_output=True)
     return time.perf_counter() - began
 
 
-def seconds_of_study(home: Path, settings: int) -> float:
+def seconds_of_study(home: Path, space: dict[str, Any], search: dict[str, Any]) -> float:
     home.mkdir()
-    search = {"sampler": "tpe", "settings": settings, "baseline": 0}
-    (home / "study.yaml").write_text(yaml.safe_dump(COUPLED | {"search": search}))
+    (home / "study.yaml").write_text(yaml.safe_dump({"name": home.name, **ASKED, "space": space, "search": search}))
     return seconds_of("-m", "study", "run", "study.yaml", home=home)
 
 
+def seconds_of_plain(home: Path, runs: int, most_coupling: float) -> float:
+    arguments = [str(each) for each in (HERE / "plain_tune.py", runs, SEEDS, STEPS, most_coupling)]
+    return seconds_of(*arguments, home=home)
+
+
 def test_coupled_settings(figure: Callable[..., None], tmp_path: Path) -> None:
-    plain_home, runs = tmp_path / "plain", SETTINGS * SEEDS
-    plain_home.mkdir()
-    ours = seconds_of_study(tmp_path / "ours", SETTINGS)
-    more = seconds_of_study(tmp_path / "more", 2 * SETTINGS)
-    plain = seconds_of(str(HERE / "plain_tune.py"), str(runs), str(SEEDS), str(STEPS), home=plain_home)
+    search, runs = {"sampler": "tpe", "baseline": 0}, SETTINGS * SEEDS
+    ours = seconds_of_study(tmp_path / "ours", COUPLED_SPACE, search | {"settings": SETTINGS})
+    more = seconds_of_study(tmp_path / "more", COUPLED_SPACE, search | {"settings": 2 * SETTINGS})
+    plain = seconds_of_plain(tmp_path / "plain", runs, most_coupling=0.3)
     what = f"{SETTINGS} coupled settings x {SEEDS} seeds x {STEPS} steps of digits"
     figure(what, f"plain Ray Tune, {plain:.0f} s", ours / plain, 1 / 15)
     figure("one more run of these", f"plain Ray Tune, {plain / runs:.2f} s", (more - ours) / plain, 1 / 40)
     figure("twice as many settings, each", "one of these", more / (2 * ours), 1)
+
+
+def test_averages_of_shared_trajectories(figure: Callable[..., None], tmp_path: Path) -> None:
+    def space(averages: int) -> dict[str, Any]:
+        decays = [1 - 0.1 / (1 + number) for number in range(averages // 2)]
+        rates = [0.1 * 2**number for number in range(RATES)]
+        return {"lr": {"choice": rates}, "decay": {"choice": decays}, "damping": {"choice": [0.3, 0.6]}}
+
+    search, runs = {"sampler": "grid", "baseline": 0}, RATES * AVERAGES * SEEDS
+    ours = seconds_of_study(tmp_path / "ours", space(AVERAGES), search)
+    more = seconds_of_study(tmp_path / "more", space(2 * AVERAGES), search)
+    plain = seconds_of_plain(tmp_path / "plain", runs, most_coupling=0)
+    what = f"{RATES} learning rates x {AVERAGES} uncoupled averages x {SEEDS} seeds x {STEPS} steps of digits"
+    figure(what, f"plain Ray Tune, {plain:.0f} s", ours / plain, 1 / 25)
+    figure("one more average of these", f"plain Ray Tune, {plain / runs:.2f} s", (more - ours) / plain, 1 / 100)
 
 
 @pytest.mark.skipif(not FULL, reason="the checks run it by itself")

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from study.design.faults import explain, shown
 from study.design.schema import AVERAGE, METRIC, PARAMETERS, RESERVED, Direction, Scalar
-from study.design.tasks.base import AnyTask, Task, TrainFunction
-from study.design.tasks.plain import PlainTask
+from study.design.tasks.base import Task, TrainFunction
+from study.design.tasks.plain import AnyTask, PlainTask
 from study.errors import BadInput
 
 BUILT_IN = {"digits": "study.design.tasks.digits:Digits", "quadratic": "study.design.tasks.quadratic:Quadratic"}
@@ -58,8 +58,6 @@ def find_task(name: str) -> type[Task] | TrainFunction:
 
 def make_task(name: str, options: Mapping[str, Any], drawn: Mapping[str, Any]) -> AnyTask:
     """The task of a name with these hyperparameters; a train function takes them from its setting instead.
-
-    From here on nothing asks which of the two it is.
 
     Args:
         name: As `find_task` takes it.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Protocol, Self, final
+from typing import Any, ClassVar, Self, final
 
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from study.design.schema import Direction, Setting
+from study.design.schema import Direction
 from study.design.tasks.optimizers import OptimizerSpec
 
 Predictor = Callable[[Tensor], Tensor]
@@ -21,34 +21,6 @@ It builds `Belay` itself from ``setting.oscillator``, trains ``setting["steps"]`
 ``report(step, {"average/val_loss": ..., "live/val_loss": ...})`` once or more; the last value of a metric counts.
 Every metric's name begins with ``average/`` or ``live/``.
 """
-
-
-class AnyTask(Protocol):
-    """What a study asks of its task, whether that is a `Task` or was a plain train function."""
-
-    @property
-    def metrics(self) -> Mapping[str, Direction] | None:
-        """What it measures, and which direction is better; None if that is not known before it has trained."""
-
-    @property
-    def hyperparameters(self) -> Sequence[str] | None:
-        """The names of its hyperparameters; None if it takes whatever a config names."""
-
-    def values(self) -> dict[str, Any]:
-        """Its hyperparameters as plain data."""
-
-    def having(self, values: Mapping[str, Any]) -> Self:
-        """The same task with its hyperparameters taken from `values`, which may hold more.
-
-        Raises:
-            ValidationError: The task refuses them.
-        """
-
-    def data_digest(self) -> str:
-        """A short hash of the data; "" if there is none or it does not say."""
-
-    def train(self, setting: Setting, seed: int, report: Report, loop: Loop) -> None:
-        """Trains one seed of a setting, by its own loop or, where it has none, by the study's `loop`."""
 
 
 class Task(BaseModel, ABC):
@@ -128,12 +100,3 @@ class Task(BaseModel, ABC):
             ValidationError: The task refuses them.
         """
         return type(self)(**{name: values[name] for name in self.hyperparameters})
-
-    @final
-    def train(self, setting: Setting, seed: int, report: Report, loop: Loop) -> None:
-        """Trains one seed of a setting by the study's loop."""
-        loop(self, setting, seed, report)
-
-
-Loop = Callable[[Task, Setting, int, Report], None]
-"""The study's own training of a seed of a setting, from a task's parts."""

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from study.design.schema import Setting
-from study.design.tasks.base import Loop, Report, TrainFunction
+from study.design.tasks.base import Report, Task, TrainFunction
 
 
 @dataclass(frozen=True)
 class PlainTask:
-    """What a study asks of its task (`AnyTask`), of a train function: it names neither metrics nor hyperparameters."""
+    """What a study asks of its task, of a train function: it names neither metrics nor hyperparameters."""
 
     function: TrainFunction
     metrics: ClassVar[None] = None
@@ -30,6 +30,9 @@ class PlainTask:
         """It does not say."""
         return ""
 
-    def train(self, setting: Setting, seed: int, report: Report, loop: Loop) -> None:
+    def train(self, setting: Setting, seed: int, report: Report) -> None:
         """Has the function train one seed of a setting."""
         self.function(setting, seed, report)
+
+
+AnyTask = Task | PlainTask

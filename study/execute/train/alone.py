@@ -1,11 +1,10 @@
-"""Trains one seed of a setting by itself: by the task's own loop or, where it has none, by this one."""
+"""Trains one seed of settings that share a trajectory: a task by its parts, a train function by its own loop."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Collection, Iterator, Sequence
 
 import torch
 from torch import nn
@@ -14,34 +13,44 @@ from belay import Belay
 from study.design.faults import shown
 from study.design.schema import AVERAGE, LIVE, SeedResult, Setting
 from study.design.study import Study
-from study.design.tasks.base import Report, Task
+from study.design.tasks.base import Task
 from study.execute.train.log import DIVERGED_LOSS, Diverged, Log
 
-KEPT = (Exception, SystemExit)  # whatever a task may raise, but for Ctrl-C
+Errors = tuple[type[BaseException], ...]
+KEPT: Errors = (Exception, SystemExit)  # whatever a task may raise, but for Ctrl-C
 
 
-def train_seed(study: Study, setting: Setting, seed: int, kept: tuple[type[BaseException], ...] = KEPT) -> SeedResult:
-    """Trains one seed of a setting.
+def train_alone(study: Study, settings: Sequence[Setting], seed: int, kept: Errors = KEPT) -> list[SeedResult]:
+    """Trains one seed of settings that share a trajectory; of a train function, which has its own average, of one.
 
     Args:
         study: The study.
-        setting: One of its settings.
+        settings: Some of its settings.
         seed: Of initial weights, order of the data and noise.
         kept: Exceptions that are the seed's result and do not end the study; with () a debugger sees them where they
             are raised.
 
     Returns:
-        What it measured, until it diverged or raised.
+        What each measured, until it diverged or raised.
+
+    Raises:
+        OutOfMemoryError: The averages of several settings do not fit into memory; fewer may.
     """
-    log = Log(seed, study.config.objective.metric)
+    logs = [Log(seed, study.config.objective.metric) for _ in settings]
+    ending: Errors = (Diverged, *kept)
     try:
-        loop = partial(_train, evaluations=study.config.evaluations)
-        study.task_of(setting).train(setting, seed, log.report, loop)
-    except Diverged as divergence:
-        return log.diverged(divergence.step)
-    except kept as error:
-        return log.failed(error)
-    return log.complete()
+        task = study.task_of(settings[0])
+        if isinstance(task, Task):
+            _train(task, settings, seed, logs, evaluation_steps(study.config.steps, study.config.evaluations), ending)
+        else:
+            (setting,), (log,) = settings, logs
+            task.train(setting, seed, log.report)
+    except ending as error:
+        if _lacks_room(error, logs):
+            raise
+        for log in logs:
+            log.end(error)
+    return [log.result() for log in logs]
 
 
 def evaluation_steps(steps: int, evaluations: int) -> set[int]:
@@ -49,17 +58,17 @@ def evaluation_steps(steps: int, evaluations: int) -> set[int]:
     return {round(steps * part / evaluations) for part in range(1, evaluations + 1)}
 
 
-def steps_of(task: Task, setting: Setting, seed: int) -> Iterator[tuple[nn.Module, Belay]]:
-    """Trains a seed of a setting, and gives the model and its average after each step.
+def steps_of(task: Task, settings: Sequence[Setting], seed: int) -> Iterator[tuple[nn.Module, list[Belay]]]:
+    """Trains a seed of settings that share a trajectory, and gives the model and its averages after each step.
 
     Raises:
         Diverged: The loss has left what training recovers from.
     """
     model = task.build_model(seed)
     optimizer = task.describe_optimizer().build(model.parameters())
-    average = Belay(model, setting.oscillator, nonfinite="propagate")  # what diverges is seen below
+    averages = [Belay(model, each.oscillator, nonfinite="propagate") for each in settings]  # divergence is seen below
     limit = math.inf
-    for step, batch in enumerate(task.batches(seed, 0, int(setting["steps"])), start=1):
+    for step, batch in enumerate(task.batches(seed, 0, int(settings[0]["steps"])), start=1):
         optimizer.zero_grad()
         loss = task.loss(model, batch)
         loss.backward()  # type: ignore[no-untyped-call] # torch's own
@@ -71,21 +80,40 @@ def steps_of(task: Task, setting: Setting, seed: int) -> Iterator[tuple[nn.Modul
         optimizer.step()
         with warnings.catch_warnings():  # a first step that goes far is a setting that diverges
             warnings.simplefilter("ignore", UserWarning)
-            average.update()
-        yield model, average
+            for average in averages:
+                average.update()
+        yield model, averages
 
 
-def _train(task: Task, setting: Setting, seed: int, report: Report, evaluations: int) -> None:
-    due = evaluation_steps(int(setting["steps"]), evaluations)
-    for step, (model, average) in enumerate(steps_of(task, setting, seed), start=1):
+def _train(
+    task: Task,
+    settings: Sequence[Setting],
+    seed: int,
+    logs: Sequence[Log],
+    due: Collection[int],
+    ending: Errors,
+) -> None:
+    """Trains a seed of settings that share a trajectory, and measures it at the steps that are due."""
+    for step, (model, averages) in enumerate(steps_of(task, settings, seed), start=1):
         if step in due:
-            report(step, _evaluate(task, model, average))
+            live = {LIVE + name: value for name, value in measure(task, model).items()}
+            for average, log in zip(averages, logs, strict=True):
+                try:
+                    with average.average_parameters():
+                        averaged = {AVERAGE + name: value for name, value in measure(task, model).items()}
+                    if not log.ended:
+                        log.report(step, live | averaged)
+                except ending as error:
+                    if _lacks_room(error, logs):
+                        raise
+                    log.end(error)
+            if all(log.ended for log in logs):
+                return
 
 
-def _evaluate(task: Task, model: nn.Module, average: Belay) -> dict[str, float]:
-    measured = {LIVE + name: value for name, value in measure(task, model).items()}
-    with average.average_parameters():
-        return measured | {AVERAGE + name: value for name, value in measure(task, model).items()}
+def _lacks_room(error: BaseException, logs: Sequence[Log]) -> bool:
+    """Whether an error may be owed to there being several averages."""
+    return isinstance(error, torch.OutOfMemoryError) and len(logs) > 1
 
 
 def measure(task: Task, model: nn.Module) -> dict[str, float]:

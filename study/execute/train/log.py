@@ -25,7 +25,7 @@ def raised(error: BaseException) -> str:
 
 
 class Log:
-    """The history of one seed of a setting.
+    """The history of one seed of a setting, and how it ended.
 
     Args:
         seed: The seed.
@@ -35,6 +35,7 @@ class Log:
     def __init__(self, seed: int, metric: str) -> None:
         self._seed, self._metric = seed, metric
         self._history: History = []
+        self._ended: SeedResult | None = None
 
     def report(self, step: int, metrics: Mapping[str, float]) -> None:
         """Takes what was measured at a step.
@@ -50,16 +51,23 @@ class Log:
             raise Diverged(step)
         self._history.append((step, values))
 
-    def diverged(self, step: int) -> SeedResult:
-        """The result of a run that diverged at a step."""
-        return SeedResult(self._seed, self._history, "diverged", diverged_at=step)
+    @property
+    def ended(self) -> bool:
+        """Whether it diverged or failed."""
+        return self._ended is not None
 
-    def failed(self, error: BaseException) -> SeedResult:
-        """The result of a run whose task raised."""
-        return SeedResult(self._seed, self._history, "failed", raised(error))
+    def end(self, error: BaseException) -> None:
+        """Ends it as diverged or, by whatever else its task raised, failed; one that ended before stays as it was."""
+        if isinstance(error, Diverged):
+            ended = SeedResult(self._seed, self._history, "diverged", diverged_at=error.step)
+        else:
+            ended = SeedResult(self._seed, self._history, "failed", raised(error))
+        self._ended = self._ended or ended
 
-    def complete(self) -> SeedResult:
-        """The result of a run that came to its end; failed if it never reported the objective."""
+    def result(self) -> SeedResult:
+        """What it came to; failed if it never reported the objective."""
+        if self._ended is not None:
+            return self._ended
         reported = {name for _, metrics in self._history for name in metrics}
         if self._metric not in reported:
             found = ", ".join(sorted(reported)) or "none"

@@ -1,7 +1,7 @@
-"""Optimizers and averages of many runs side by side: a row of weights a run, with values of its own.
+"""Optimizers and averages of many runs side by side: a row of weights a trajectory, with values of its own.
 
 The equations are those of ``torch.optim`` and of `belay.reference`. Tensors of weights have shape (rows, weights), the
-runs' values are columns of shape (rows, 1).
+rows' values are columns of shape (rows, 1).
 """
 
 from __future__ import annotations
@@ -19,34 +19,49 @@ EPS = 1e-8  # of Adam and AdamW, torch's own
 
 
 class Averages:
-    """The averages of all rows.
+    """Averages that watch rows, or pull one.
 
     Args:
-        oscillators: One a row.
+        oscillators: One an average.
+        row_of: The row of each; one that is coupled has its row for itself.
         x: The rows' weights, from which the averages start.
+
+    Attributes:
+        y: The averages, shape (averages, weights).
     """
 
-    def __init__(self, oscillators: Sequence[Oscillator], x: Tensor) -> None:
+    def __init__(self, oscillators: Sequence[Oscillator], row_of: Sequence[int], x: Tensor) -> None:
         self._k = _column([average.stiffness for average in oscillators], x)
         self._inertia = _column([1 - average.damping for average in oscillators], x)
         self._coupling = _column([average.coupling for average in oscillators], x)
-        self.y, self._v, self._d = x.clone(), torch.zeros_like(x), torch.empty_like(x)
-        self._coupled = bool(self._coupling.any())
+        self._watch(row_of, x)
+        self.y = x[self._row_of]
+        self._v, self._d = torch.zeros_like(self.y), torch.empty_like(self.y)
 
     def update(self, x: Tensor) -> None:
         """One step of every average, and its pull on the row where it is coupled.
 
-        An EMA keeps a velocity too, so that its digits do not depend on what the other rows are.
+        An EMA keeps a velocity too, so that its digits do not depend on what the other averages are.
         """
-        d = torch.sub(x, self.y, out=self._d)
+        watched = x if self._one_each else x[self._row_of]
+        d = torch.sub(watched, self.y, out=self._d)
         self.y.add_(self._v.mul_(self._inertia).addcmul_(d, self._k))
-        if self._coupled:
+        if self._one_each and len(self._pulling):
             x.addcmul_(d, self._coupling, value=-1)
+        elif len(self._pulling):
+            mine = self._pulling
+            x[self._row_of[mine]] = torch.addcmul(watched[mine], d[mine], self._coupling[mine], value=-1)
 
-    def keep(self, rows: Tensor) -> None:
-        """Goes on with these rows alone."""
-        self._k, self._inertia, self._coupling = (c[rows] for c in (self._k, self._inertia, self._coupling))
-        self.y, self._v, self._d = self.y[rows], self._v[rows], self._d[rows]
+    def keep(self, averages: Tensor, row_of: Sequence[int], x: Tensor) -> None:
+        """Goes on with these averages alone, on rows that lie elsewhere now."""
+        self._k, self._inertia, self._coupling = (c[averages] for c in (self._k, self._inertia, self._coupling))
+        self.y, self._v, self._d = self.y[averages], self._v[averages], self._d[averages]
+        self._watch(row_of, x)
+
+    def _watch(self, row_of: Sequence[int], x: Tensor) -> None:
+        self._row_of = torch.tensor(row_of, device=x.device)
+        self._one_each = list(row_of) == list(range(len(x)))
+        self._pulling = self._coupling.squeeze(1).nonzero().squeeze(1)
 
 
 def optimizer(specs: Sequence[OptimizerSpec], x: Tensor) -> RowOptimizer:

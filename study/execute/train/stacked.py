@@ -1,13 +1,13 @@
-"""Trains runs side by side: each is a row of one batched model (``torch.func.vmap``).
+"""Trains runs side by side: each trajectory is a row of one batched model (``torch.func.vmap``).
 
-What a row measures is what the same run measures alone, to rounding: the same initial weights, batches and noise. As
+What a run measures is what the same run measures alone, to rounding: the same initial weights, batches and noise. As
 only its task can promise that, it is checked after the first steps.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -65,21 +65,23 @@ def _attempt(study: Study, runs: Sequence[Run], steps: int) -> list[SeedResult]:
 
 
 class _Stack:
-    """Runs in training, each a row until some time after it has ended."""
+    """Runs in training: a row for each trajectory, until some time after its runs have ended."""
 
     def __init__(self, study: Study, runs: Sequence[Run]) -> None:
-        seeds, tasks = [seed for _, seed in runs], [_task(study, setting) for setting, _ in runs]
         self._study, self._runs = study, runs
         # Alone first: what a task keeps between calls, as its data, must not be made while rows are traced.
-        self._alone = {run: _alone(tasks[run], *runs[run]) for run in {0, len(runs) - 1}}
+        self._alone = {run: _alone(study, *runs[run]) for run in {0, len(runs) - 1}}
+        self._logs = [Log(seed, study.config.objective.metric) for _, seed in runs]
+        self._run_of = list(range(len(runs)))  # each average's run
+        places: dict[tuple[str, int], int] = {}
+        self._row_of = [places.setdefault((setting.trajectory, seed), len(places)) for setting, seed in runs]
+        first = [runs[self._row_of.index(row)] for row in range(len(places))]
+        tasks, seeds = [_task(study, setting) for setting, _ in first], [seed for _, seed in first]
         self._rows = _Rows(tasks, seeds)
-        self._averages = Averages([setting.oscillator for setting, _ in runs], self._rows.x)
+        self._averages = Averages([setting.oscillator for setting, _ in runs], self._row_of, self._rows.x)
         self._optimizer = optimizer([task.describe_optimizer() for task in tasks], self._rows.x)
         self._streams, self._stream_of = _streams(tasks, seeds)
-        self._logs = [Log(seed, study.config.objective.metric) for seed in seeds]
-        self._run_of = list(range(len(runs)))  # each row's run
         self._limit: Tensor  # of each row's loss, beyond which it has diverged
-        self._ended: dict[int, SeedResult] = {}  # by run
 
     def train(self, steps: int) -> list[SeedResult]:
         """Trains all rows for so many steps; each run's result."""
@@ -88,52 +90,57 @@ class _Stack:
             gradient, loss = self._rows.gradient(batch)
             if step == 1:
                 self._limit = DIVERGED_LOSS * loss.abs().clamp(min=1)
-            self._end((~(loss.abs() <= self._limit)).nonzero().flatten().tolist(), step)  # also where it is nan
+            if too_large := (~(loss.abs() <= self._limit)).nonzero().flatten().tolist():  # also where it is nan
+                self._end(too_large, step)
             self._optimizer.step(self._rows.x, gradient)
             self._averages.update(self._rows.x)
             if step == min(TRIED, self._study.config.steps):
                 self._check()
             if step in due:
                 self._evaluate(step)
-            if len(self._ended) == len(self._runs):
+            if too_large or step in due:
+                self._leave_ended()
+            if not self._run_of:
                 break
-            self._leave_ended()
-        return [self._ended.get(run) or log.complete() for run, log in enumerate(self._logs)]
+        return [log.result() for log in self._logs]
 
     def _batches(self, steps: int) -> Iterator[tuple[Tensor, ...]]:
         """The parts of the batches of each step, shapes (rows, ...)."""
         drawn = [task.batches(seed, 0, self._study.config.steps) for task, seed in self._streams]
         for batches in islice(zip(*drawn, strict=True), steps):
-            stream_of = [self._stream_of[run] for run in self._run_of]
-            yield tuple(torch.stack(parts)[stream_of] for parts in zip(*batches, strict=True))
+            yield tuple(torch.stack(parts)[self._stream_of] for parts in zip(*batches, strict=True))
 
     def _evaluate(self, step: int) -> None:
-        live, averaged = self._rows.metrics(self._rows.x), self._rows.metrics(self._averages.y)
-        diverged = []
-        for row, run in enumerate(self._run_of):
+        live, averaged = self._rows.metrics(self._rows.x), self._rows.metrics(self._averages.y, self._row_of)
+        for run, row, values in zip(self._run_of, self._row_of, averaged, strict=True):
             measured = {LIVE + name: value for name, value in live[row].items()}
-            measured |= {AVERAGE + name: value for name, value in averaged[row].items()}
+            measured |= {AVERAGE + name: value for name, value in values.items()}
             try:
-                if run not in self._ended:
+                if not self._logs[run].ended:
                     self._logs[run].report(step, measured)
-            except Diverged:
-                diverged.append(row)
-        self._end(diverged, step)
+            except Diverged as divergence:
+                self._logs[run].end(divergence)
 
-    def _end(self, rows: Iterable[int], step: int) -> None:
+    def _end(self, rows: Collection[int], step: int) -> None:
         """Ends the runs of rows that have diverged at a step; those that ended before stay as they were."""
-        for run in (self._run_of[row] for row in rows):
-            if run not in self._ended:
-                self._ended[run] = self._logs[run].diverged(step)
+        for run, row in zip(self._run_of, self._row_of, strict=True):
+            if row in rows:
+                self._logs[run].end(Diverged(step))
 
     def _leave_ended(self) -> None:
         """Drops the rows of ended runs once they are half of all; not one by one, as fewer rows are traced anew."""
-        going = [row for row, run in enumerate(self._run_of) if run not in self._ended]
-        if 2 * len(going) <= len(self._run_of):
-            self._run_of, kept = [self._run_of[row] for row in going], torch.tensor(going)
-            self._limit = self._limit[kept]
-            for part in (self._rows, self._averages, self._optimizer):
-                part.keep(kept)
+        going = sorted({row for run, row in zip(self._run_of, self._row_of, strict=True) if not self._logs[run].ended})
+        if 2 * len(going) > len(self._rows.x):
+            return
+        self._stream_of = [self._stream_of[row] for row in going]
+        rows = torch.tensor(going, dtype=torch.long, device=self._rows.x.device)
+        self._limit = self._limit[rows]
+        self._rows.keep(rows)
+        self._optimizer.keep(rows)
+        kept = [place for place, row in enumerate(self._row_of) if row in going]
+        self._run_of = [self._run_of[place] for place in kept]
+        self._row_of = [going.index(self._row_of[place]) for place in kept]
+        self._averages.keep(torch.tensor(kept, dtype=torch.long, device=rows.device), self._row_of, self._rows.x)
 
     def _check(self) -> None:
         """Compares the first and the last run with what they came to alone.
@@ -143,10 +150,11 @@ class _Stack:
         """
         measured = self._rows.metrics(self._rows.x)
         for run, alone in self._alone.items():
-            if alone is not None and run not in self._ended:
-                row = self._run_of.index(run)
+            if alone is not None and not self._logs[run].ended:
+                place = self._run_of.index(run)
+                row = self._row_of[place]
                 _compare("weights", self._rows.x[row], alone.weights, alone.begun)
-                _compare("averaged weights", self._averages.y[row], alone.averaged, alone.begun)
+                _compare("averaged weights", self._averages.y[place], alone.averaged, alone.begun)
                 for name, value in measured[row].items():
                     if not abs(value - alone.metrics[name]) <= AGREE * max(1.0, abs(alone.metrics[name])):
                         raise NotStackable(f"{name} is {value:.4g} side by side and {alone.metrics[name]:.4g} alone")
@@ -162,15 +170,16 @@ class _Alone:
     metrics: dict[str, float]
 
 
-def _alone(task: Task, setting: Setting, seed: int) -> _Alone | None:
+def _alone(study: Study, setting: Setting, seed: int) -> _Alone | None:
     """The first steps of a run by itself; None if it diverges in them.
 
     Raises:
         NotStackable: Training changes more of the model than its parameters.
     """
+    task = _task(study, setting)
     begun = task.build_model(seed)
     try:
-        *_, (model, average) = islice(steps_of(task, setting, seed), TRIED)
+        *_, (model, (average,)) = islice(steps_of(task, [setting], seed), TRIED)
     except Diverged:
         return None
     buffers = dict(model.named_buffers())
@@ -182,11 +191,11 @@ def _alone(task: Task, setting: Setting, seed: int) -> _Alone | None:
 
 
 class _Rows:
-    """The weights of runs as rows, and their task's functions of a row.
+    """The weights of trajectories as rows, and their task's functions of a row.
 
     Args:
-        tasks: Each run's own task; the first one's functions serve all.
-        seeds: Each run's seed.
+        tasks: Each row's own task; the first one's functions serve all.
+        seeds: Each row's seed.
 
     Attributes:
         x: Weights that are trained, shape (rows, weights).
@@ -225,14 +234,20 @@ class _Rows:
             raise NotStackable("`batches` gives batches of different shapes")
         return self._traced(self.x, self._fixed, batch)
 
-    def metrics(self, rows: Tensor) -> list[dict[str, float]]:
-        """The task's metrics of weights (rows, weights), a mapping a row."""
+    def metrics(self, weights: Tensor, row_of: Sequence[int] | None = None) -> list[dict[str, float]]:
+        """The task's metrics of weights (n, weights), a mapping each.
+
+        Args:
+            weights: In place of those of rows.
+            row_of: Of which row each is; left out, there is one for each row.
+        """
+        fixed = self._fixed if row_of is None else {name: rows[row_of] for name, rows in self._fixed.items()}
         self._whole.eval()
         with torch.no_grad():
-            found: dict[str, Tensor] = vmap(self._measure, chunk_size=TOGETHER)(rows, self._fixed)
+            found: dict[str, Tensor] = vmap(self._measure, chunk_size=TOGETHER)(weights, fixed)
         self._whole.train()
         columns = {name: value.tolist() for name, value in found.items()}
-        return [{name: column[row] for name, column in columns.items()} for row in range(len(rows))]
+        return [{name: column[place] for name, column in columns.items()} for place in range(len(weights))]
 
     def keep(self, rows: Tensor) -> None:
         """Goes on with these rows alone."""
@@ -287,9 +302,9 @@ def _compare(what: str, ours: Tensor, theirs: Tensor, begun: Tensor) -> None:
 
 
 def _streams(tasks: Sequence[Task], seeds: Sequence[int]) -> tuple[list[tuple[Task, int]], list[int]]:
-    """The batches that have to be drawn, by task and seed, and which of them each run takes.
+    """The batches that have to be drawn, by task and seed, and which of them each row takes.
 
-    Runs of one seed share them where they differ in nothing but what their optimizers read.
+    Rows of one seed share them where they differ in nothing but what their optimizers read.
     """
     read = {name for name in tasks[0].stackable or () if _is_read_by_optimizer(name, tasks)}
     keys = [(_reads(task, without=read), seed) for task, seed in zip(tasks, seeds, strict=True)]

@@ -21,6 +21,9 @@ def test_a_search_tries_no_more_settings_than_its_space_holds() -> None:
     assert (len(laid_out.numbers("main")), len(laid_out.numbers("ema"))) == (16, 2)
 
 
+SCORE = {"metric": "average/score", "mode": "max"}
+
+
 def settings_of(study: Study, count: int, **values: Any) -> list[Setting]:
     drawn = {"decay": 0.9, "damping": 0.5, "coupling": 0.1}
     return [study.setting(number, drawn | {"lr": 0.1 * (1 + number)} | values) for number in range(count)]
@@ -33,6 +36,43 @@ def test_without_room_a_pack_is_a_setting_with_all_of_its_seeds() -> None:
         ([0], (0, 1, 2), False),
         ([1], (0, 1, 2), False),
     ]
+
+
+def averages_of(study: Study, count: int, lr: float = 0.1) -> list[Setting]:
+    drawn = {"damping": 0.5, "coupling": 0.0, "lr": lr}
+    return [study.setting(number, drawn | {"decay": 1 - 0.2 / (1 + number)}) for number in range(count)]
+
+
+def test_averages_that_watch_one_trajectory_share_a_pack_also_where_runs_are_trained_one_by_one() -> None:
+    study = Study.of(parse_config(small()))
+    pulling = settings_of(study, 10)[9]
+    packs = pack(study, [(setting, range(3)) for setting in [*averages_of(study, 9), pulling]], room=1)
+    assert [([s.number for s in p.settings], p.seeds, p.side_by_side) for p in packs] == [
+        ([0, 1, 2, 3, 4, 5, 6, 7], (0, 1, 2), False),
+        ([8], (0, 1, 2), False),
+        ([9], (0, 1, 2), False),
+    ]
+
+
+def test_a_train_function_makes_each_average_by_itself() -> None:
+    study = Study.of(parse_config(small(task="tasks_of_tests:parabola", objective=SCORE)))
+    packs = pack(study, [(setting, range(3)) for setting in averages_of(study, 2)], room=1)
+    assert [[s.number for s in p.settings] for p in packs] == [[0], [1]]
+
+
+def test_room_is_that_of_trajectories_and_each_is_watched_by_so_many() -> None:
+    study = Study.of(parse_config(small()))
+    one, other = averages_of(study, 20), averages_of(study, 24, lr=0.2)[20:]
+    packs = pack(study, [(setting, range(3)) for setting in [*one, *other]], room=7)
+    sizes = [len(p.settings) for p in packs]
+    assert sizes == [16, 8]  # twice 8; what is left of one, with the other
+    assert {s["lr"] for s in packs[1].settings} == {0.1, 0.2}
+
+
+def test_samplers_that_do_not_learn_ask_long_waves_so_that_trajectories_are_shared() -> None:
+    space = {"decay": {"choice": [0.9, 0.99]}, "lr": {"choice": [0.1, 0.2, 0.3]}}
+    study = Study.of(parse_config(small(space=space, search={"sampler": "grid", "in_flight": 2})))
+    assert plan(study).next_wave(0) == range(6)
 
 
 def test_settings_share_packs_up_to_the_room_that_there_is() -> None:

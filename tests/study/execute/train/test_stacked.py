@@ -13,7 +13,7 @@ from study.design.schema import SeedResult, Setting
 from study.design.study import Study
 from study.execute.plan import Pack
 from study.execute.train import train_pack
-from study.execute.train.alone import train_seed
+from study.execute.train.alone import train_alone
 from study.execute.train.stacked import NotStackable, train_stacked
 
 AVERAGES: tuple[dict[str, float], ...] = (
@@ -44,7 +44,7 @@ def runs_of(study: Study, *differing: Mapping[str, Any]) -> list[tuple[Setting, 
 def assert_as_alone(study: Study, runs: list[tuple[Setting, int]], within: float) -> list[SeedResult]:
     together = train_stacked(study, runs)
     for (setting, seed), result in zip(runs, together, strict=True):
-        alone = train_seed(study, setting, seed)
+        (alone,) = train_alone(study, [setting], seed)
         assert (result.seed, result.state, result.message) == (seed, alone.state, alone.message)
         assert result.diverged_at == alone.diverged_at
         assert [step for step, _ in result.history] == [step for step, _ in alone.history]
@@ -87,6 +87,7 @@ def test_side_by_side_every_built_in_task_comes_to_what_it_comes_to_alone(
 @pytest.mark.parametrize("differing", [
     [{"lr": 0.05}, {"lr": 0.05, "weight_decay": 0.1}],
     [{"lr": 0.05, "momentum": 0.9}, {"lr": 0.05}],
+    [{"lr": 0.05}],  # whose uncoupled averages watch one row
 ])  # fmt: skip
 def test_a_run_has_the_same_digits_whatever_shares_its_pack(differing: list[dict[str, Any]]) -> None:
     """As packs are handed out in parts where a worker died, and others belong to them as a study grows."""
@@ -121,6 +122,16 @@ def test_what_cannot_be_stacked_is_found_out(task: str, differing: dict[str, Any
     ends = study.setting(0, AVERAGES[2] | {"lr": 0.05}), study.setting(1, AVERAGES[0] | {"lr": 0.05} | differing)
     with pytest.raises(NotStackable, match=said):
         train_stacked(study, [(setting, 0) for setting in ends])
+
+
+def test_averages_without_coupling_watch_one_trajectory() -> None:
+    """Also beside others, of which most diverge and are left behind."""
+    study = study_of({"name": "quadratic", "dimensions": 4}, "average/distance")
+    averages = [average | {"lr": lr} for lr in (0.1, 40.0, 50.0, 60.0) for average in AVERAGES]
+    settings = [study.setting(number, average) for number, average in enumerate(averages)]
+    assert len({setting.trajectory for setting in settings}) == 4 * 3
+    results = assert_as_alone(study, [(setting, seed) for setting in settings for seed in (0, 1)], within=1e-5)
+    assert [result.state for result in results] == ["complete"] * 8 + ["diverged"] * 24
 
 
 def test_a_pack_that_cannot_be_stacked_is_trained_one_by_one_and_says_why() -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 
 import pytest
+from execute.train import counting
 from studies import small
 
 from belay import Oscillator
 from study.design.config import parse_config
-from study.design.schema import Outcome
+from study.design.schema import Outcome, Setting
 from study.design.study import Study
 from study.execute.plan import Pack
 from study.execute.train import train_pack
+
+VAL_LOSS = {"objective": {"metric": "average/val_loss"}}
 
 
 def outcome_of(lr: float, seeds: tuple[int, ...] = (0, 1), **changes: object) -> Outcome:
@@ -47,6 +50,43 @@ def test_a_seed_gives_the_same_noise_to_every_setting() -> None:
     one, other = train_pack(study, Pack(tuple(settings), (0,)))
     assert one.seeds[0].last("live/distance") == other.seeds[0].last("live/distance")
     assert one.seeds[0].last("average/distance") != other.seeds[0].last("average/distance")
+
+
+def settings_without_coupling(study: Study, count: int, lr: float = 0.1) -> tuple[Setting, ...]:
+    averages = [{"decay": 1 - 0.2 / (1 + number), "damping": 0.5, "coupling": 0.0} for number in range(count)]
+    return tuple(study.setting(number, average | {"lr": lr}) for number, average in enumerate(averages))
+
+
+def test_averages_without_coupling_watch_one_training_and_come_to_what_each_comes_to_alone() -> None:
+    study = Study.of(parse_config(small(task="execute.train.counting:Counted", **VAL_LOSS)))
+    settings = settings_without_coupling(study, 3)
+    counting.TRAININGS.clear()
+    together = list(train_pack(study, Pack(settings, (0, 1))))
+    assert counting.TRAININGS == [0, 1]
+    for setting, outcome in zip(settings, together, strict=True):
+        (alone,) = train_pack(study, Pack((setting,), (0, 1)))
+        assert [result.history for result in outcome.seeds] == [result.history for result in alone.seeds]
+    assert len({outcome.value("average/val_loss") for outcome in together}) == 3
+
+
+def test_an_average_that_cannot_be_measured_fails_alone() -> None:
+    study = Study.of(parse_config(small(task="execute.train.counting:Choosy", **VAL_LOSS)))
+    states = [outcome.state for outcome in train_pack(study, Pack(settings_without_coupling(study, 3), (0,)))]
+    assert sorted(states) == ["complete", "complete", "failed"]
+
+
+def test_averages_that_do_not_fit_into_memory_together_are_taken_in_halves() -> None:
+    study = Study.of(parse_config(small(task="execute.train.counting:Cramped", **VAL_LOSS)))
+    counting.TRAININGS.clear()
+    outcomes = list(train_pack(study, Pack(settings_without_coupling(study, 5), (0,))))
+    assert [outcome.state for outcome in outcomes] == ["complete"] * 5
+    assert len(counting.TRAININGS) > 3  # 5 did not fit, nor did 3; 2, 1 and 2 did
+
+
+def test_one_average_that_does_not_fit_into_memory_fails() -> None:
+    study = Study.of(parse_config(small(task="execute.train.counting:TooLarge", **VAL_LOSS)))
+    outcomes = list(train_pack(study, Pack(settings_without_coupling(study, 2), (0,))))
+    assert [outcome.message for outcome in outcomes] == ["OutOfMemoryError: 12 GiB are missing"] * 2
 
 
 def test_divergence_is_a_result_with_its_step_and_without_a_value() -> None:

@@ -1,0 +1,50 @@
+"""Tasks that note when they are trained, and that fail at some of their averages."""
+
+from __future__ import annotations
+
+import gc
+
+import torch
+from execute.train.stackable_tasks import Net
+from torch import Tensor, nn
+
+from belay import Belay
+
+TRAININGS: list[int] = []  # the seeds of all that were begun
+
+
+class Counted(Net):
+    """Notes each training."""
+
+    def build_model(self, seed: int) -> nn.Module:
+        TRAININGS.append(seed)
+        return super().build_model(seed)
+
+
+class Choosy(Net):
+    """Cannot measure the third of its averages."""
+
+    def evaluate(self, model: nn.Module) -> dict[str, Tensor]:
+        MEASURED.append(1)
+        if len(MEASURED) == 4:  # after the live weights and two averages
+            raise RuntimeError("not this one")
+        return super().evaluate(model)
+
+
+MEASURED: list[int] = []
+
+
+class Cramped(Counted):
+    """Has memory for two averages."""
+
+    def evaluate(self, model: nn.Module) -> dict[str, Tensor]:
+        if sum(type(each) is Belay for each in gc.get_objects()) > 2:
+            raise torch.OutOfMemoryError("12 GiB are missing")
+        return super().evaluate(model)
+
+
+class TooLarge(Net):
+    """Has memory for none."""
+
+    def evaluate(self, model: nn.Module) -> dict[str, Tensor]:
+        raise torch.OutOfMemoryError("12 GiB are missing")
