@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from study.design.schema import NATURAL, PARAMETERS, Scalar, figures
+from study.design.schema import NATURAL, PARAMETERS, Scalar, figures, host_of
 from study.findings.compare import Baseline, Comparison, Difference, row
 from study.findings.recommend import Recommendation
 from study.show import number
@@ -64,6 +64,8 @@ def answer(found: Recommendation) -> str:
         ("rates", _rates(derived, found.parameters.get(LEARNING_RATE))),
         ("how sure", _sureness(found)),
     ]
+    if found.riders:
+        lines.append(("riders", _ridden(found)))
     lines += [(f"vs {comparison.baseline}", _versus(found, comparison, varied)) for comparison in found.versus]
     if not any(comparison.baseline == "ema" for comparison in found.versus):
         lines.append(("vs ema", "no plain EMA was measured; leave `search.baseline` out to have some tried"))
@@ -105,7 +107,15 @@ def _versus(found: Recommendation, comparison: Comparison, varied: Sequence[str]
 def _sureness(found: Recommendation) -> str:
     if found.records.seeds < 2:
         return "unknown with one seed; give `seeds` at least 2"
+    others = f"{found.tried + found.riders - 1} settings{' and riders' if found.riders else ''}"
     return (
-        f"{len(found.rivals)} of the other {found.tried - 1} settings are statistically as good "
+        f"{len(found.rivals)} of the other {others} are statistically as good "
         f"(paired over {found.records.seeds} seeds, each at 95 %)"
     )
+
+
+def _ridden(found: Recommendation) -> str:
+    """What riders there were, and whether the best is one."""
+    host = host_of(found.setting)
+    which = "" if host is None else f"; the best is one of them, beside setting {host}"
+    return f"{found.riders} more averages watched the trainings of {found.hosts} settings without coupling{which}"

@@ -542,7 +542,7 @@ def _show_plan(study: Study) -> None:
     from study.execute.train.probe import room
     from study.show import show_plan
 
-    show_plan(study.config, plan(study), room(study))
+    show_plan(study, plan(study), room(study))
 
 
 def main() -> NoReturn:

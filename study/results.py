@@ -44,7 +44,7 @@ class Unreadable(Exception):
 
 
 def rows(setting: Setting, outcome: Outcome, run: str) -> Iterator[dict[str, Any]]:
-    """The rows of one setting."""
+    """The rows of one setting; of a rider with a run of its own if it was confirmed, else with none."""
     average = setting.oscillator
     shared: dict[str, Any] = {"setting": setting.number, "run": run, "parameters": json.dumps(dict(setting))}
     shared |= {"family": family(average), **natural(average, int(setting["steps"]))}
@@ -53,7 +53,7 @@ def rows(setting: Setting, outcome: Outcome, run: str) -> Iterator[dict[str, Any
         yield {
             **shared,
             "seed": result.seed,
-            "role": role_of(result.seed),
+            "role": role_of(result.seed, setting.number),
             "state": result.state,
             "message": result.message,
             "diverged_at": math.nan if result.diverged_at is None else result.diverged_at,

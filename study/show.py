@@ -18,8 +18,8 @@ from study.errors import BadInput, printable
 if TYPE_CHECKING:
     import pandas as pd
 
-    from study.design.config import StudyConfig
     from study.design.schema import SeedResult, Setting
+    from study.design.study import Study
     from study.execute.plan import Plan
     from study.execute.train.probe import Room
 
@@ -74,19 +74,23 @@ def show_catalogue(tasks: list[dict[str, Any]]) -> None:
             print(f"    average/{metric}, live/{metric} ({direction})")  # noqa: T201
 
 
-def show_plan(config: StudyConfig, plan: Plan, room: Room) -> None:
+def show_plan(study: Study, plan: Plan, room: Room) -> None:
     """Prints what a study would run."""
+    config = study.config
     sizes = {name: len(plan.numbers(name)) for name in dict.fromkeys(plan.searches)}
     searches = ", ".join(
         f"{count} {'of plain EMA' if name == 'ema' else 'of the space'}" for name, count in sizes.items()
     )
     confirm = config.confirm
     confirmation = [("confirmed", f"{confirm.finalists} finalists on {confirm.seeds} fresh seeds")] if confirm else []
+    carried = len(study.riders) if config.search.riders.carried == "always" or room.runs > 1 else 0
+    riders = [("riders", f"{carried} averages beside each training that no average pulls")] if carried else []
     lines = [
         ("study", f"{config.name}: {config.task.name}, {config.objective.metric}"),
         ("settings", f"{plan.settings}: {searches}, by {config.search.sampler}"),
         ("runs", f"{plan.settings * config.seeds}: {config.seeds} seeds of each, {config.steps} steps"),
         *confirmation,
+        *riders,
         ("packs", f"on {config.resources.cpus:g} CPU and {config.resources.gpus:g} GPU, {_packs(room)}"),
     ]
     for name, dimension in config.space.items():

@@ -88,11 +88,11 @@ def test_every_command_is_documented_once_with_its_arguments_and_every_option() 
 
 
 def keys(entry: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo]:
-    """Every key of a config that holds no further keys, by its dotted name."""
+    """Every key of a config that holds no further keys, or is described as a whole, by its dotted name."""
     found: dict[str, FieldInfo] = {}
     for name, field in entry.model_fields.items():
         inner = [kind for kind in (field.annotation, *get_args(field.annotation)) if _is_entry(kind)]
-        if inner:
+        if inner and not field.description:
             found |= keys(inner[0], f"{prefix}{name}.")
         else:
             found[prefix + name] = field

@@ -45,15 +45,20 @@ def check_coordinates(space: Mapping[str, Dimension]) -> None:
         )
 
 
-def check_averages(space: Mapping[str, Dimension], steps: int) -> None:
+def check_averages(space: Mapping[str, Dimension], steps: int, where: str = "space") -> None:
     """Checks that every average of a space exists: each coordinate alone, then all together in their worst corners.
+
+    Args:
+        space: The space, in one system of coordinates.
+        steps: Of each run.
+        where: The config's entry that the space is.
 
     Raises:
         BadInput: A search may draw one that does not.
     """
     values = {name: _numbers(name, space[name]) for name in (*PARAMETERS, *NATURAL) if name in space}
     if "memory" in values:
-        _check_natural({"damping_ratio": [math.inf], "mass_ratio": [0.0]} | values, steps)
+        _check_natural({"damping_ratio": [math.inf], "mass_ratio": [0.0]} | values, steps, where)
     else:
         _check_raw(values)
 
@@ -97,7 +102,7 @@ def _probe(key: str, values: Mapping[str, Any]) -> Oscillator:
 # --- natural coordinates ----------------------------------------------------------------------------------------------
 
 
-def _check_natural(values: Mapping[str, list[float]], steps: int) -> None:
+def _check_natural(values: Mapping[str, list[float]], steps: int, where: str) -> None:
     """Checks memory, damping ratio and mass ratio: each alone, then together.
 
     Every lag and damping ratio above 0 has an average, whose damping is at most 1. Coupled, it has to stay below a
@@ -108,13 +113,13 @@ def _check_natural(values: Mapping[str, list[float]], steps: int) -> None:
     shortest, longest = min(values["memory"]), max(values["memory"])
     least, light, heavy = min(values["damping_ratio"]), min(values["mass_ratio"]), max(values["mass_ratio"])
     if shortest * steps <= 1:
-        raise BadInput(f"`space.memory` must be above 1 / steps = {1 / steps:.6g}, got {shortest:.6g}; raise it.")
+        raise BadInput(f"`{where}.memory` must be above 1 / steps = {1 / steps:.6g}, got {shortest:.6g}; raise it.")
     if least <= 0:
         raise BadInput(f"`space.damping_ratio` must be above 0, got {least:.6g}; raise it.")
     if light <= -1:
         raise BadInput(f"`space.mass_ratio` must be above -1, got {light:.6g}; raise it.")
     _check_heaviest(shortest, heavy, steps)
-    _check_slowest(longest, least, steps)
+    _check_slowest(longest, least, steps, where)
     _check_lightest(longest, least, light, steps)
 
 
@@ -129,13 +134,13 @@ def _check_heaviest(memory: float, mass_ratio: float, steps: int) -> None:
         )
 
 
-def _check_slowest(memory: float, damping_ratio: float, steps: int) -> None:
+def _check_slowest(memory: float, damping_ratio: float, steps: int, where: str) -> None:
     """Refuses a decay so close to 1 that it no longer tells the memory."""
     lag_and_one = memory * steps
     stiffness = min(1 / lag_and_one, (2 * damping_ratio / lag_and_one) ** 2)
     if stiffness < LEAST_STIFFNESS:
         raise BadInput(
-            f"`space`: 1 - decay must stay above {LEAST_STIFFNESS:g}, where decay still tells memories apart, got "
+            f"`{where}`: 1 - decay must stay above {LEAST_STIFFNESS:g}, where decay still tells memories apart, got "
             f"about {stiffness:.2g} with memory {memory:.6g} of {steps} steps and damping_ratio {damping_ratio:.6g}; "
             "lower `memory` or raise `damping_ratio`."
         )

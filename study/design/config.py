@@ -79,6 +79,40 @@ class Objective(_Entry):
     mode: Direction | None = Field(None, description="max or min; by default what the task says of the metric")
 
 
+class Riders(_Entry):
+    """A grid of averages without coupling, which watch trainings that no average pulls."""
+
+    carried: Literal["auto", "none", "always"] = Field(
+        "auto", description="auto: where runs are trained side by side; none; or always, as where a grid is given"
+    )
+    memory: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        tuple(0.005 * 2**power for power in range(8)),
+        min_length=1,
+        max_length=20,
+        description="memories, shares of the run above 0 and at most 1, at most 20 of them",
+    )
+    damping_ratio: tuple[Annotated[float, Field(ge=0.1, le=100)] | Literal["inf"], ...] = Field(
+        ("inf", 3.0, 1.0, 0.5),
+        min_length=1,
+        max_length=20,
+        description="damping ratios, from 0.1 to 100 or `inf` (EMA), at most 20 of them",
+    )
+
+    @field_validator("memory", "damping_ratio")
+    @classmethod
+    def _distinct(cls, values: tuple[Scalar, ...]) -> tuple[Scalar, ...]:
+        if len(set(values)) < len(values):
+            raise ValueError(f"must name each value once, got {shown(list(values))}; remove one.")
+        return values
+
+
+def _grid_or_word(riders: Any) -> Any:
+    """Lets ``none`` stand for ``{carried: none}``; a grid that is given is always carried."""
+    if isinstance(riders, str):
+        return {"carried": riders}
+    return {"carried": "always", **riders} if isinstance(riders, Mapping) else riders
+
+
 class Search(_Entry):
     """How the space is searched."""
 
@@ -106,6 +140,14 @@ class Search(_Entry):
         f"{MOST_SETTINGS:,}",
     )
     seed: int = Field(0, ge=0, le=2**53, description="seed of the sampler, at most 2**53")
+    riders: Annotated[
+        Riders, BeforeValidator(_grid_or_word, json_schema_input_type=Riders | Literal["auto", "none"])
+    ] = Field(
+        Riders(),
+        description="averages without coupling that watch each training that no average pulls, beside its own: `none`, "
+        "or {memory: [...], damping_ratio: [...]}, of which every pair is one; by default 8 memories from 0.005 to "
+        "0.64 x 4 damping ratios where runs are trained side by side",
+    )
 
     @property
     def emas(self) -> int:

@@ -20,7 +20,7 @@ Family = Literal["ema", "damped", "belay", "push"]
 Direction = Literal["max", "min"]  # which is better
 State = Literal["complete", "diverged", "failed"]
 STATES: tuple[State, ...] = ("complete", "diverged", "failed")  # a setting is as bad as its worst seed
-Role = Literal["search", "confirmation"]
+Role = Literal["search", "confirmation", "rider"]
 History = list[tuple[int, dict[str, float]]]  # steps, and the metrics reported at each
 
 PARAMETERS = {  # the average's raw coordinates, which every setting holds
@@ -63,6 +63,7 @@ INFINITE = "inf"  # an EMA's damping ratio as a space and the records' JSON writ
 NATURAL_PLAIN: Mapping[str, Scalar] = {"damping_ratio": INFINITE, "mass_ratio": 0.0}  # an EMA in natural coordinates
 
 CONFIRMATION = 10_000  # the first of the seeds that take no part in choosing a setting
+RIDERS, MOST_RIDERS = 10_000_000, 1000  # a rider's number is RIDERS + MOST_RIDERS * its host's + its place
 
 FIGURES = {
     **NATURAL,
@@ -189,9 +190,16 @@ def over_seeds(values: Collection[float]) -> float:
     return math.fsum(values) / len(values)
 
 
-def role_of(seed: int) -> Role:
-    """What a seed is for: to search by, or to confirm a finalist with."""
-    return "confirmation" if seed >= CONFIRMATION else "search"
+def host_of(setting: int) -> int | None:
+    """The number of the setting that a rider watched, by its own number; None of one that was asked."""
+    return (setting - RIDERS) // MOST_RIDERS if setting >= RIDERS else None
+
+
+def role_of(seed: int, setting: int = 0) -> Role:
+    """What a seed of a setting is for: to search by, to confirm a finalist with, or to carry a rider."""
+    if seed >= CONFIRMATION:
+        return "confirmation"
+    return "search" if host_of(setting) is None else "rider"
 
 
 @dataclass(frozen=True)
@@ -205,6 +213,7 @@ class SeedResult:
     diverged_at: int | None = None
     seconds: float = 0.0  # of training and evaluation
     finished: float = 0.0  # Unix time
+    riders: dict[str, list[float]] = field(default_factory=dict)  # of each in its place: a metric's value at the end
 
     def last(self, metric: str) -> float:
         """The last value reported of a metric; nan if the run failed, diverged or never reported it."""

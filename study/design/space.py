@@ -55,6 +55,14 @@ Interval = Annotated[tuple[Real, Real], BeforeValidator(_two_numbers)]
 class _Dimension(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    def drawn_as(self, value: Scalar) -> Scalar:
+        """What Optuna draws where it comes to a value."""
+        return value
+
+
+def _within(interval: tuple[float, float], value: Scalar) -> bool:
+    return isinstance(value, int | float) and interval[0] <= value <= interval[1]
+
 
 class Uniform(_Dimension):
     """A real number between two, drawn uniformly."""
@@ -69,6 +77,10 @@ class Uniform(_Dimension):
     def probes(self) -> Sequence[Scalar]:
         """Values to check a rule with: least, largest and one between."""
         return *self.uniform, self.at(BETWEEN)
+
+    def holds(self, value: Scalar) -> bool:
+        """Whether a value is one of it."""
+        return _within(self.uniform, value)
 
     def at(self, share: float) -> Scalar:
         """The value at this share of the range, from 0 (the low end) to 1 (the high end)."""
@@ -94,6 +106,10 @@ class Log(_Dimension):
         """Values to check a rule with: least, largest and one between."""
         return *self.log, self.at(BETWEEN)
 
+    def holds(self, value: Scalar) -> bool:
+        """Whether a value is one of it."""
+        return _within(self.log, value)
+
     def at(self, share: float) -> Scalar:
         """The value at this share of the range, from 0 (the low end) to 1 (the high end)."""
         low, high = self.log
@@ -118,6 +134,10 @@ class LogGap(_Dimension):
         """Values to check a rule with: least, largest and one between."""
         return *self.log_gap, 1 - cast(float, self.at(BETWEEN))
 
+    def holds(self, value: Scalar) -> bool:
+        """Whether a value is one of it."""
+        return _within(self.log_gap, value)
+
     def at(self, share: float) -> Scalar:
         """The gap to 1 of the value at this share of the range; Optuna draws the gap in place of the value."""
         wide, narrow = self._gaps()
@@ -127,6 +147,11 @@ class LogGap(_Dimension):
         """The value whose gap to 1 Optuna draws."""
         (low, high), (wide, narrow) = self.log_gap, self._gaps()
         return min(max(1 - trial.suggest_float(label(name, self), narrow, wide, log=True), low), high)
+
+    def drawn_as(self, value: Scalar) -> Scalar:
+        """Its gap to 1."""
+        wide, narrow = self._gaps()
+        return min(max(1 - cast(float, value), narrow), wide)
 
     def _gaps(self) -> Interval:
         return 1 - self.log_gap[0], 1 - self.log_gap[1]
@@ -150,6 +175,10 @@ class Integers(_Dimension):
     def probes(self) -> Sequence[Scalar]:
         """Values to check a rule with: least and largest."""
         return self.integers
+
+    def holds(self, value: Scalar) -> bool:
+        """Whether a value is one of it."""
+        return isinstance(value, int) and _within(self.integers, value)
 
     def at(self, share: float) -> Scalar:
         """The value at this share of the range, from 0 (the low end) to 1 (the high end)."""
@@ -176,6 +205,10 @@ class Choice(_Dimension):
     def probes(self) -> Sequence[Scalar]:
         """Values to check a rule with: all."""
         return self.choice
+
+    def holds(self, value: Scalar) -> bool:
+        """Whether a value is one of it."""
+        return value in self.choice
 
     def at(self, share: float) -> Scalar:
         """The value at this share of the list."""
@@ -214,6 +247,13 @@ def grid(space: Mapping[str, Dimension]) -> list[dict[str, Scalar]]:
     """Every combination of a space whose dimensions are all choices, the last named varying fastest."""
     lists = [dimension.choice if isinstance(dimension, Choice) else () for dimension in space.values()]
     return [dict(zip(space, values, strict=True)) for values in itertools.product(*lists)]
+
+
+def drawn_as(space: Mapping[str, Dimension], values: Mapping[str, Scalar]) -> dict[str, Scalar] | None:
+    """What Optuna draws, by its own names, where a space comes to these values; None if it does not hold them."""
+    if not all(dimension.holds(values[name]) for name, dimension in space.items()):
+        return None
+    return {label(name, dimension): dimension.drawn_as(values[name]) for name, dimension in space.items()}
 
 
 def only(value: Scalar) -> Choice:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from belay import Oscillator
 from study.design.averages import check_averages, check_coordinates
 from study.design.config import MOST_SETTINGS, StudyConfig
 from study.design.faults import shown
@@ -31,6 +33,7 @@ from study.design.schema import (
 )
 from study.design.space import Choice, Dimension, Integers, combinations, only
 from study.design.tasks import check_value, make_task
+from study.design.tasks.base import Task
 from study.design.tasks.plain import AnyTask
 from study.errors import BadInput
 
@@ -63,6 +66,9 @@ class Study:
         study._check_grid()
         study._check_gp()
         check_averages(config.space, config.steps)
+        if (asked := config.search.riders).carried == "always":
+            riders: Space = {"memory": Choice(choice=asked.memory), "damping_ratio": Choice(choice=asked.damping_ratio)}
+            check_averages(riders, config.steps, where="search.riders")
         study._check_hyperparameters()
         return study
 
@@ -73,6 +79,24 @@ class Study:
         ema = {name: only(value) for name, value in (NATURAL_PLAIN if "memory" in main else PLAIN).items()}
         fixed = all(main.get(name, value) == value for name, value in ema.items())
         return {"main": main} if fixed or self.config.search.baseline == 0 else {"main": main, "ema": main | ema}
+
+    @functools.cached_property
+    def riders(self) -> tuple[Oscillator, ...]:
+        """The averages that watch each training that no average pulls; none where the objective is no average's.
+
+        Of pairs that come to the same average, as short memories do at large damping ratios, there is one. What is
+        carried unasked has a memory of two steps or more.
+        """
+        config, asked = self.config, self.config.search.riders
+        if (
+            asked.carried == "none"
+            or not config.objective.metric.startswith(AVERAGE)
+            or not isinstance(self.task, Task)
+        ):
+            return ()
+        memories = [memory for memory in asked.memory if asked.carried == "always" or memory * config.steps >= 2]
+        pairs = [{"memory": memory, "damping_ratio": ratio} for memory in memories for ratio in asked.damping_ratio]
+        return tuple(dict.fromkeys(from_natural(pair, config.steps) for pair in pairs))
 
     def setting(self, number: int, drawn: Mapping[str, Scalar]) -> Setting:
         """The whole setting of what a search drew: with ``steps`` and the values that do not vary.

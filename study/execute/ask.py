@@ -7,9 +7,10 @@ memory and is fed from the ledger.
 
 from __future__ import annotations
 
+import functools
+import math
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,19 @@ from optuna.samplers import BaseSampler, GPSampler, TPESampler
 from optuna.trial import BaseTrial, FixedTrial, FrozenTrial, TrialState, create_trial
 from scipy.stats import qmc
 
-from study.design.schema import CONFIRMATION, Outcome, Setting
-from study.design.space import label
+from study.design.riders import outcome_of, values_of
+from study.design.schema import (
+    CONFIRMATION,
+    COORDINATES,
+    INFINITE,
+    PARAMETERS,
+    Outcome,
+    Scalar,
+    Setting,
+    host_of,
+    natural,
+)
+from study.design.space import drawn_as, label
 from study.design.study import Space, Study
 from study.execute.finalists import finalists
 from study.execute.ledger import Asked, Ledger
@@ -45,8 +57,10 @@ class Asker:
         self._asked, self._outcomes = ledger.asked(), ledger.outcomes()
         self.plan = plan(study, [asked.search for asked in self._asked])
         self._searches = {name: _Search(study, index, self.plan, name) for index, name in enumerate(study.spaces)}
+        self._hosts: dict[str, int] = {}  # by trajectory: the first setting of it, whose training riders watch
         for asked in self._asked:
             self._searches[asked.search].add(asked)
+            self._find_host(asked.setting)
         self._told = 0  # the first settings, up to this number, are told
         self._finalists: list[Setting] | None = None  # until the search is done
         self._packs: deque[Pack] = deque()
@@ -73,7 +87,7 @@ class Asker:
         """Hands a pack out once more, a setting at a time; False if it is of one setting."""
         if len(pack.settings) == 1:
             return False
-        self._packs.extendleft(replace(pack, settings=(setting,)) for setting in reversed(pack.settings))
+        self._packs.extendleft(pack.of(setting) for setting in reversed(pack.settings))
         return True
 
     def tell(self, outcomes: Sequence[Outcome]) -> list[tuple[Setting, Outcome]]:
@@ -91,9 +105,9 @@ class Asker:
             before = self._outcomes.get(outcome.setting)
             whole = Outcome(outcome.setting, [*(before.seeds if before else ()), *outcome.seeds])
             self._outcomes[outcome.setting] = whole
-            setting = self._asked[outcome.setting].setting
+            setting = self._setting(outcome.setting)
             if not self._lacking(setting):
-                done.append((setting, self._ledger.outcome(setting.number) if before else whole))
+                done.append((setting, self._kept(setting) if before else whole))
         self._choose_finalists()
         return done
 
@@ -108,19 +122,42 @@ class Asker:
         return sum(not self._lacking(setting) for setting in self.finalists)
 
     def outcomes(self) -> Iterator[tuple[Setting, Outcome]]:
-        """All settings that are done, with what they came to, in the order of their numbers.
+        """All settings that are done, with what they came to, in the order of their numbers, then confirmed riders.
 
         A setting is done when every seed of the search is; its fresh seeds are left out until all of them are done too.
         """
         for setting in [asked.setting for asked in self._asked if self._is_told(asked.setting.number)]:
             outcome = self._outcomes[setting.number]
             yield setting, outcome.part("search") if self._lacking(setting) else outcome
+        for setting in self.finalists:
+            if host_of(setting.number) is not None and not self._lacking(setting):
+                yield setting, self._outcomes[setting.number]
 
     def whole(self, outcome: Outcome) -> Outcome:
         """An outcome that `outcomes` gave, with the whole of its histories."""
         seeds = {result.seed for result in outcome.seeds}
-        kept = self._ledger.outcome(outcome.setting)
+        kept = self._kept(self._setting(outcome.setting))
         return Outcome(kept.setting, [result for result in kept.seeds if result.seed in seeds])
+
+    def _kept(self, setting: Setting) -> Outcome:
+        """What the ledger has of a setting; a rider's seeds of the search are its host's."""
+        kept = self._ledger.outcome(setting.number)
+        if (host := host_of(setting.number)) is None:
+            return kept
+        ridden = outcome_of(self._ledger.outcome(host), self.study.config.steps, setting)
+        return Outcome(setting.number, [*ridden.seeds, *kept.seeds])
+
+    def _setting(self, number: int) -> Setting:
+        """A setting that was asked, or a rider that is a finalist."""
+        if host_of(number) is None:
+            return self._asked[number].setting
+        return next(setting for setting in self.finalists if setting.number == number)
+
+    def _find_host(self, setting: Setting) -> None:
+        """Notes a setting whose training riders watch: the first that is asked of each trajectory that none pulls."""
+        carried = self.study.config.search.riders.carried
+        if setting["coupling"] == 0 and (carried == "always" or (carried == "auto" and self._room > 1)):
+            self._hosts.setdefault(setting.trajectory, setting.number)
 
     def _ask_wave(self) -> None:
         """Draws and keeps the next wave if there is one and it has nothing to wait for."""
@@ -135,12 +172,20 @@ class Asker:
         wave = list(self._draw(numbers, told))
         self._ledger.ask(wave)
         self._asked += wave
+        for asked in wave:
+            self._find_host(asked.setting)
         self._packs += self._packs_of([asked.setting for asked in wave])
 
     def _choose_finalists(self) -> None:
         """Chooses the finalists once every setting is told, and hands them out with the seeds that they lack."""
         if self._finalists is None and self._count_told() == self.plan.settings:
-            self._finalists = finalists(self.study, [asked.setting for asked in self._asked], self._outcomes)
+            searched = [(asked.setting, self._outcomes[asked.setting.number].part("search")) for asked in self._asked]
+            self._finalists = []
+            for setting, outcome in finalists(self.study, searched):
+                self._finalists.append(setting)
+                if host_of(setting.number) is not None:
+                    fresh = self._outcomes.get(setting.number, Outcome(setting.number, [])).part("confirmation")
+                    self._outcomes[setting.number] = Outcome(setting.number, [*outcome.seeds, *fresh.seeds])
             self._packs += self._packs_of(self._finalists)
 
     def _draw(self, numbers: Sequence[int], told: Sequence[int]) -> Iterator[Asked]:
@@ -166,7 +211,8 @@ class Asker:
     def _packs_of(self, settings: Sequence[Setting]) -> list[Pack]:
         """The packs of all that these settings lack."""
         lacking = [(setting, seeds) for setting in settings for seeds in self._lacking(setting)]
-        return pack(self.study, lacking, self._room)
+        hosts = set(self._hosts.values()) if self.study.riders else ()
+        return pack(self.study, lacking, self._room, hosts)
 
     def _lacking(self, setting: Setting) -> list[list[int]]:
         """The seeds that a setting lacks, as they go into packs; a finalist's fresh ones go into several."""
@@ -192,6 +238,10 @@ def first_setting(study: Study) -> Setting:
 class _Search:
     """Draws the settings of one search.
 
+    To Optuna a setting that was drawn is a trial that still runs until it is told; then that one is dropped, and the
+    setting entered as one that is finished, with the best of its riders behind it. So finished trials are in the order
+    of the settings' numbers, whatever had been drawn before they were told.
+
     Args:
         study: The study.
         index: The search's place among the study's.
@@ -201,7 +251,8 @@ class _Search:
 
     def __init__(self, study: Study, index: int, plan: Plan, name: str) -> None:
         self._study, self._space, self._index, self._name = study, study.spaces[name], index, name
-        self._numbers: list[int] = []  # of the settings drawn; the n-th is Optuna's trial n
+        self._asked: list[Asked] = []
+        self._trials: list[int] = []  # Optuna's number of each
         self._told = 0
         self._sampler = study.config.search.sampler
         self._points: list[dict[str, Any]] = []
@@ -211,15 +262,20 @@ class _Search:
         self._optuna = new_study(study)
 
     def add(self, asked: Asked) -> None:
-        """Takes a setting that was drawn before; to Optuna it is one that still runs, until `learn` tells it."""
-        self._numbers.append(asked.setting.number)
+        """Takes a setting that was drawn before."""
         if self._sampler in LEARNING:
             self._optuna.add_trial(trial_of(self._space, asked.drawn, state=TrialState.RUNNING))
+        self._note(asked)
 
     def learn(self, outcomes: Mapping[int, Outcome]) -> None:
         """Shows Optuna what the first settings came to, by number."""
-        for number in self._numbers[self._told : len(outcomes)]:
-            self._optuna.tell(self._told, **ending(outcomes[number].part("search"), self._study))
+        for asked, trial in list(zip(self._asked, self._trials, strict=True))[self._told : len(outcomes)]:
+            outcome = outcomes[asked.setting.number].part("search")
+            self._optuna.tell(trial, state=TrialState.FAIL)
+            self._optuna.add_trial(trial_of(self._space, asked.drawn, **ending(outcome, self._study)))
+            if best := self._best_rider(outcome):
+                drawn, value = best
+                self._optuna.add_trial(trial_of(self._space, asked.drawn | drawn, value=value))
             self._told += 1
 
     def draw(self, numbers: Sequence[int]) -> Iterator[Asked]:
@@ -230,10 +286,39 @@ class _Search:
             if self._sampler in LEARNING:
                 trial: BaseTrial = self._optuna.ask()
             else:
-                trial = FixedTrial(self._points[len(self._numbers)])
+                trial = FixedTrial(self._points[len(self._asked)])
             values = {name: dimension.suggest(name, trial) for name, dimension in self._space.items()}
-            self._numbers.append(number)
-            yield Asked(self._name, trial.params, self._study.setting(number, values))
+            asked = Asked(self._name, trial.params, self._study.setting(number, values))
+            self._note(asked)
+            yield asked
+
+    def _note(self, asked: Asked) -> None:
+        self._asked.append(asked)
+        self._trials.append(len(self._optuna.get_trials(deepcopy=False)) - 1)
+
+    def _best_rider(self, outcome: Outcome) -> tuple[dict[str, Scalar], float] | None:
+        """The best rider of a setting that the search could have drawn: what of it differs from the setting; its value.
+
+        All riders would swamp what the search itself has drawn.
+        """
+        values = values_of(self._study, outcome)
+        there = [(values[place], place) for place in self._riders if values and math.isfinite(values[place])]
+        if not there:
+            return None
+        value, place = max(there) if self._study.mode == "max" else min(there)
+        return self._riders[place], value
+
+    @functools.cached_property
+    def _riders(self) -> dict[int, dict[str, Scalar]]:
+        """What Optuna would have drawn for riders, by place, of those within the space."""
+        steps, space = self._study.config.steps, {n: d for n, d in self._space.items() if n in COORDINATES}
+        found = {}
+        for place, average in enumerate(self._study.riders):
+            raw = {name: getattr(average, name) for name in PARAMETERS}
+            ratio = {"damping_ratio": INFINITE} if average.damping_ratio == math.inf else {}
+            if drawn := drawn_as(space, raw | natural(average, steps) | ratio):
+                found[place] = drawn
+        return found
 
     def _learning(self, seed: int) -> BaseSampler:
         return TPESampler(seed=seed) if self._sampler == "tpe" else GPSampler(seed=seed)

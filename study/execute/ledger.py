@@ -8,6 +8,7 @@ lost its lease writes nothing, and a killed one leaves nothing half written.
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +25,9 @@ from study.design.study import Study
 from study.errors import BadInput, FailedWork, reason
 from study.execute.lease import Lease
 from study.execute.plan import plan
-from study.execute.tables import HISTORIES, RESULTS, SETTINGS, STUDIES, opened
+from study.execute.tables import HISTORIES, RESULTS, RIDERS, SETTINGS, STUDIES, opened
+
+Ridden = dict[str, list[float]]  # what the riders of a seed measured, by metric
 
 
 @dataclass(frozen=True)
@@ -119,9 +122,12 @@ class Ledger:
         metric = self._metric
         results = [_result_row(self._study, each.setting, result, metric) for each in outcomes for result in each.seeds]
         histories = [_history_row(self._study, outcome) for outcome in outcomes]
+        riders = [row for outcome in outcomes for row in _rider_rows(self._study, outcome)]
         with self._writing() as connection:
             connection.execute(insert(RESULTS), results)
             connection.execute(insert(HISTORIES), histories)
+            if riders:
+                connection.execute(insert(RIDERS), riders)
 
     def asked(self) -> list[Asked]:
         """The settings that were asked, in the order of their numbers."""
@@ -135,17 +141,22 @@ class Ledger:
     def outcomes(self) -> dict[int, Outcome]:
         """What each setting came to, by number.
 
-        Of the histories there are only the objective's last value and that of its live counterpart.
+        Of the histories there are only the objective's last value and that of its live counterpart, of riders only the
+        objective's.
         """
         query = select(RESULTS).where(RESULTS.c.study == self._study).order_by(RESULTS.c.setting, RESULTS.c.seed)
         found: dict[int, Outcome] = {}
         metric = self._metric
         with self._reading() as connection:
+            riders = _riders(connection, self._study)
             for row in connection.execute(query):
                 outcome = found.setdefault(row.setting, Outcome(row.setting, []))
                 last = {live_of(metric): row.live, metric: row.value}
                 values = {name: value for name, value in last.items() if value is not None}
-                outcome.seeds.append(_result(row, [(row.step, values)] if values else []))
+                ridden = {
+                    name: each for name, each in riders.get((row.setting, row.seed), {}).items() if name == metric
+                }
+                outcome.seeds.append(_result(row, [(row.step, values)] if values else [], ridden))
         return found
 
     def outcome(self, setting: int) -> Outcome:
@@ -155,7 +166,11 @@ class Ledger:
         pages = select(HISTORIES.c.histories).filter_by(**place)
         with self._reading() as connection:
             histories = {seed: each for page in connection.execute(pages).scalars() for seed, each in _histories(page)}
-            return Outcome(setting, [_result(row, histories[row.seed]) for row in connection.execute(results)])
+            riders = _riders(connection, self._study, setting)
+            rows = connection.execute(results)
+            return Outcome(
+                setting, [_result(row, histories[row.seed], riders.get((setting, row.seed), {})) for row in rows]
+            )
 
     def counts(self, study: Study) -> Counts:
         """How far the study is; nothing is changed."""
@@ -291,8 +306,35 @@ def _result_row(study: int, setting: int, result: SeedResult, metric: str) -> di
     return row | {"seconds": result.seconds, "finished": result.finished}
 
 
-def _result(row: Row[Any], history: History) -> SeedResult:
-    return SeedResult(row.seed, history, row.state, row.message, row.diverged_at, row.seconds, row.finished)
+def _result(row: Row[Any], history: History, riders: Ridden) -> SeedResult:
+    return SeedResult(row.seed, history, row.state, row.message, row.diverged_at, row.seconds, row.finished, riders)
+
+
+def _rider_rows(study: int, outcome: Outcome) -> Iterator[dict[str, Any]]:
+    """One row of what the riders of an outcome measured; none if there are none."""
+    seeds = {
+        result.seed: {
+            name: [value if math.isfinite(value) else None for value in values]
+            for name, values in result.riders.items()
+        }
+        for result in outcome.seeds
+        if result.riders
+    }
+    if seeds:
+        row = {"study": study, "setting": outcome.setting, "seed": min(seeds)}
+        yield row | {"riders": zlib.compress(json.dumps(seeds).encode())}
+
+
+def _riders(connection: Connection, study: int, setting: int | None = None) -> dict[tuple[int, int], Ridden]:
+    """What riders measured, by setting and seed: of a whole study or of one setting."""
+    query = select(RIDERS.c.setting, RIDERS.c.riders).where(RIDERS.c.study == study)
+    found = {}
+    for row in connection.execute(query if setting is None else query.where(RIDERS.c.setting == setting)):
+        for seed, metrics in json.loads(zlib.decompress(row.riders)).items():
+            found[row.setting, int(seed)] = {
+                name: [math.nan if value is None else value for value in values] for name, values in metrics.items()
+            }
+    return found
 
 
 def _history_row(study: int, outcome: Outcome) -> dict[str, Any]:

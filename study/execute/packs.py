@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from study.design.config import StudyConfig
-from study.design.schema import Outcome, Setting
+from study.design.riders import rider, values_of
+from study.design.schema import Outcome, Setting, host_of
 from study.design.study import Study
 from study.execute.ask import Asker
 from study.execute.plan import Pack
@@ -108,16 +109,22 @@ class Packs:
 
     def _count(self, setting: Setting, outcome: Outcome) -> None:
         progress, study, searched = self.progress, self.study, outcome.part("search")
-        if setting.number in self._done:
+        if setting.number in self._done or host_of(setting.number) is not None:
             return
         self._done.add(setting.number)
         progress.done += 1
         progress.diverged += searched.state == "diverged"
         progress.failed += searched.state == "failed"
         if searched.state == "complete":
-            value = searched.value(study.config.objective.metric)
-            if progress.best is None or (value > progress.best[1] if study.mode == "max" else value < progress.best[1]):
-                progress.best = setting, value
+            self._rank(setting, searched.value(study.config.objective.metric))
+            for place, value in enumerate(values_of(study, searched)):
+                self._rank(rider(study, setting, place), value)
+
+    def _rank(self, setting: Setting, value: float) -> None:
+        """Takes a setting for the best so far if it is."""
+        best, sign = self.progress.best, 1 if self.study.mode == "max" else -1
+        if best is None or sign * value > sign * best[1]:
+            self.progress.best = setting, value
 
 
 class BackEnd(Protocol):

@@ -6,11 +6,11 @@ The only place that decides this, by numbers alone: neither timing nor a kill ch
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from study.design.schema import PARAMETERS, Setting
+from study.design.schema import PARAMETERS, Setting, role_of
 from study.design.space import combinations, grid
 from study.design.study import Study
 from study.design.tasks.base import Task
@@ -28,11 +28,13 @@ class Pack:
         settings: The settings.
         seeds: The seeds of each.
         side_by_side: Whether they are trained as one batched model where that can be, or one after the other.
+        hosts: The numbers of those whose trainings riders watch.
     """
 
     settings: tuple[Setting, ...]
     seeds: tuple[int, ...]
     side_by_side: bool = False
+    hosts: tuple[int, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain data that `from_json` reads."""
@@ -40,13 +42,18 @@ class Pack:
             "settings": [{"number": setting.number, "parameters": dict(setting)} for setting in self.settings],
             "seeds": list(self.seeds),
             "side_by_side": self.side_by_side,
+            "hosts": list(self.hosts),
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Pack:
         """The pack that `to_json` wrote."""
         settings = tuple(Setting(each["number"], each["parameters"]) for each in data["settings"])
-        return cls(settings, tuple(data["seeds"]), data["side_by_side"])
+        return cls(settings, tuple(data["seeds"]), data["side_by_side"], tuple(data["hosts"]))
+
+    def of(self, setting: Setting) -> Pack:
+        """The part of one setting."""
+        return replace(self, settings=(setting,), hosts=tuple({setting.number} & {*self.hosts}))
 
 
 @dataclass(frozen=True)
@@ -109,7 +116,9 @@ def plan(study: Study, asked: Sequence[str] = ()) -> Plan:
     return Plan((*asked, *(name for _, name, _ in turns)), grids, wave, ahead=min(2, search.in_flight))
 
 
-def pack(study: Study, lacking: Sequence[tuple[Setting, Sequence[int]]], room: int) -> list[Pack]:
+def pack(
+    study: Study, lacking: Sequence[tuple[Setting, Sequence[int]]], room: int, hosts: Collection[int] = ()
+) -> list[Pack]:
     """Sorts what settings lack into packs.
 
     Settings that share a trajectory share a pack if they lack the same seeds. Where runs are trained side by side, so
@@ -120,6 +129,7 @@ def pack(study: Study, lacking: Sequence[tuple[Setting, Sequence[int]]], room: i
         lacking: Settings, each with seeds that it has to be trained with.
         room: Seeds of trajectories that a pack may hold; 1 if they are trained one by one, where a pack is a trajectory
             with its seeds.
+        hosts: The numbers of the settings whose trainings riders watch.
     """
     alike: dict[tuple[tuple[int, ...], str], dict[str, list[Setting]]] = {}
     for setting, seeds in lacking:
@@ -131,7 +141,8 @@ def pack(study: Study, lacking: Sequence[tuple[Setting, Sequence[int]]], room: i
     for (seeds, _), trajectories in alike.items():
         most = max(1, room // len(seeds))
         for settings in _parts(list(trajectories.values()), most, most * WATCHED):
-            packs.append(Pack(tuple(settings), seeds, side_by_side=room > 1))
+            carrying = [each.number for each in settings if each.number in hosts and role_of(seeds[0]) == "search"]
+            packs.append(Pack(tuple(settings), seeds, room > 1, tuple(carrying)))
     return packs
 
 

@@ -19,6 +19,7 @@ from mlflow.entities import Metric, Param, RunTag
 
 from study import results
 from study.design.places import HOME, make_room, secrets, sqlite_file, without_password
+from study.design.riders import riders_of
 from study.design.schema import (
     CONFIG_ARTIFACT,
     LONGEST_PARAM,
@@ -65,6 +66,7 @@ class Recorder:
             if self._parent:
                 self._find_results()
         self._seeds = Counter(self._results["setting"])  # by number: how many of them have rows
+        self._ridden = Counter(self._results["setting"][self._results["role"] == "rider"])
         self._new: list[dict[str, Any]] = []  # rows that the results on record lack
         self._due = math.inf  # when they may be written again
         self._queue: queue.SimpleQueue[tuple[Setting, Outcome] | None] = queue.SimpleQueue()
@@ -164,6 +166,10 @@ class Recorder:
             self._children[setting.number] = run, len(outcome.seeds)
         self._new += results.rows(setting, outcome, run)
         self._seeds[setting.number] = len(outcome.seeds)
+        for rider, ridden in riders_of(self._study, setting, outcome):
+            if self._anew or self._ridden[rider.number] < len(ridden.seeds):
+                self._new += results.rows(rider, ridden, "")
+                self._ridden[rider.number] = len(ridden.seeds)
 
     def _write_child(self, setting: Setting, outcome: Outcome, run: str) -> str:
         """Writes a setting's run, or all of one that is there; its id. What says how far it is goes last."""

@@ -79,6 +79,15 @@ HISTORIES = Table(
         "histories", LargeBinary, nullable=False
     ),  # JSON, compressed by zlib: {metrics: names, seeds: [[seed, rows]]}
 )
+RIDERS = Table(
+    "belay_riders",
+    METADATA,
+    Column("study", Integer, primary_key=True, autoincrement=False),
+    Column("setting", Integer, primary_key=True, autoincrement=False),  # their host
+    Column("seed", Integer, primary_key=True, autoincrement=False),  # the first of those that the row holds
+    Column("riders", LargeBinary, nullable=False),  # JSON, compressed by zlib: {seed: {metric: values, null for nan}}
+    sqlite_with_rowid=False,
+)
 LEASES = Table(
     "belay_leases",
     METADATA,
@@ -92,7 +101,9 @@ LEASES = Table(
     Column("expires", Float(53), nullable=False),
 )
 
-UPGRADES: tuple[Callable[[Connection], None], ...] = ()  # the n-th brings tables of version n to version n + 1
+UPGRADES: tuple[Callable[[Connection], None], ...] = (  # the n-th brings tables of version n to version n + 1
+    lambda _: None,  # riders came, whose table is made as any that is missing
+)
 
 
 @contextmanager
@@ -104,7 +115,7 @@ def opened(url: str, making: bool) -> Iterator[Engine]:
         making: Whether to make what is missing of it; otherwise it is only read, and may be read-only.
 
     Raises:
-        BadInput: It does not answer, or was written by a newer version.
+        BadInput: It does not answer, was written by a newer version or, where it is only read, by an older one.
     """
     if making:
         make_room("storage.url", url)
@@ -118,7 +129,7 @@ def opened(url: str, making: bool) -> Iterator[Engine]:
         else:
             with engine.connect() as connection:
                 if inspect(connection).has_table(VERSIONS.name):
-                    _check_version(connection, url)
+                    _check_current(connection, url)
     except (SQLAlchemyError, ImportError, ValueError) as error:  # the latter of a port that is no number
         if engine is not None:
             engine.dispose()
@@ -157,6 +168,16 @@ def _check_version(connection: Connection, url: str) -> int | None:
             "belay-study that wrote it, or name another `storage.url`."
         )
     return version
+
+
+def _check_current(connection: Connection, url: str) -> None:
+    """Raises BadInput unless the tables are of this version."""
+    version, newest = _check_version(connection, url), len(UPGRADES) + 1
+    if version is not None and version < newest:
+        raise BadInput(
+            f"the ledger must be of version {newest}, got {version} in {without_password(url)}; `belay-study resume "
+            "STUDY` or `sync STUDY` brings it up to date."
+        )
 
 
 def _bring_up_to_date(connection: Connection, url: str) -> None:

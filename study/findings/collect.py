@@ -35,7 +35,8 @@ class Records:
         tags: The parent run's tags, as written.
         table: A row for each setting and seed: ``setting`` (its number), ``seed``, ``state`` (complete, diverged or
             failed, of the setting), ``message``, ``diverged_at``; the names in `parameters`; memory, damping_ratio,
-            mass_ratio and family; and every metric's last value, nan where the seed has none.
+            mass_ratio and family; and every metric's last value, nan where the seed has none. Riders are settings too,
+            with numbers of their own (`study.design.schema.host_of`) and values of averaged weights alone.
         fresh: The same of the finalists' fresh seeds, which took no part in choosing: a row for each seed that was
             completed; ``state`` is that of all of them.
         parameters: Columns of `table` that hold the setting: the oscillator's, and the hyperparameters as recorded.
@@ -110,7 +111,7 @@ def load(name: str, uri: str) -> Records:
         planned=int(tags[Tag.PLANNED]),
         task=json.loads(tags[Tag.TASK]),
         tags=dict(tags),
-        table=_searched(rows[rows["role"] == "search"], settings, parameters, int(tags[Tag.SEEDS])),
+        table=_searched(rows[rows["role"] != "confirmation"], settings, parameters, int(tags[Tag.SEEDS])),
         fresh=_confirmed(rows[rows["role"] == "confirmation"], settings, parameters),
         parameters=parameters,
     )

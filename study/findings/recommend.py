@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -9,7 +10,7 @@ from typing import Any, cast
 from belay import Oscillator
 from belay.defaults import FORMAT
 from study.design.document import dump_document, plain
-from study.design.schema import NATURAL, PARAMETERS, Scalar, Tag, figures, oscillator_of, over_seeds
+from study.design.schema import NATURAL, PARAMETERS, Scalar, Tag, figures, host_of, oscillator_of, over_seeds
 from study.errors import FailedWork
 from study.findings.collect import Records
 from study.findings.compare import Baseline, Comparison, against, confirmed, ranking, rivals, row, values
@@ -26,8 +27,10 @@ class Recommendation:
         mean: Mean of the objective over seeds.
         se: Standard error of the mean; nan with one seed.
         fresh: How many fresh seeds, which took no part in choosing, the mean is over; 0 if none.
-        rivals: Numbers of the settings that are statistically as good, best first.
+        rivals: Numbers of the settings and riders that are statistically as good, best first.
         tried: Complete settings it was chosen from.
+        riders: Averages that it was chosen from too, which watched the trainings of `hosts` settings.
+        hosts: How many settings had riders.
         diverged: Settings that diverged.
         failed: Settings that failed.
         versus: The comparisons that could be made with the best EMA and with no averaging; where an EMA is the best,
@@ -42,6 +45,8 @@ class Recommendation:
     fresh: int
     rivals: list[int]
     tried: int
+    riders: int
+    hosts: int
     diverged: int
     failed: int
     versus: list[Comparison]
@@ -69,6 +74,7 @@ def recommend(records: Records) -> Recommendation:
             f"({states.get('diverged', 0)} diverged, {states.get('failed', 0)} failed); lower the learning rate or "
             "mend the task."
         )
+    hosts = Counter(host for number in table.index if (host := host_of(int(number))) is not None)
     finalists = confirmed(records)
     best = finalists[0] if finalists else int(table.index[0])
     chosen = row(table, best)
@@ -83,7 +89,9 @@ def recommend(records: Records) -> Recommendation:
         se=float(cast(float, measured.sem())),
         fresh=len(measured) if finalists else 0,
         rivals=rivals(records, best),
-        tried=len(table),
+        tried=len(table) - sum(hosts.values()),
+        riders=sum(hosts.values()),
+        hosts=len(hosts),
         diverged=int(states.get("diverged", 0)),
         failed=int(states.get("failed", 0)),
         versus=[found for baseline in baselines if (found := against(records, best, baseline))],
@@ -97,6 +105,7 @@ def as_data(recommendation: Recommendation) -> dict[str, Any]:
         "study": records.name,
         "setting": found.parameters,
         "number": found.setting,
+        "rider_of": host_of(found.setting),
         "metric": records.metric,
         "mode": records.mode,
         "mean": found.mean,
@@ -105,6 +114,7 @@ def as_data(recommendation: Recommendation) -> dict[str, Any]:
         "fresh_seeds": found.fresh,
         "settings_tried": found.tried,
         "settings_planned": records.planned,
+        "riders": found.riders,
         "diverged": found.diverged,
         "failed": found.failed,
         "rivals": found.rivals,
@@ -120,7 +130,7 @@ def defaults_file(recommendation: Recommendation) -> str:
     as_good = ranking(records).loc[[found.setting, *found.rivals]]
     transfer = {name: data["oscillator"][name] for name in NATURAL}
     evidence = ["metric", "mode", "mean", "standard_error", "seeds", "fresh_seeds"]
-    evidence += ["settings_tried", "settings_planned", "versus"]
+    evidence += ["settings_tried", "settings_planned", "riders", "versus"]
     document = {
         "format": FORMAT,
         "setting": found.parameters,

@@ -19,6 +19,7 @@ from mlflow import MlflowClient
 from studies import Answer, CommandLine, copy_databases, environment_with, small, write
 
 from belay import load_defaults
+from study.design.schema import host_of
 from study.errors import BadInput
 from study.execute.ledger import stored_config
 from study.findings.collect import load
@@ -74,7 +75,7 @@ def finished(
 def test_run_prints_the_answer_on_stdout_and_progress_on_stderr(finished: CommandLine, home: Path) -> None:
     answer, progress = (home / "answer.txt").read_text(), (home / "progress.txt").read_text()
     assert [line.split("  ")[0] for line in answer.splitlines()] == [
-        "study", "best", "measured", "regime", "rates", "how sure", "vs ema", "vs none", "", "next",
+        "study", "best", "measured", "regime", "rates", "how sure", "riders", "vs ema", "vs none", "", "next",
     ]  # fmt: skip
     assert "small: 20 of 20 settings x 2 seeds done" in answer
     assert_progress(progress, STARTING)
@@ -168,8 +169,8 @@ def test_regimes_and_compare_agree_with_best(finished: CommandLine) -> None:
     assert first["lag"] == pytest.approx(best["oscillator"]["lag"])
     (row,) = json.loads(finished("compare", "small", "--baseline", "none", "--format", "json").out)
     assert row["difference"] == pytest.approx(best["versus"]["none"]["difference"]["mean"])
-    refused = finished("compare", "small", "--baseline", "damped")
-    assert_refused(refused, 2, "`--baseline` must have been measured, got 'damped'")
+    refused = finished("compare", "small", "--baseline", "push")
+    assert_refused(refused, 2, "`--baseline` must have been measured, got 'push'")
 
 
 def test_export_writes_defaults_that_belay_loads(finished: CommandLine, home: Path) -> None:
@@ -290,13 +291,16 @@ def test_mlflow_s_own_search_finds_what_the_readme_says(finished: CommandLine, m
     exec(block, found)
     mlflow.set_tracking_uri("")
     best, ringing, rows = (found[name] for name in ("best", "ringing", "rows"))
-    ranked = json.loads(finished("best", "small", "--top", 20, "--format", "json").out)
-    assert list(best["tags.belay.setting"].astype(int)) == [row["setting"] for row in ranked[:5]]
+    ranked = json.loads(finished("best", "small", "--top", 999, "--format", "json").out)
+    asked = [row for row in ranked if host_of(row["setting"]) is None]  # riders have no runs of their own
+    assert list(best["tags.belay.setting"].astype(int)) == [row["setting"] for row in asked[:5]]
     assert set(ringing["tags.belay.regime"]) == {"underdamped"}
     assert list(ringing["metrics.average/excess_loss"].dropna()) == pytest.approx(
-        [row["mean"] for row in ranked if row["damping_ratio"] not in (None, "inf") and row["damping_ratio"] < 1]
+        [row["mean"] for row in asked if row["damping_ratio"] not in (None, "inf") and row["damping_ratio"] < 1]
     )
-    assert list(zip(rows["setting"], rows["seed"], strict=True)) == [(n, seed) for n in range(20) for seed in (0, 1)]
+    searched = rows[rows["role"] == "search"]
+    assert list(zip(searched["setting"], searched["seed"], strict=True)) == [(n, s) for n in range(20) for s in (0, 1)]
+    assert set(rows["setting"][rows["role"] == "rider"]) == {row["setting"] for row in ranked} - {*range(20)}
 
 
 def test_dry_run_says_what_would_be_run_and_leaves_nothing(belay_study: CommandLine, tmp_path: Path) -> None:

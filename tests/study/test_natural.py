@@ -32,6 +32,7 @@ def test_every_sampler_draws_natural_coordinates(
 ) -> None:
     space = LISTS if sampler == "grid" else SPACE
     search = {"sampler": sampler} | ({} if sampler == "grid" else {"settings": 12, "baseline": 2, "in_flight": 1})
+    search["riders"] = "none"
     answer = belay_study("run", write(tmp_path / "study.yaml", steps=60, space=space, search=search), "--inline")
     assert answer.code == 0, answer.err
     table = json.loads(belay_study("best", "small", "--top", "99", "--format", "json").out)
@@ -50,7 +51,7 @@ def test_every_sampler_draws_natural_coordinates(
 def test_a_study_in_natural_coordinates_is_read_by_them_and_exported(
     belay_study: CommandLine, tmp_path: Path, databases: Path
 ) -> None:
-    config = write(tmp_path / "study.yaml", space=LISTS, search={"sampler": "grid"})
+    config = write(tmp_path / "study.yaml", space=LISTS, search={"sampler": "grid", "riders": "none"})
     assert belay_study("run", config, "--inline").code == 0
     by = json.loads(belay_study("best", "small", "--by", "damping_ratio", "--format", "json").out)
     assert [row["damping_ratio"] for row in by] == [0.5, 1.0, "inf"]

@@ -154,21 +154,26 @@ def test_the_catalogue_names_every_task_with_its_hyperparameters_and_metrics(cap
     assert "    average/excess_loss, live/excess_loss (min)" in lines
 
 
-@pytest.mark.parametrize(("room", "packs"), [
-    (Room(32), "up to 32 runs (a seed of a setting) side by side"),
-    (Room(1, "it is so"), "each setting with all its seeds, one after the other: it is so"),
+RODE = ["riders      20 averages beside each training that no average pulls"]
+
+
+@pytest.mark.parametrize(("room", "packs", "riders"), [
+    (Room(32), "up to 32 runs (a seed of a setting) side by side", RODE),
+    (Room(1, "it is so"), "each setting with all its seeds, one after the other: it is so", []),
 ])  # fmt: skip
-def test_the_plan_says_what_would_be_run(capsys, room, packs):
+def test_the_plan_says_what_would_be_run(capsys, room, packs, riders):
     study = Study.of(parse_config(small(resources={"cpus": 2, "gpus": 0.5})))
-    show_plan(study.config, plan(study), room)
+    show_plan(study, plan(study), room)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[:4] == [
+    *head, _, _, _, _ = lines
+    assert head == [
         "study       small: quadratic, average/excess_loss",
         "settings    20: 16 of the space, 4 of plain EMA, by tpe",
         "runs        40: 2 seeds of each, 60 steps",
+        *riders,
         f"packs       on 2 CPU and 0.5 GPU, {packs}",
     ]
-    assert lines[4:] == [
+    assert lines[-4:] == [
         "decay       log_gap [0.8, 0.99]",
         "damping     uniform [0.1, 1.0]",
         "coupling    uniform [0.0, 0.4]",
@@ -178,7 +183,7 @@ def test_the_plan_says_what_would_be_run(capsys, room, packs):
 
 def test_the_plan_keeps_long_names_apart_from_their_values(capsys):
     study = Study.of(parse_config(small(space={"memory": 0.2, "damping_ratio": {"log": [0.5, 30]}, "lr": 0.1})))
-    show_plan(study.config, plan(study), Room(32))
+    show_plan(study, plan(study), Room(32))
     lines = capsys.readouterr().out.splitlines()
     assert "damping_ratio log [0.5, 30.0]" in lines
     assert "lr            choice [0.1]" in lines

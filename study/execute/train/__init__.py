@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -24,7 +24,8 @@ def train_pack(study: Study, pack: Pack) -> Iterator[Outcome]:
     A seed that diverges or raises ends alone: it is part of the outcome, with the step or the message.
     """
     runs = [(setting, seed) for setting in pack.settings for seed in pack.seeds]
-    results = iter(_side_by_side(study, runs) if pack.side_by_side else _one_by_one(study, runs))
+    train = _side_by_side if pack.side_by_side else _one_by_one
+    results = iter(train(study, runs, pack.hosts))
     for setting in pack.settings:
         yield Outcome(setting.number, [next(results) for _ in pack.seeds])
 
@@ -35,39 +36,44 @@ def lost(pack: Pack, message: str) -> list[Outcome]:
     return [Outcome(setting.number, results) for setting in pack.settings]
 
 
-def _side_by_side(study: Study, runs: Sequence[Run]) -> Iterator[SeedResult]:
+def _side_by_side(study: Study, runs: Sequence[Run], hosts: Collection[int]) -> list[SeedResult]:
     started = time.perf_counter()
     try:
-        results = train_stacked(study, runs)
+        results = train_stacked(study, runs, hosts)
     except NotStackable as error:
         warnings.warn(f"runs are trained one by one: {error}", stacklevel=3)
-        yield from _one_by_one(study, runs)
-        return
-    seconds = (time.perf_counter() - started) / len(runs)
-    for result in results:
-        yield replace(result, seconds=seconds, finished=time.time())
+        return _one_by_one(study, runs, hosts)
+    return _timed(results, started)
 
 
-def _one_by_one(study: Study, runs: Sequence[Run]) -> Iterator[SeedResult]:
+def _one_by_one(study: Study, runs: Sequence[Run], hosts: Collection[int]) -> list[SeedResult]:
     """Trains trajectories one after the other."""
     together: dict[object, list[int]] = {}
     for place, (setting, seed) in enumerate(runs):
         together.setdefault((setting.trajectory, seed) if isinstance(study.task, Task) else place, []).append(place)
     results: dict[int, SeedResult] = {}
     for places in together.values():
-        settings, seed = [runs[place][0] for place in places], runs[places[0]][1]
-        results |= dict(zip(places, _alone(study, settings, seed), strict=True))
-    return iter([results[place] for place in range(len(runs))])
+        first = sorted(places, key=lambda place: runs[place][0].number not in hosts)  # the host, if there is one
+        settings, seed = [runs[place][0] for place in first], runs[first[0]][1]
+        results |= dict(zip(first, _alone(study, settings, seed, settings[0].number in hosts), strict=True))
+    return [results[place] for place in range(len(runs))]
 
 
-def _alone(study: Study, settings: Sequence[Setting], seed: int) -> list[SeedResult]:
-    """Trains a trajectory, and takes it in halves where the averages do not all fit into memory beside it."""
+def _alone(study: Study, settings: Sequence[Setting], seed: int, carrying: bool) -> list[SeedResult]:
+    """Trains a trajectory; without riders, then in halves, where the averages do not fit into memory together."""
     started = time.perf_counter()
     results: list[SeedResult] = []
-    with suppress(torch.OutOfMemoryError):  # of one setting it is the result
-        results = train_alone(study, settings, seed)
-    if not results:
-        half = len(settings) // 2
-        return [*_alone(study, settings[:half], seed), *_alone(study, settings[half:], seed)]
-    seconds = (time.perf_counter() - started) / len(settings)
+    with suppress(torch.OutOfMemoryError):  # of one average it is the result
+        results = train_alone(study, settings, seed, study.riders if carrying else ())
+    if results:
+        return _timed(results, started)
+    if carrying:
+        return _alone(study, settings, seed, carrying=False)
+    half = len(settings) // 2
+    return [*_alone(study, settings[:half], seed, False), *_alone(study, settings[half:], seed, False)]
+
+
+def _timed(results: Sequence[SeedResult], started: float) -> list[SeedResult]:
+    """Results with the time that each took and the one at which they ended."""
+    seconds = (time.perf_counter() - started) / len(results)
     return [replace(result, seconds=seconds, finished=time.time()) for result in results]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
 
-from belay import Belay
+from belay import Bank, Belay, Oscillator
+from study.design.config import StudyConfig
 from study.design.faults import shown
 from study.design.schema import AVERAGE, LIVE, SeedResult, Setting
 from study.design.study import Study
@@ -20,13 +21,20 @@ Errors = tuple[type[BaseException], ...]
 KEPT: Errors = (Exception, SystemExit)  # whatever a task may raise, but for Ctrl-C
 
 
-def train_alone(study: Study, settings: Sequence[Setting], seed: int, kept: Errors = KEPT) -> list[SeedResult]:
+def train_alone(
+    study: Study,
+    settings: Sequence[Setting],
+    seed: int,
+    riders: Sequence[Oscillator] = (),
+    kept: Errors = KEPT,
+) -> list[SeedResult]:
     """Trains one seed of settings that share a trajectory; of a train function, which has its own average, of one.
 
     Args:
         study: The study.
         settings: Some of its settings.
         seed: Of initial weights, order of the data and noise.
+        riders: Averages without coupling that watch it too; what they measure is part of the first setting's result.
         kept: Exceptions that are the seed's result and do not end the study; with () a debugger sees them where they
             are raised.
 
@@ -34,19 +42,19 @@ def train_alone(study: Study, settings: Sequence[Setting], seed: int, kept: Erro
         What each measured, until it diverged or raised.
 
     Raises:
-        OutOfMemoryError: The averages of several settings do not fit into memory; fewer may.
+        OutOfMemoryError: Several averages do not fit into memory; fewer may.
     """
     logs = [Log(seed, study.config.objective.metric) for _ in settings]
     ending: Errors = (Diverged, *kept)
     try:
         task = study.task_of(settings[0])
         if isinstance(task, Task):
-            _train(task, settings, seed, logs, evaluation_steps(study.config.steps, study.config.evaluations), ending)
+            _train(task, settings, riders, logs, study.config, ending)
         else:
             (setting,), (log,) = settings, logs
             task.train(setting, seed, log.report)
     except ending as error:
-        if _lacks_room(error, logs):
+        if _lacks_room(error, len(settings) + len(riders)):
             raise
         for log in logs:
             log.end(error)
@@ -58,8 +66,10 @@ def evaluation_steps(steps: int, evaluations: int) -> set[int]:
     return {round(steps * part / evaluations) for part in range(1, evaluations + 1)}
 
 
-def steps_of(task: Task, settings: Sequence[Setting], seed: int) -> Iterator[tuple[nn.Module, list[Belay]]]:
-    """Trains a seed of settings that share a trajectory, and gives the model and its averages after each step.
+def steps_of(
+    task: Task, settings: Sequence[Setting], seed: int, riders: Sequence[Oscillator] = ()
+) -> Iterator[tuple[nn.Module, list[Belay], Bank | None]]:
+    """Trains a seed of settings that share a trajectory, and gives the model, its averages and riders after each step.
 
     Raises:
         Diverged: The loss has left what training recovers from.
@@ -67,6 +77,7 @@ def steps_of(task: Task, settings: Sequence[Setting], seed: int) -> Iterator[tup
     model = task.build_model(seed)
     optimizer = task.describe_optimizer().build(model.parameters())
     averages = [Belay(model, each.oscillator, nonfinite="propagate") for each in settings]  # divergence is seen below
+    bank = Bank(model, riders, nonfinite="propagate") if riders else None
     limit = math.inf
     for step, batch in enumerate(task.batches(seed, 0, int(settings[0]["steps"])), start=1):
         optimizer.zero_grad()
@@ -82,38 +93,55 @@ def steps_of(task: Task, settings: Sequence[Setting], seed: int) -> Iterator[tup
             warnings.simplefilter("ignore", UserWarning)
             for average in averages:
                 average.update()
-        yield model, averages
+            if bank is not None:
+                bank.update()
+        yield model, averages, bank
 
 
 def _train(
     task: Task,
     settings: Sequence[Setting],
-    seed: int,
+    riders: Sequence[Oscillator],
     logs: Sequence[Log],
-    due: Collection[int],
+    config: StudyConfig,
     ending: Errors,
 ) -> None:
-    """Trains a seed of settings that share a trajectory, and measures it at the steps that are due."""
-    for step, (model, averages) in enumerate(steps_of(task, settings, seed), start=1):
+    """Trains a seed of settings that share a trajectory, and measures it as often as the config says."""
+    due = evaluation_steps(config.steps, config.evaluations)
+    for step, (model, averages, bank) in enumerate(steps_of(task, settings, logs[0].seed, riders), start=1):
         if step in due:
             live = {LIVE + name: value for name, value in measure(task, model).items()}
             for average, log in zip(averages, logs, strict=True):
                 try:
                     with average.average_parameters():
-                        averaged = {AVERAGE + name: value for name, value in measure(task, model).items()}
-                    if not log.ended:
-                        log.report(step, live | averaged)
+                        log.report(step, live | _averaged(task, model))
                 except ending as error:
-                    if _lacks_room(error, logs):
+                    if _lacks_room(error, len(settings) + len(riders)):
                         raise
                     log.end(error)
-            if all(log.ended for log in logs):
-                return
+        if step == config.steps and bank is not None:
+            logs[0].riders = _measured(task, model, bank)
+        if all(log.ended for log in logs):
+            return
 
 
-def _lacks_room(error: BaseException, logs: Sequence[Log]) -> bool:
+def _measured(task: Task, model: nn.Module, bank: Bank) -> dict[str, list[float]]:
+    """What the riders measure, by metric."""
+    columns: dict[str, list[float]] = {}
+    for index in range(len(bank)):
+        with bank.average_parameters(index):
+            for name, value in _averaged(task, model).items():
+                columns.setdefault(name, []).append(value)
+    return columns
+
+
+def _averaged(task: Task, model: nn.Module) -> dict[str, float]:
+    return {AVERAGE + name: value for name, value in measure(task, model).items()}
+
+
+def _lacks_room(error: BaseException, averages: int) -> bool:
     """Whether an error may be owed to there being several averages."""
-    return isinstance(error, torch.OutOfMemoryError) and len(logs) > 1
+    return isinstance(error, torch.OutOfMemoryError) and averages > 1
 
 
 def measure(task: Task, model: nn.Module) -> dict[str, float]:

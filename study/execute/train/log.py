@@ -33,17 +33,20 @@ class Log:
     """
 
     def __init__(self, seed: int, metric: str) -> None:
-        self._seed, self._metric = seed, metric
+        self.seed, self._metric = seed, metric
         self._history: History = []
         self._ended: SeedResult | None = None
+        self.riders: dict[str, list[float]] = {}  # as a SeedResult has them
 
     def report(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Takes what was measured at a step.
+        """Takes what was measured at a step; nothing more once it has ended.
 
         Raises:
             ValueError: A name is no metric's.
             Diverged: A value is not finite.
         """
+        if self.ended:
+            return
         if unknown := [name for name in metrics if not METRIC.fullmatch(str(name))]:
             raise ValueError(f"`report` takes metrics named average/NAME or live/NAME, got {str(unknown[0])[:300]!r}.")
         values = {name: float(value) for name, value in metrics.items()}
@@ -59,9 +62,9 @@ class Log:
     def end(self, error: BaseException) -> None:
         """Ends it as diverged or, by whatever else its task raised, failed; one that ended before stays as it was."""
         if isinstance(error, Diverged):
-            ended = SeedResult(self._seed, self._history, "diverged", diverged_at=error.step)
+            ended = SeedResult(self.seed, self._history, "diverged", diverged_at=error.step)
         else:
-            ended = SeedResult(self._seed, self._history, "failed", raised(error))
+            ended = SeedResult(self.seed, self._history, "failed", raised(error))
         self._ended = self._ended or ended
 
     def result(self) -> SeedResult:
@@ -72,5 +75,5 @@ class Log:
         if self._metric not in reported:
             found = ", ".join(sorted(reported)) or "none"
             message = f"objective.metric must be reported, got {found}: no {self._metric!r}."
-            return SeedResult(self._seed, self._history, "failed", message)
-        return SeedResult(self._seed, self._history)
+            return SeedResult(self.seed, self._history, "failed", message)
+        return SeedResult(self.seed, self._history, riders=self.riders)

@@ -82,7 +82,7 @@ def _too_large(study: Study, setting: Setting) -> str:
     task = study.task_of(setting)
     assert isinstance(task, Task)
     with FlopCounterMode(display=False) as counted:
-        ((model, _),) = islice(steps_of(task, [setting], 0), 1)
+        ((model, *_),) = islice(steps_of(task, [setting], 0), 1)
     weights = list(model.parameters())
     if any(weight.device != torch.device("cpu") for weight in weights):
         return ""

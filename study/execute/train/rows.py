@@ -16,6 +16,7 @@ from belay import Oscillator
 from study.design.tasks.optimizers import OptimizerSpec
 
 EPS = 1e-8  # of Adam and AdamW, torch's own
+BLOCK = 64  # steps that watchers take at once
 
 
 class Averages:
@@ -59,9 +60,69 @@ class Averages:
         self._watch(row_of, x)
 
     def _watch(self, row_of: Sequence[int], x: Tensor) -> None:
-        self._row_of = torch.tensor(row_of, device=x.device)
+        self._row_of = torch.tensor(row_of, dtype=torch.long, device=x.device)
         self._one_each = list(row_of) == list(range(len(x)))
         self._pulling = self._coupling.squeeze(1).nonzero().squeeze(1)
+
+
+class Watchers:
+    """The same averages without coupling on each of some rows, many steps at a time.
+
+    What they are after a block of steps is a linear map of what they were before it and of the block's weights: a
+    product of matrices, for a tenth of the time of as many updates.
+
+    Args:
+        oscillators: The averages of a row.
+        rows: The rows that are watched.
+        x: All rows' weights, from which the averages start.
+    """
+
+    def __init__(self, oscillators: Sequence[Oscillator], rows: Sequence[int], x: Tensor) -> None:
+        self._count = len(oscillators)
+        k = torch.tensor([average.stiffness for average in oscillators], dtype=torch.float64)
+        inertia = torch.tensor([1 - average.damping for average in oscillators], dtype=torch.float64)
+        self._step = torch.stack([torch.stack([1 - k, inertia], dim=1), torch.stack([-k, inertia], dim=1)], dim=1)
+        self._gain = torch.stack([k, k], dim=1)
+        self._rows = torch.tensor(rows, device=x.device)
+        # By row: averages, velocities, then the block's weights.
+        self._all = x.new_zeros(len(rows), 2 * self._count + BLOCK, x.shape[1])
+        self._all[:, : self._count] = x[self._rows].unsqueeze(1)
+        self._filled = 0
+
+    def watch(self, x: Tensor) -> None:
+        """Notes what the rows are after a step."""
+        self._all[:, 2 * self._count + self._filled] = x[self._rows]
+        self._filled += 1
+        if self._filled == BLOCK:
+            self._advance()
+
+    def averages(self) -> Tensor:
+        """The averages as they are now, shape (watched rows, averages, weights)."""
+        self._advance()
+        return self._all[:, : self._count]
+
+    def keep(self, watched: Tensor, rows: Sequence[int]) -> None:
+        """Goes on with these of the watched rows alone, which lie elsewhere now."""
+        self._all = self._all[watched]
+        self._rows = torch.tensor(rows, dtype=torch.long, device=watched.device)
+
+    def _advance(self) -> None:
+        """Takes the averages through what has been noted, row by row: a row's digits depend on no other."""
+        if self._filled:
+            linear, used = self._map(self._filled).to(self._all), 2 * self._count + self._filled
+            for row in self._all:
+                row[: 2 * self._count] = linear @ row[:used]
+            self._filled = 0
+
+    def _map(self, steps: int) -> Tensor:
+        """From averages, velocities and the weights of so many steps to averages and velocities after these."""
+        columns, power = [], torch.eye(2, dtype=torch.float64).expand(self._count, 2, 2)
+        for _ in range(steps):  # from the last step's weights to the first's
+            columns.append((power @ self._gain.unsqueeze(2)).squeeze(2))
+            power = power @ self._step
+        before = [torch.cat([torch.diag(power[:, i, j]) for j in (0, 1)], dim=1) for i in (0, 1)]
+        weights = torch.stack(columns[::-1], dim=2)  # (averages, 2, steps)
+        return torch.cat([torch.cat(before), torch.cat([weights[:, 0], weights[:, 1]])], dim=1)
 
 
 def optimizer(specs: Sequence[OptimizerSpec], x: Tensor) -> RowOptimizer:

@@ -7,7 +7,7 @@ only its task can promise that, it is checked after the first steps.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -23,7 +23,7 @@ from study.design.study import Study
 from study.design.tasks.base import Task
 from study.execute.train.alone import KEPT, evaluation_steps, measure, steps_of
 from study.execute.train.log import DIVERGED_LOSS, Diverged, Log, raised
-from study.execute.train.rows import Averages, optimizer
+from study.execute.train.rows import Averages, Watchers, optimizer
 
 Run = tuple[Setting, int]  # a setting and a seed
 
@@ -37,13 +37,13 @@ class NotStackable(Exception):
     """Runs cannot be trained side by side; its text says why."""
 
 
-def train_stacked(study: Study, runs: Sequence[Run]) -> list[SeedResult]:
-    """Trains runs of a stackable task to their end; each one's result.
+def train_stacked(study: Study, runs: Sequence[Run], hosts: Collection[int] = ()) -> list[SeedResult]:
+    """Trains runs of a stackable task to their end; each one's result, with riders where its setting is a host.
 
     Raises:
         NotStackable: They cannot be trained side by side, or do not come to what they come to alone.
     """
-    return _attempt(study, runs, study.config.steps)
+    return _attempt(study, runs, study.config.steps, hosts)
 
 
 def try_stacked(study: Study, runs: Sequence[Run]) -> None:
@@ -55,9 +55,9 @@ def try_stacked(study: Study, runs: Sequence[Run]) -> None:
     _attempt(study, runs, min(TRIED, study.config.steps))
 
 
-def _attempt(study: Study, runs: Sequence[Run], steps: int) -> list[SeedResult]:
+def _attempt(study: Study, runs: Sequence[Run], steps: int, hosts: Collection[int] = ()) -> list[SeedResult]:
     try:
-        return _Stack(study, runs).train(steps)
+        return _Stack(study, runs, hosts).train(steps)
     except NotStackable:
         raise
     except KEPT as error:  # whatever a task may raise; torch names the operation
@@ -67,7 +67,7 @@ def _attempt(study: Study, runs: Sequence[Run], steps: int) -> list[SeedResult]:
 class _Stack:
     """Runs in training: a row for each trajectory, until some time after its runs have ended."""
 
-    def __init__(self, study: Study, runs: Sequence[Run]) -> None:
+    def __init__(self, study: Study, runs: Sequence[Run], hosts: Collection[int]) -> None:
         self._study, self._runs = study, runs
         # Alone first: what a task keeps between calls, as its data, must not be made while rows are traced.
         self._alone = {run: _alone(study, *runs[run]) for run in {0, len(runs) - 1}}
@@ -79,30 +79,41 @@ class _Stack:
         tasks, seeds = [_task(study, setting) for setting, _ in first], [seed for _, seed in first]
         self._rows = _Rows(tasks, seeds)
         self._averages = Averages([setting.oscillator for setting, _ in runs], self._row_of, self._rows.x)
+        self._hosts = [run for run, (setting, _) in enumerate(runs) if setting.number in hosts]
+        self._riders = Watchers(study.riders, self._rows_of(self._hosts), self._rows.x) if self._hosts else None
         self._optimizer = optimizer([task.describe_optimizer() for task in tasks], self._rows.x)
         self._streams, self._stream_of = _streams(tasks, seeds)
         self._limit: Tensor  # of each row's loss, beyond which it has diverged
+        self._to_leave = False  # whether runs have ended whose rows may be left behind
 
     def train(self, steps: int) -> list[SeedResult]:
         """Trains all rows for so many steps; each run's result."""
         due = evaluation_steps(self._study.config.steps, self._study.config.evaluations)
         for step, batch in enumerate(self._batches(steps), start=1):
-            gradient, loss = self._rows.gradient(batch)
-            if step == 1:
-                self._limit = DIVERGED_LOSS * loss.abs().clamp(min=1)
-            if too_large := (~(loss.abs() <= self._limit)).nonzero().flatten().tolist():  # also where it is nan
-                self._end(too_large, step)
-            self._optimizer.step(self._rows.x, gradient)
-            self._averages.update(self._rows.x)
+            self._advance(batch, step)
             if step == min(TRIED, self._study.config.steps):
                 self._check()
             if step in due:
                 self._evaluate(step)
-            if too_large or step in due:
-                self._leave_ended()
+            self._leave_ended()
             if not self._run_of:
                 break
+        if self._riders is not None and steps == self._study.config.steps:
+            self._evaluate_riders(self._riders.averages())
         return [log.result() for log in self._logs]
+
+    def _advance(self, batch: tuple[Tensor, ...], step: int) -> None:
+        """One step of all rows and averages."""
+        gradient, loss = self._rows.gradient(batch)
+        if step == 1:
+            self._limit = DIVERGED_LOSS * loss.abs().clamp(min=1)
+        if too_large := (~(loss.abs() <= self._limit)).nonzero().flatten().tolist():  # also where it is nan
+            ended = [run for run, row in zip(self._run_of, self._row_of, strict=True) if row in too_large]
+            self._end(ended, Diverged(step))
+        self._optimizer.step(self._rows.x, gradient)
+        self._averages.update(self._rows.x)
+        if self._riders is not None:
+            self._riders.watch(self._rows.x)
 
     def _batches(self, steps: int) -> Iterator[tuple[Tensor, ...]]:
         """The parts of the batches of each step, shapes (rows, ...)."""
@@ -116,19 +127,30 @@ class _Stack:
             measured = {LIVE + name: value for name, value in live[row].items()}
             measured |= {AVERAGE + name: value for name, value in values.items()}
             try:
-                if not self._logs[run].ended:
-                    self._logs[run].report(step, measured)
+                self._logs[run].report(step, measured)
             except Diverged as divergence:
-                self._logs[run].end(divergence)
+                self._end([run], divergence)
 
-    def _end(self, rows: Collection[int], step: int) -> None:
-        """Ends the runs of rows that have diverged at a step; those that ended before stay as they were."""
-        for run, row in zip(self._run_of, self._row_of, strict=True):
-            if row in rows:
-                self._logs[run].end(Diverged(step))
+    def _evaluate_riders(self, averages: Tensor) -> None:
+        """Measures the riders of each host, shape (hosts, riders, weights)."""
+        for run, row, riders in zip(self._hosts, self._rows_of(self._hosts), averages, strict=True):
+            measured = self._rows.metrics(riders, [row] * len(riders))
+            self._logs[run].riders = {AVERAGE + name: [each[name] for each in measured] for name in measured[0]}
+
+    def _rows_of(self, runs: Sequence[int]) -> list[int]:
+        return [self._row_of[self._run_of.index(run)] for run in runs]
+
+    def _end(self, runs: Iterable[int], divergence: Diverged) -> None:
+        """Ends runs that have diverged; those that ended before stay as they were."""
+        for run in runs:
+            self._logs[run].end(divergence)
+            self._to_leave = True
 
     def _leave_ended(self) -> None:
         """Drops the rows of ended runs once they are half of all; not one by one, as fewer rows are traced anew."""
+        if not self._to_leave:
+            return
+        self._to_leave = False
         going = sorted({row for run, row in zip(self._run_of, self._row_of, strict=True) if not self._logs[run].ended})
         if 2 * len(going) > len(self._rows.x):
             return
@@ -141,6 +163,11 @@ class _Stack:
         self._run_of = [self._run_of[place] for place in kept]
         self._row_of = [going.index(self._row_of[place]) for place in kept]
         self._averages.keep(torch.tensor(kept, dtype=torch.long, device=rows.device), self._row_of, self._rows.x)
+        if self._riders is not None:
+            carrying = [place for place, run in enumerate(self._hosts) if run in self._run_of]
+            self._hosts = [self._hosts[place] for place in carrying]
+            watched = torch.tensor(carrying, dtype=torch.long, device=rows.device)
+            self._riders.keep(watched, self._rows_of(self._hosts))
 
     def _check(self) -> None:
         """Compares the first and the last run with what they came to alone.
@@ -179,7 +206,7 @@ def _alone(study: Study, setting: Setting, seed: int) -> _Alone | None:
     task = _task(study, setting)
     begun = task.build_model(seed)
     try:
-        *_, (model, (average,)) = islice(steps_of(task, [setting], seed), TRIED)
+        *_, (model, (average,), _) = islice(steps_of(task, [setting], seed), TRIED)
     except Diverged:
         return None
     buffers = dict(model.named_buffers())

@@ -16,7 +16,7 @@ from sqlalchemy import text
 from studies import small
 
 from study.design.config import parse_config
-from study.design.schema import CONFIRMATION, Outcome, SeedResult, Setting
+from study.design.schema import CONFIRMATION, Outcome, SeedResult, Setting, host_of
 from study.design.study import Study
 from study.errors import BadInput, FailedWork
 from study.execute.ask import Asker, first_setting
@@ -157,6 +157,127 @@ def test_a_pack_that_was_lost_is_handed_out_a_setting_at_a_time_before_all_other
             (0, "complete"),
             (1, "failed"),
         ]
+
+
+# --- riders -----------------------------------------------------------------------------------------------------------
+
+
+def riding_study(**changes: object) -> Study:
+    """A study of uncoupled averages with two riders, one of them in its space."""
+    space = {"memory": {"log": [0.05, 0.3]}, "damping_ratio": {"log": [0.5, 4]}, "lr": {"choice": [0.1, 0.4, 1.6]}}
+    search = {"sampler": "tpe", "settings": 24, "baseline": 0, "in_flight": 4}
+    search["riders"] = {"memory": [0.1, 0.4], "damping_ratio": [1]}
+    return study_of(**{"space": space, "search": search} | changes)
+
+
+def ridden_outcomes(pack: Pack) -> list[Outcome]:
+    """As `outcomes_of`, with riders where there are hosts: the first a little better than its host, the other worse."""
+    outcomes = outcomes_of(pack)
+    for outcome in outcomes:
+        if outcome.setting in pack.hosts:
+            for result in outcome.seeds:
+                value = result.last("average/excess_loss")
+                result.riders["average/excess_loss"] = [value * 0.9, value + 1]
+    return outcomes
+
+
+def play_riding(asker: Asker, stop_after: int | None = None) -> list[Pack]:
+    given = []
+    while len(given) != stop_after and (pack := asker.next()) is not None:
+        given.append(pack)
+        asker.tell(ridden_outcomes(pack))
+    return given
+
+
+def test_riders_watch_the_first_setting_of_each_trajectory(tmp_path: Path) -> None:
+    study = riding_study()
+    with asking(study, f"sqlite:///{tmp_path}/ledger.db") as asker:
+        packs = play_riding(asker)
+        settings = [setting for setting, _ in asker.outcomes()]
+    first = [next(setting.number for setting in settings if setting["lr"] == lr) for lr in (0.1, 0.4, 1.6)]
+    assert sorted(number for pack in packs for number in pack.hosts) == sorted(first)
+
+
+@pytest.mark.parametrize(("riders", "room", "carried"), [
+    ("auto", 1, False),
+    ("auto", 8, True),
+    ("none", 8, False),
+    ({"memory": [0.1], "damping_ratio": [1]}, 1, True),
+])  # fmt: skip
+def test_riders_are_carried_as_the_config_says(tmp_path: Path, riders: object, room: int, carried: bool) -> None:
+    study = study_of(search={"sampler": "random", "settings": 2, "baseline": 2, "riders": riders})
+    with asking(study, f"sqlite:///{tmp_path}/ledger.db", room=room) as asker:
+        packs = play(asker, workers=1)
+    emas = [setting.number for pack in packs for setting in pack.settings if setting["coupling"] == 0]
+    assert sorted(number for pack in packs for number in pack.hosts) == (emas if carried else [])
+
+
+def told(asker: Asker) -> list[tuple[float, float]]:
+    """Memory and value of all that Optuna was told, in its order."""
+    trials = asker._searches["main"]._optuna.get_trials(states=[TrialState.COMPLETE])
+    return [(trial.params["memory"], trial.value) for trial in trials]
+
+
+def test_the_best_rider_within_the_space_is_told_to_optuna_behind_its_host(tmp_path: Path) -> None:
+    study = riding_study()
+    with asking(study, f"sqlite:///{tmp_path}/ledger.db") as asker:
+        (host,) = [number for pack in play_riding(asker, stop_after=1) for number in pack.hosts]
+        play_riding(asker)
+        (_, value), (memory, rider_value) = told(asker)[host : host + 2]
+    assert memory == pytest.approx(0.1)  # the other, of 0.4, lies outside
+    assert rider_value == pytest.approx(0.9 * value)
+
+
+@pytest.mark.parametrize("stop_after", [1, 5, 11])
+def test_with_riders_a_study_that_was_cut_off_asks_what_an_uninterrupted_one_asks(
+    tmp_path: Path, stop_after: int
+) -> None:
+    study = riding_study()
+    with asking(study, f"sqlite:///{tmp_path}/whole.db") as asker:
+        play_riding(asker)
+        whole, in_order = [setting for setting, _ in asker.outcomes()], told(asker)
+    url = f"sqlite:///{tmp_path}/cut.db"
+    with asking(study, url) as asker:
+        play_riding(asker, stop_after=stop_after)
+        asker.next()  # asks another wave, which is lost
+    with asking(study, url) as asker:
+        play_riding(asker)
+        assert [setting for setting, _ in asker.outcomes()] == whole
+        assert told(asker) == in_order
+
+
+def test_a_rider_that_is_a_finalist_is_measured_on_fresh_seeds_and_counts_with_what_it_came_to_before(
+    tmp_path: Path,
+) -> None:
+    study, url = riding_study(confirm={"finalists": 3, "seeds": 4}), f"sqlite:///{tmp_path}/ledger.db"
+    with asking(study, url) as asker:
+        play_search(asker)
+        riders = [setting for setting in asker.finalists if host_of(setting.number) is not None]
+        assert asker.finalists[0] in riders
+        pack = asker.next()
+        assert pack is not None
+        assert pack.hosts == ()  # on fresh seeds nothing rides
+        asker.tell(outcomes_of(pack))
+    with asking(study, url) as asker:
+        assert asker.finalists[0].number == riders[0].number
+        play_riding(asker)
+        assert asker.confirmed == 3
+        outcomes = {setting.number: outcome for setting, outcome in asker.outcomes()}
+        whole = asker.whole(outcomes[riders[0].number])
+    assert [result.seed for result in whole.seeds] == [0, 1, *range(CONFIRMATION, CONFIRMATION + 4)]
+    host = outcomes[host_of(riders[0].number)]
+    assert whole.part("search").value("average/excess_loss") == 0.9 * host.part("search").value("average/excess_loss")
+
+
+def play_search(asker: Asker) -> list[Pack]:
+    """Plays until the finalists are chosen."""
+    given = []
+    while not asker.finalists:
+        pack = asker.next()
+        assert pack is not None
+        given.append(pack)
+        asker.tell(ridden_outcomes(pack))
+    return given
 
 
 @pytest.mark.parametrize("stop_after", [1, 7, 13])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 from studies import small
 
 from study.design.config import parse_config
-from study.design.schema import CONFIRMATION, Outcome, SeedResult, Setting
+from study.design.schema import PARAMETERS, Outcome, SeedResult, Setting
 from study.design.study import Study
 from study.execute.finalists import finalists
 
@@ -18,19 +20,22 @@ Tried = tuple[
 def chosen(tried: list[Tried], states: dict[int, str] | None = None, **changes: object) -> list[int]:
     """The numbers of the finalists of settings that came to these values; less is better."""
     study = Study.of(parse_config(small(**{"confirm": {"finalists": 4, "seeds": 2}} | changes)))
-    settings = [
-        Setting(n, {"decay": decay, "damping": damping, "coupling": coupling, "lr": 0.1, "steps": 60})
-        for n, ((decay, damping, coupling), _, _) in enumerate(tried)
+    searched = [
+        (setting_of(n, average), outcome(n, value, live, (states or {}).get(n, "complete")))
+        for n, (average, value, live) in enumerate(tried)
     ]
-    outcomes = {
-        n: outcome(n, value, live, (states or {}).get(n, "complete")) for n, (_, value, live) in enumerate(tried)
-    }
-    return [setting.number for setting in finalists(study, settings, outcomes)]
+    return [setting.number for setting, _ in finalists(study, searched)]
 
 
-def outcome(number: int, value: float, live: float, state: str) -> Outcome:
+def setting_of(number: int, average: tuple[float, float, float]) -> Setting:
+    return Setting(number, {**dict(zip(PARAMETERS, average, strict=True)), "lr": 0.1, "steps": 60})
+
+
+def outcome(number: int, value: float, live: float, state: str, *riders: float) -> Outcome:
     last = [(60, {"average/excess_loss": value, "live/excess_loss": live})]
-    return Outcome(number, [SeedResult(0, last), SeedResult(1, last, state)])  # type: ignore[arg-type]
+    ridden = {"average/excess_loss": list(riders)} if riders else {}
+    seeds = [SeedResult(0, last, riders=ridden), SeedResult(1, last, state, riders=ridden)]  # type: ignore[arg-type]
+    return Outcome(number, seeds)
 
 
 def test_the_best_the_best_ema_and_the_best_without_averaging_are_always_among_them():
@@ -82,12 +87,26 @@ def test_where_the_model_s_own_weights_decide_no_averaging_is_no_opponent():
     assert chosen(tried, objective={"metric": "live/excess_loss"}, confirm={"finalists": 3, "seeds": 2}) == [1, 2, 3]
 
 
-def test_they_are_chosen_by_the_seeds_of_the_search_alone():
-    study = Study.of(parse_config(small(confirm={"finalists": 3, "seeds": 2})))
-    settings = [Setting(n, {"decay": 0.9, "damping": 1.0, "coupling": 0.0, "lr": 0.1, "steps": 60}) for n in range(2)]
-    outcomes = {n: outcome(n, 0.1 + n, 0.1 + n, "complete") for n in range(2)}
-    outcomes[0].seeds.append(SeedResult(CONFIRMATION, [(60, {"average/excess_loss": 99.0})]))
-    assert [setting.number for setting in finalists(study, settings, outcomes)] == [0, 1]
+RIDERS = {"memory": [0.1, 0.2], "damping_ratio": ["inf", 1]}  # two EMAs and two that are not, in turn
+
+
+def with_riders(*searched: tuple[Setting, Outcome], count: int = 3, **changes: object) -> list[int]:
+    search = {"sampler": "random", "settings": 4, "riders": RIDERS}
+    study = Study.of(parse_config(small(search=search, confirm={"finalists": count, "seeds": 2}, **changes)))
+    return [setting.number for setting, _ in finalists(study, searched)]
+
+
+def test_a_rider_may_be_the_best_and_the_best_of_its_family() -> None:
+    pulling = setting_of(0, PULL), outcome(0, 0.2, 0.9, "complete")
+    host = setting_of(1, EMA), outcome(1, 0.5, 0.3, "complete", 0.4, 0.6, 0.3, 0.1)
+    assert with_riders(pulling, host) == [10_001_003, 10_001_002, 1]  # the best, the best EMA, no averaging
+    assert with_riders(pulling, host, count=9) == [10_001_003, 10_001_002, 1, 0]  # the other two are second to these
+
+
+def test_a_rider_that_was_not_finite_or_whose_host_failed_is_none() -> None:
+    one = setting_of(0, EMA), outcome(0, 0.5, 0.3, "complete", 0.4, math.nan, 0.6, math.nan)
+    other = setting_of(1, EMA), outcome(1, 0.1, 0.1, "failed", 0.1, 0.1, 0.1, 0.1)
+    assert with_riders(one, other) == [10_000_000, 0]
 
 
 def test_there_are_none_where_nothing_is_to_be_confirmed():

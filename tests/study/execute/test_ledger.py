@@ -238,6 +238,29 @@ os._exit(9)
     assert counts(study_of(), url).done == 1
 
 
+def test_it_keeps_what_riders_measured_of_which_nan_may_be(url):
+    study = study_of()
+    with asking(study, url) as (ledger, asker):
+        pack = asker.next()
+        assert pack is not None
+        riders = [{"average/excess_loss": [0.1, math.nan], "average/distance": [1.0 + seed, 2.0]} for seed in (0, 1)]
+        seeds = [SeedResult(seed, HISTORY, riders=riders[seed]) for seed in pack.seeds]
+        asker.tell([Outcome(pack.settings[0].number, seeds)])
+        kept, slim = ledger.outcome(0).seeds, ledger.outcomes()[0].seeds
+        assert [repr(result.riders) for result in kept] == [repr(each) for each in riders]
+        assert repr(slim[1].riders) == "{'average/excess_loss': [0.1, nan]}"
+
+
+def test_a_ledger_from_before_there_were_riders_goes_on(url):
+    study = study_of()
+    run(study, url, "complete")
+    with opened(url, making=True) as engine, engine.begin() as connection:
+        connection.execute(text("drop table belay_riders"))
+        connection.execute(update(VERSIONS).values(version=1))
+    run(study, url, "complete")
+    assert counts(study, url).done == 2
+
+
 # --- versions ---------------------------------------------------------------------------------------------------------
 
 
@@ -245,9 +268,9 @@ def test_a_ledger_of_a_newer_version_is_refused_and_stays_as_it_is(url):
     run(study_of(), url, "complete")
     with opened(url, making=True) as engine, engine.begin() as connection:
         connection.execute(update(VERSIONS).values(version=7))
-    said = f"the ledger must be of version 1 or older, got 7 in {url}; install the belay-study that wrote it, or name"
+    said = f"the ledger must be of version 2 or older, got 7 in {url}; install the belay-study that wrote it, or name"
     assert refused(url).startswith(said)
-    with pytest.raises(BadInput, match="must be of version 1 or older, got 7"):
+    with pytest.raises(BadInput, match="must be of version 2 or older, got 7"):
         stored_config("small", url)
 
 
@@ -257,10 +280,12 @@ def test_a_ledger_of_an_older_version_is_brought_up_to_date_once(url, monkeypatc
     def upgrade(connection: Connection) -> None:
         connection.execute(text("alter table belay_results add column note text"))
 
-    monkeypatch.setattr(tables, "UPGRADES", (upgrade,))
+    monkeypatch.setattr(tables, "UPGRADES", (*tables.UPGRADES, upgrade))
+    with pytest.raises(BadInput, match=r"the ledger must be of version 3, got 2 in .*sync STUDY` brings it up to date"):
+        stored_config("small", url)
     for _ in range(2):
         with opened(url, making=True) as engine, engine.connect() as connection:
-            assert connection.execute(select(VERSIONS.c.version)).scalars().all() == [2]
+            assert connection.execute(select(VERSIONS.c.version)).scalars().all() == [3]
             assert connection.execute(text("select note from belay_results")).scalars().all() == [None, None]
 
 
@@ -271,4 +296,4 @@ with opened({url!r}, making=True) as engine:
     print(engine.connect().exec_driver_sql("select version from belay_version").fetchall())
 """
     drivers = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(4)]
-    assert [driver.communicate(timeout=600)[0] for driver in drivers] == ["[(1,)]\n"] * 4
+    assert [driver.communicate(timeout=600)[0] for driver in drivers] == ["[(2,)]\n"] * 4

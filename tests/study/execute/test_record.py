@@ -27,6 +27,7 @@ from studies import CommandLine, small, write
 
 from study import results
 from study.design.config import parse_config
+from study.design.riders import riders_of
 from study.design.schema import CONFIRMATION, RESULTS_ARTIFACT, Outcome, SeedResult, Setting
 from study.design.study import Study
 from study.errors import BadInput, FailedWork, TakenOver
@@ -502,3 +503,49 @@ def test_a_study_whose_records_a_server_takes_prints_its_answer_and_nothing_else
     assert by_server.code == 0, by_server.err
     advised = f"belay-study export other --tracking {address}"
     assert by_server.out == beside_it.out.replace("belay-study export small", advised).replace("small", "other")
+
+
+# --- riders -----------------------------------------------------------------------------------------------------------
+
+
+def hosting(number: int, *riders: list[float]) -> tuple[Setting, Outcome]:
+    """A setting without coupling and what it came to, with what riders measured on each seed."""
+    seeds = [replace(result(seed, 0.5, 0.4), riders={METRIC: each}) for seed, each in enumerate(riders)]
+    return setting(number, coupling=0.0), Outcome(number, seeds)
+
+
+def test_riders_are_rows_of_the_table_without_runs_of_their_own(uri: str) -> None:
+    record(uri, (setting(0), outcome(0)), hosting(1, [0.3, math.nan], [0.5, 0.2]))
+    rows = table(uri)
+    ridden = rows[rows["role"] == "rider"]
+    assert list(zip(ridden["setting"], ridden["seed"], ridden["run"], ridden[METRIC], strict=True)) == [
+        (10_001_000, 0, "", 0.3),
+        (10_001_000, 1, "", 0.5),
+    ]
+    assert json.loads(ridden["parameters"].iloc[0])["lr"] == 0.1
+    assert len(runs_of(uri, "setting")) == 2
+    assert runs_of(uri, "study")[0].data.tags["belay.done"] == "2"
+
+
+def test_a_rider_that_was_confirmed_gets_a_run_also_by_a_later_recorder(uri: str) -> None:
+    host, came_to = hosting(1, [0.3, 0.1], [0.5, 0.2])
+    record(uri, (host, came_to))
+    one, ridden = list(riders_of(study_of(), host, came_to))[1]
+    whole = Outcome(one.number, [*ridden.seeds, result(CONFIRMATION, 0.15), result(CONFIRMATION + 1, 0.25)])
+    for _ in range(2):
+        record(uri, (host, came_to), (one, whole))
+    rows = table(uri)
+    mine = rows[rows["setting"] == one.number]
+    assert list(mine["role"]) == ["rider", "rider", "confirmation", "confirmation"]
+    (run,) = [run for run in runs_of(uri, "setting") if run.data.tags["belay.setting"] == str(one.number)]
+    assert set(mine["run"]) == {run.info.run_id}
+    assert run.data.metrics[METRIC] == pytest.approx(0.15)
+    assert run.data.metrics[f"confirmed/{METRIC}"] == pytest.approx(0.2)
+
+
+def test_recording_anew_records_riders_anew(uri: str) -> None:
+    host, came_to = hosting(1, [0.3, 0.1], [0.5, 0.2])
+    record(uri, (host, came_to))
+    before = table(uri)
+    record(uri, (host, came_to), anew=True)
+    pd.testing.assert_frame_equal(table(uri), before)

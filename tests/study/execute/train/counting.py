@@ -8,7 +8,7 @@ import torch
 from execute.train.stackable_tasks import Net
 from torch import Tensor, nn
 
-from belay import Belay
+from belay import Bank, Belay
 
 TRAININGS: list[int] = []  # the seeds of all that were begun
 
@@ -39,6 +39,15 @@ class Cramped(Counted):
 
     def evaluate(self, model: nn.Module) -> dict[str, Tensor]:
         if sum(type(each) is Belay for each in gc.get_objects()) > 2:
+            raise torch.OutOfMemoryError("12 GiB are missing")
+        return super().evaluate(model)
+
+
+class Riderless(Counted):
+    """Has memory for no bank."""
+
+    def evaluate(self, model: nn.Module) -> dict[str, Tensor]:
+        if any(type(each) is Bank for each in gc.get_objects()):
             raise torch.OutOfMemoryError("12 GiB are missing")
         return super().evaluate(model)
 
