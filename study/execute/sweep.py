@@ -15,7 +15,7 @@ from study.execute.lease import Lease
 from study.execute.ledger import Ledger, check_name
 from study.execute.packs import BackEnd, Packs, Progress, Watch
 from study.execute.tables import opened
-from study.execute.train.probe import room
+from study.execute.train.probe import Room, room
 
 if TYPE_CHECKING:
     from study.execute.record import Ending, Recorder
@@ -47,13 +47,17 @@ def run(
     with contextlib.ExitStack() as held:
         engine = held.enter_context(opened(url, making=True))
         lease = held.enter_context(Lease(config.name, engine, say))
-        beside = held.enter_context(ThreadPoolExecutor(1))
-        opening = beside.submit(_recorder, study, uri, lease)  # importing MLflow, making its tables: as long as Ray
+        beside = held.enter_context(ThreadPoolExecutor(2))  # while Ray starts
+        opening = beside.submit(_recorder, study, uri, lease)
         ledger = Ledger(engine, config.name, url, lease)
-        with contextlib.nullcontext() if _is_finished(study, ledger) else back_end(config) as train_all:
-            recorder = opening.result()
+        finished = _is_finished(study, ledger)
+        trying = beside.submit(_room, study, finished)
+        with contextlib.nullcontext() if finished else back_end(config) as train_all:
+            recorder, room = opening.result(), trying.result()
             ledger.begin(config)
-            asker = Asker(study, ledger, _room(study, say) if train_all is not None else 1)
+            if room.broken:
+                say(f"runs are trained one by one, though the task names what is `stackable`: {room.reason}")
+            asker = Asker(study, ledger, room.runs)
             packs = Packs(asker, recorder, watch)
             recorder.open(asker.plan.settings)
             try:
@@ -69,12 +73,9 @@ def run(
     return packs.progress
 
 
-def _room(study: Study, say: Callable[[str], None]) -> int:
-    """How many runs a pack may hold."""
-    found = room(study)
-    if found.broken:
-        say(f"runs are trained one by one, though the task names what is `stackable`: {found.reason}")
-    return found.runs
+def _room(study: Study, finished: bool) -> Room:
+    """How many runs a pack may hold; of a finished study there will be none."""
+    return Room(1) if finished else room(study)
 
 
 def _is_finished(study: Study, ledger: Ledger) -> bool:

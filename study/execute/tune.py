@@ -1,4 +1,4 @@
-"""Trains packs on Ray Tune: a trial is a pack. The only file that runs Ray."""
+"""Trains packs on Ray Tune: a trial is a pack. The only file that runs Ray, but for what its workers do."""
 
 from __future__ import annotations
 
@@ -18,22 +18,20 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import ray
-import torch
 from ray import tune
 from ray.exceptions import RayError
 from ray.tune.search import Searcher
 
-from study.design.config import StudyConfig, parse_config
+from study.design.config import StudyConfig
 from study.design.places import PATIENCE
 from study.design.schema import Outcome
-from study.design.study import Study
-from study.errors import BadInput, FailedWork, StudyError, reason
+from study.errors import BadInput, FailedWork, reason
 from study.execute.packs import Packs
 from study.execute.plan import Pack
-from study.execute.train import lost, train_pack
+from study.execute.train import lost
+from study.execute.worker import UNABLE, train
 
 RETRIES = 2  # of a pack whose worker died; one of them may go to a worker on the same dead machine
-UNABLE = "unable"  # what a worker reports, with the reason, that cannot make the study's task
 VERSIONS = re.compile(r"Version mismatch:.*?Ray: (\S+)\s+Python: (\S+)\s.*?Ray: (\S+)\s+Python: (\S+)", re.DOTALL)
 ENVIRONMENT = {  # what Ray takes from the environment alone
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -60,7 +58,7 @@ def back_end(config: StudyConfig) -> Iterator[Callable[[Packs], None]]:
 def _train_all(packs: Packs) -> None:
     """Has Ray Tune run packs until none is left."""
     config = packs.study.config
-    trainable = tune.with_parameters(_train, document=config.plain(), paths=[str(Path.cwd()), *sys.path])
+    trainable = tune.with_parameters(train, document=config.plain(), paths=[str(Path.cwd()), *sys.path])
     trials = _Trials(packs)
     with tempfile.TemporaryDirectory(prefix="belay-study-", ignore_cleanup_errors=True) as folder:  # Tune's own notes
         tuner = tune.Tuner(
@@ -154,20 +152,6 @@ class _Trials(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Reads nothing; a study goes on from the ledger."""
-
-
-def _train(tried: dict[str, Any], document: dict[str, Any], paths: list[str]) -> None:
-    """Trains a pack in a Ray worker."""
-    sys.path += [path for path in paths if path not in sys.path]  # where the driver finds the user's own tasks
-    pack = Pack.from_json(tried["pack"])
-    try:
-        study = Study.of(parse_config(document))
-    except StudyError as error:  # the worker lacks what the driver has: the task's module, most likely
-        tune.report({UNABLE: str(error)})
-        return
-    torch.set_num_threads(study.config.resources.threads)
-    outcomes = list(train_pack(study, pack))
-    tune.report({"outcomes": [outcome.to_json() for outcome in outcomes]})
 
 
 @contextlib.contextmanager

@@ -12,7 +12,6 @@ from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -98,6 +97,8 @@ class Digits(Task):
 @cache
 def _data() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Training images and labels, validation images and labels; pixels in [0, 1]."""
+    from sklearn.datasets import load_digits  # takes a second, which commands that train nothing need not wait
+
     digits = load_digits()
     images = torch.as_tensor(digits.data, dtype=torch.float32) / 16
     labels = torch.as_tensor(digits.target, dtype=torch.long)
