@@ -54,6 +54,18 @@ class Task(BaseModel, ABC):
     def describe_optimizer(self) -> OptimizerSpec:
         """The optimizer of all parameters of the model."""
 
+    def lr_factor(self, step: int, steps: int) -> float:
+        """What the learning rate is multiplied by in a step: a schedule, where a task has one.
+
+        Args:
+            step: Counted from 1.
+            steps: Of the whole run.
+
+        Returns:
+            A finite number, at least 0.
+        """
+        return 1.0
+
     @abstractmethod
     def batches(self, seed: int, start: int, steps: int) -> Iterator[tuple[Tensor, ...]]:
         """The seed's batches number `start` to `steps` - 1, counted from 0: what is left of a run of `steps` steps.

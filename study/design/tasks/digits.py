@@ -6,6 +6,7 @@ Data: scikit-learn's ``load_digits``, the test part of UCI's Optical Recognition
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from functools import cache
 from typing import ClassVar, Literal
@@ -28,7 +29,7 @@ class Digits(Task):
 
     summary: ClassVar[str] = "handwritten digits (scikit-learn), 600 training images, multi-layer perceptron"
     metrics: ClassVar[dict[str, Direction]] = {"val_accuracy": "max", "val_loss": "min"}
-    stackable: ClassVar[frozenset[str]] = frozenset({"lr", "label_noise"})
+    stackable: ClassVar[frozenset[str]] = frozenset({"lr", "label_noise", "schedule"})
 
     lr: float = Field(0.1, gt=0, le=1e6, description="learning rate, at most 1e6")
     label_noise: float = Field(0.0, ge=0, lt=1, description="share of training images given a wrong label")
@@ -36,6 +37,9 @@ class Digits(Task):
     depth: int = Field(1, ge=0, le=64, description="number of hidden layers, at most 64")
     optimizer: Literal["sgd", "momentum", "adam", "adamw"] = Field(
         "sgd", description="optimizer (momentum is SGD, 0.9)"
+    )
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        "constant", description="how the learning rate falls to 0 over the run, if it does"
     )
     batch_size: int = Field(32, ge=1, le=TRAINING_IMAGES, description="images a step")
 
@@ -57,6 +61,11 @@ class Digits(Task):
         if self.optimizer == "adamw":
             return OptimizerSpec("adamw", self.lr, weight_decay=0.01)
         return OptimizerSpec("sgd", self.lr, momentum=0.9 if self.optimizer == "momentum" else 0.0)
+
+    def lr_factor(self, step: int, steps: int) -> float:
+        """1, or a straight line or half a cosine from 1 in the first step towards 0 after the last."""
+        left = 1 - (step - 1) / steps
+        return {"constant": 1.0, "linear": left, "cosine": (1 - math.cos(math.pi * left)) / 2}[self.schedule]
 
     def batches(self, seed: int, start: int, steps: int) -> Iterator[tuple[Tensor, ...]]:
         """Epoch after epoch in a new order, the last incomplete batch of each dropped.

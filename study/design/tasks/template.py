@@ -58,7 +58,10 @@ class MyTask(Task):
             return nn.Sequential(nn.Linear(INPUTS, self.width), nn.Tanh(), nn.Linear(self.width, 1))
 
     def describe_optimizer(self) -> OptimizerSpec:
-        """The optimizer of all parameters, by its values: the study builds it."""
+        """The optimizer of all parameters, by its values: the study builds it.
+
+        A method `lr_factor(step, steps)` gives the learning rate a schedule: what it is multiplied by in each step.
+        """
         # Change: "sgd", "adam" or "adamw", with its momentum, nesterov, weight_decay or betas.
         return OptimizerSpec("sgd", self.lr, momentum=0.9)
 

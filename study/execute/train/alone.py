@@ -75,11 +75,12 @@ def steps_of(
         Diverged: The loss has left what training recovers from.
     """
     model = task.build_model(seed)
-    optimizer = task.describe_optimizer().build(model.parameters())
+    spec = task.describe_optimizer()
+    optimizer, steps = spec.build(model.parameters()), int(settings[0]["steps"])
     averages = [Belay(model, each.oscillator, nonfinite="propagate") for each in settings]  # divergence is seen below
     bank = Bank(model, riders, nonfinite="propagate") if riders else None
     limit = math.inf
-    for step, batch in enumerate(task.batches(seed, 0, int(settings[0]["steps"])), start=1):
+    for step, batch in enumerate(task.batches(seed, 0, steps), start=1):
         optimizer.zero_grad()
         loss = task.loss(model, batch)
         loss.backward()  # type: ignore[no-untyped-call] # torch's own
@@ -88,6 +89,8 @@ def steps_of(
             limit = DIVERGED_LOSS * max(1.0, value)
         if not value <= limit:  # also where it is nan
             raise Diverged(step)
+        for group in optimizer.param_groups:
+            group["lr"] = spec.lr * lr_factor(task, step, steps)
         optimizer.step()
         with warnings.catch_warnings():  # a first step that goes far is a setting that diverges
             warnings.simplefilter("ignore", UserWarning)
@@ -96,6 +99,18 @@ def steps_of(
             if bank is not None:
                 bank.update()
         yield model, averages, bank
+
+
+def lr_factor(task: Task, step: int, steps: int) -> float:
+    """What a task's schedule says.
+
+    Raises:
+        ValueError: It is no finite number, or below 0.
+    """
+    factor = float(task.lr_factor(step, steps))
+    if not 0 <= factor < math.inf:
+        raise ValueError(f"`lr_factor` must be finite and at least 0, got {factor} at step {step} of {steps}.")
+    return factor
 
 
 def _train(

@@ -139,9 +139,19 @@ class RowOptimizer(ABC):
     """
 
     def __init__(self, specs: Sequence[OptimizerSpec], x: Tensor) -> None:
-        self.specs, self._like = list(specs), x.new_empty(())
+        self.specs, self.factors, self._like = list(specs), [1.0] * len(specs), x.new_empty(())
         self.state: list[Tensor] = []
         self.refresh()
+
+    def schedule(self, factors: Sequence[float]) -> None:
+        """Sets what the rows' learning rates are multiplied by from now on."""
+        if list(factors) != self.factors:
+            self.factors = list(factors)
+            self.lr = _column(self.rates(), self._like)
+
+    def rates(self) -> list[float]:
+        """The rows' learning rates."""
+        return [spec.lr * factor for spec, factor in zip(self.specs, self.factors, strict=True)]
 
     def column(self, value: Callable[[OptimizerSpec], float]) -> Tensor:
         """A value of each row."""
@@ -149,13 +159,14 @@ class RowOptimizer(ABC):
 
     def refresh(self) -> None:
         """Makes the columns that the rows as they are now need."""
-        self.lr = self.column(lambda spec: spec.lr)
+        self.lr = _column(self.rates(), self._like)
         self.weight_decay = self.column(lambda spec: spec.weight_decay)
         self.decays = bool(self.weight_decay.any())
 
     def keep(self, rows: Tensor) -> None:
         """Goes on with these rows alone."""
         self.specs = [self.specs[row] for row in rows.tolist()]
+        self.factors = [self.factors[row] for row in rows.tolist()]
         self.state = [part[rows] for part in self.state]
         self.refresh()
 
@@ -204,7 +215,9 @@ class _Adam(RowOptimizer):
         mean.lerp_(g, 1 - self.beta1)
         square.mul_(self.beta2).addcmul_(g * g, 1 - self.beta2)
         shrunk = self.column(lambda spec: (1 - spec.betas[1] ** self.steps) ** 0.5)
-        size = self.column(lambda spec: spec.lr / (1 - spec.betas[0] ** self.steps))
+        betas = (spec.betas[0] for spec in self.specs)
+        rates = zip(self.rates(), betas, strict=True)
+        size = _column([lr / (1 - beta**self.steps) for lr, beta in rates], self._like)
         x.addcmul_(mean / square.sqrt().div_(shrunk).add_(EPS), size, value=-1)
 
 

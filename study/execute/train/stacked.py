@@ -21,7 +21,7 @@ from torch.nn.utils import parameters_to_vector
 from study.design.schema import AVERAGE, LIVE, SeedResult, Setting
 from study.design.study import Study
 from study.design.tasks.base import Task
-from study.execute.train.alone import KEPT, evaluation_steps, measure, steps_of
+from study.execute.train.alone import KEPT, evaluation_steps, lr_factor, measure, steps_of
 from study.execute.train.log import DIVERGED_LOSS, Diverged, Log, raised
 from study.execute.train.rows import Averages, Watchers, optimizer
 
@@ -81,7 +81,7 @@ class _Stack:
         self._averages = Averages([setting.oscillator for setting, _ in runs], self._row_of, self._rows.x)
         self._hosts = [run for run, (setting, _) in enumerate(runs) if setting.number in hosts]
         self._riders = Watchers(study.riders, self._rows_of(self._hosts), self._rows.x) if self._hosts else None
-        self._optimizer = optimizer([task.describe_optimizer() for task in tasks], self._rows.x)
+        self._optimizer, self._tasks = optimizer([task.describe_optimizer() for task in tasks], self._rows.x), tasks
         self._streams, self._stream_of = _streams(tasks, seeds)
         self._limit: Tensor  # of each row's loss, beyond which it has diverged
         self._to_leave = False  # whether runs have ended whose rows may be left behind
@@ -110,6 +110,7 @@ class _Stack:
         if too_large := (~(loss.abs() <= self._limit)).nonzero().flatten().tolist():  # also where it is nan
             ended = [run for run, row in zip(self._run_of, self._row_of, strict=True) if row in too_large]
             self._end(ended, Diverged(step))
+        self._optimizer.schedule([lr_factor(task, step, self._study.config.steps) for task in self._tasks])
         self._optimizer.step(self._rows.x, gradient)
         self._averages.update(self._rows.x)
         if self._riders is not None:
@@ -155,6 +156,7 @@ class _Stack:
         if 2 * len(going) > len(self._rows.x):
             return
         self._stream_of = [self._stream_of[row] for row in going]
+        self._tasks = [self._tasks[row] for row in going]
         rows = torch.tensor(going, dtype=torch.long, device=self._rows.x.device)
         self._limit = self._limit[rows]
         self._rows.keep(rows)

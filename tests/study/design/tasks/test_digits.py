@@ -233,3 +233,13 @@ def test_the_loss_is_the_cross_entropy_in_nats():
     nn.init.zeros_(uniform.weight)
     nn.init.zeros_(uniform.bias)
     assert task.loss(uniform, (images, labels)).item() == pytest.approx(2.302585, abs=1e-6)
+
+
+@pytest.mark.parametrize(("schedule", "factors"), [
+    ("constant", [1, 1, 1, 1]),
+    ("linear", [1, 0.75, 0.5, 0.25]),
+    ("cosine", [1, 0.853553, 0.5, 0.146447]),
+])  # fmt: skip
+def test_the_learning_rate_falls_as_the_schedule_says(schedule: str, factors: list[float]) -> None:
+    task = Digits(schedule=schedule)
+    assert [task.lr_factor(step, 4) for step in (1, 2, 3, 4)] == pytest.approx(factors, abs=1e-6)

@@ -16,7 +16,13 @@ from study.design.tasks.digits import Digits
 from study.design.tasks.template import MyTask
 
 TASKS: dict[str, type[Task]] = {name: find_task(name) for name in BUILT_IN}  # type: ignore[misc] # all classes
-VALUES = {"lr": (0.1, 0.3, 0.5), "label_noise": (0.0, 0.2, 0.4), "noise": (0.0, 0.5, 1.0), "start": (-1.0, 0.5, 2.0)}
+VALUES: dict[str, tuple[Any, ...]] = {
+    "lr": (0.1, 0.3, 0.5),
+    "label_noise": (0.0, 0.2, 0.4),
+    "noise": (0.0, 0.5, 1.0),
+    "start": (-1.0, 0.5, 2.0),
+    "schedule": ("constant", "linear", "cosine"),
+}
 
 
 @pytest.mark.parametrize("task", [*(kind() for kind in TASKS.values()), Digits(batch_size=400), MyTask()], ids=repr)

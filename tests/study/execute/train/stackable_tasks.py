@@ -24,7 +24,7 @@ class Net(Task):
     summary: ClassVar[str] = "for tests"
     metrics: ClassVar[dict[str, Direction]] = {"val_loss": "min"}
     stackable: ClassVar[frozenset[str] | None] = frozenset(
-        {"lr", "momentum", "nesterov", "weight_decay", "beta1", "beta2", "noise"}
+        {"lr", "momentum", "nesterov", "weight_decay", "beta1", "beta2", "noise", "warmup"}
     )
 
     lr: float = 0.05
@@ -35,6 +35,7 @@ class Net(Task):
     beta1: float = 0.9
     beta2: float = 0.999
     noise: float = 0.1
+    warmup: int = 0
     double: bool = False
     width: int = Field(8, ge=1)
 
@@ -50,6 +51,9 @@ class Net(Task):
             nesterov = self.nesterov and self.momentum > 0
             return OptimizerSpec("sgd", self.lr, self.momentum, nesterov, self.weight_decay)
         return OptimizerSpec(self.kind, self.lr, weight_decay=self.weight_decay, betas=(self.beta1, self.beta2))
+
+    def lr_factor(self, step: int, steps: int) -> float:
+        return min(1.0, step / self.warmup) * (1 - (step - 1) / steps) if self.warmup else 1.0
 
     def batches(self, seed: int, start: int, steps: int) -> Iterator[tuple[Tensor, ...]]:
         generator = torch.Generator().manual_seed(seed)
@@ -161,6 +165,13 @@ class Deadly(Net):
         if self.lr == 1.5:
             os._exit(1)
         return super().describe_optimizer()
+
+
+class Backwards(Net):
+    """Has a schedule that goes below 0."""
+
+    def lr_factor(self, step: int, steps: int) -> float:
+        return 3.0 - step
 
 
 class Breaking(Net):

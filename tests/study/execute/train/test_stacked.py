@@ -59,7 +59,10 @@ def assert_as_alone(study: Study, runs: list[tuple[Setting, int]], within: float
     ({}, [{"lr": 0.01}, {"lr": 0.03, "momentum": 0.9}, {"lr": 0.02, "momentum": 0.8, "nesterov": True}]),
     ({"kind": "adam"}, [{"lr": 0.01}, {"lr": 0.003, "beta1": 0.5, "beta2": 0.9}, {"lr": 0.01, "weight_decay": 0.1}]),
     ({"kind": "adamw"}, [{"lr": 0.01, "weight_decay": 0.1}, {"lr": 0.003}]),
-], ids=["sgd", "sgd-decay", "momentum", "adam", "adamw"])  # fmt: skip
+    ({}, [{"lr": 0.1, "warmup": 20}, {"lr": 0.05}, {"lr": 0.1, "warmup": 40, "momentum": 0.9}]),
+    ({"kind": "adam"}, [{"lr": 0.01, "warmup": 20}, {"lr": 0.003}]),
+    ({"kind": "adamw"}, [{"lr": 0.01, "weight_decay": 0.1, "warmup": 50}, {"lr": 0.003, "warmup": 10}]),
+], ids=["sgd", "sgd-decay", "momentum", "adam", "adamw", "sgd-falling", "adam-falling", "adamw-falling"])  # fmt: skip
 @pytest.mark.parametrize(("double", "within"), [(True, 1e-8), (False, 1e-4)], ids=["float64", "float32"])
 def test_side_by_side_every_optimizer_comes_to_what_it_comes_to_alone(
     options: dict[str, Any], differing: list[dict[str, Any]], double: bool, within: float
@@ -71,7 +74,7 @@ def test_side_by_side_every_optimizer_comes_to_what_it_comes_to_alone(
 
 @pytest.mark.parametrize(("task", "metric", "differing"), [
     ({"name": "quadratic", "dimensions": 8}, "average/distance", [{"lr": 0.1}, {"lr": 0.5, "noise": 0.3}]),
-    ({"name": "digits"}, "average/val_loss", [{"lr": 0.1, "label_noise": 0.2}, {"lr": 0.3}]),
+    ("digits", "average/val_loss", [{"lr": 0.1, "label_noise": 0.2}, {"lr": 0.3, "schedule": "cosine"}]),
     ({"name": "digits", "optimizer": "momentum", "depth": 2}, "average/val_loss", [{"lr": 0.01}, {"lr": 0.02}]),
     ({"name": "digits", "optimizer": "adam"}, "average/val_loss", [{"lr": 0.001}, {"lr": 0.003}]),
     ({"name": "digits", "optimizer": "adamw"}, "average/val_loss", [{"lr": 0.001}, {"lr": 0.003}]),
@@ -115,6 +118,7 @@ def test_runs_that_diverge_end_at_the_same_step_and_leave_the_others_alone(lrs: 
     ("Shaped", {"width": 5}, "the models differ"),
     ("Uneven", {}, "`batches` gives batches of different shapes"),
     ("Breaking", {"lr": 0.5}, "RuntimeError: no optimizer at 0.5"),
+    ("Backwards", {}, "ValueError: `lr_factor` must be finite and at least 0, got -1.0 at step 4 of 10"),
     ("Net", {"width": 5}, "the settings differ in more than `stackable` names"),
 ])  # fmt: skip
 def test_what_cannot_be_stacked_is_found_out(task: str, differing: dict[str, Any], said: str) -> None:

@@ -109,6 +109,12 @@ def test_a_task_that_raises_fails_its_setting_with_the_message() -> None:
     assert outcome.message == "RuntimeError: no batch fits here"
 
 
+def test_a_schedule_below_0_fails_the_setting_and_says_the_rule() -> None:
+    outcome = outcome_of(0.01, task="execute.train.stackable_tasks:Backwards", **VAL_LOSS)
+    said = "ValueError: `lr_factor` must be finite and at least 0, got -1.0 at step 4 of 60."
+    assert outcome.message == said
+
+
 @pytest.mark.parametrize(("name", "found"), [("Floats", "0.5"), ("Rows", "shape (3,)")])
 def test_a_metric_that_is_no_0d_tensor_fails_the_setting_and_says_the_rule(name: str, found: str) -> None:
     outcome = outcome_of(0.01, task=f"design.own_tasks:{name}", objective={"metric": "average/val_loss"})
