@@ -37,13 +37,22 @@ def lost(pack: Pack, message: str) -> list[Outcome]:
 
 
 def _side_by_side(study: Study, runs: Sequence[Run], hosts: Collection[int]) -> list[SeedResult]:
+    """Trains runs side by side; in halves where they do not fit into memory together."""
     started = time.perf_counter()
+    results: list[SeedResult] = []
     try:
         results = train_stacked(study, runs, hosts)
     except NotStackable as error:
         warnings.warn(f"runs are trained one by one: {error}", stacklevel=3)
         return _one_by_one(study, runs, hosts)
-    return _timed(results, started)
+    except torch.OutOfMemoryError as error:
+        warnings.warn(f"{len(runs)} runs do not fit into memory side by side: {error}", stacklevel=3)
+    if results:  # outside the `except`, which holds what the first try had taken
+        return _timed(results, started)
+    if len(runs) == 1:
+        return _one_by_one(study, runs, hosts)
+    half = len(runs) // 2
+    return [*_side_by_side(study, runs[:half], hosts), *_side_by_side(study, runs[half:], hosts)]
 
 
 def _one_by_one(study: Study, runs: Sequence[Run], hosts: Collection[int]) -> list[SeedResult]:

@@ -63,6 +63,8 @@ def _tried(study: Study, most: int) -> Room:
         try_stacked(study, [(setting, seed) for seed, setting in enumerate(ends)])
     except NotStackable as error:
         return Room(1, str(error), broken=True)
+    except torch.OutOfMemoryError as error:
+        return Room(1, f"two runs do not fit into memory side by side: {error}")
     return Room(most)
 
 

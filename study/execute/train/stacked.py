@@ -42,6 +42,7 @@ def train_stacked(study: Study, runs: Sequence[Run], hosts: Collection[int] = ()
 
     Raises:
         NotStackable: They cannot be trained side by side, or do not come to what they come to alone.
+        OutOfMemoryError: They do not fit into memory together.
     """
     return _attempt(study, runs, study.config.steps, hosts)
 
@@ -58,7 +59,7 @@ def try_stacked(study: Study, runs: Sequence[Run]) -> None:
 def _attempt(study: Study, runs: Sequence[Run], steps: int, hosts: Collection[int] = ()) -> list[SeedResult]:
     try:
         return _Stack(study, runs, hosts).train(steps)
-    except NotStackable:
+    except (NotStackable, torch.OutOfMemoryError):
         raise
     except KEPT as error:  # whatever a task may raise; torch names the operation
         raise NotStackable(raised(error)) from error

@@ -147,6 +147,16 @@ def test_a_pack_that_cannot_be_stacked_is_trained_one_by_one_and_says_why() -> N
     assert [result.message for result in broken.seeds] == ["RuntimeError: no optimizer at 0.5"] * 2
 
 
+def test_runs_that_do_not_fit_into_memory_side_by_side_are_taken_in_halves() -> None:
+    large, small_ones = study_of(f"{OWN}:Large", steps=20), study_of(f"{OWN}:Net", steps=20)
+    settings = tuple(large.setting(number, {"decay": 0.9, "lr": lr}) for number, lr in enumerate((0.05, 0.1, 0.2)))
+    with pytest.warns(UserWarning, match="6 runs do not fit into memory side by side: Tried to allocate 12 GiB"):
+        halves = list(train_pack(large, Pack(settings, (0, 1), side_by_side=True)))
+    whole = list(train_pack(small_ones, Pack(settings, (0, 1), side_by_side=True)))
+    for ours, theirs in zip(halves, whole, strict=True):
+        assert [result.history for result in ours.seeds] == [result.history for result in theirs.seeds]
+
+
 def test_a_pack_side_by_side_gives_each_setting_its_own_seeds_in_order() -> None:
     study = study_of(f"{OWN}:Net", steps=10, evaluations=1)
     settings = tuple(study.setting(number, {"decay": 0.9, "lr": lr}) for number, lr in ((4, 0.05), (2, 0.1)))
