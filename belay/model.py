@@ -27,7 +27,7 @@ from belay.names import (
     reshard,
     unwrap,
 )
-from belay.shards import copy_, is_sharded, local
+from belay.shards import clones, copy_, is_sharded, local
 from belay.start import start
 
 Policy = Literal["copy", "average", "ignore"]
@@ -157,9 +157,9 @@ class Model:
             if not first:
                 yield
                 return
-            buffers = {name: buffer.clone() for name, buffer in self.buffers().items()}
+            buffers = clones(self.buffers())
             owners = owners_of(self.module)
-            weights = {name: weight.detach().clone() for name, weight in self.weights.items()}
+            weights = clones(self.weights)
             try:
                 targets = {**self.weights, **self.buffers()}
                 copy_(targets, fitting(targets, self._blended(averages(), readout)))
@@ -358,20 +358,20 @@ def _forget_cached_weights() -> None:
 @torch.no_grad()
 def _restore(weights: Mapping[str, nn.Parameter], saved: Mapping[str, Tensor]) -> None:
     """Puts weights back, also where one has another shape by now."""
-    for name, tensor in saved.items():
-        if weights[name].shape == tensor.shape:
-            weights[name].copy_(tensor)
-        else:
-            weights[name].data = tensor
+    same = {name: tensor for name, tensor in saved.items() if weights[name].shape == tensor.shape}
+    copy_(weights, same)
+    for name in saved.keys() - same.keys():
+        weights[name].data = saved[name]
 
 
 @torch.no_grad()
 def _restore_buffers(owners: Mapping[str, tuple[nn.Module, str]], saved: Mapping[str, Tensor]) -> None:
     """Puts buffers back, also where one was replaced, dropped or has another shape by now."""
-    for name, tensor in saved.items():
+    present = {name: owners[name][0]._buffers.get(owners[name][1]) for name in saved}
+    same = {
+        name: buffer for name, buffer in present.items() if buffer is not None and buffer.shape == saved[name].shape
+    }
+    copy_(same, {name: saved[name] for name in same})
+    for name in saved.keys() - same.keys():
         owner, attribute = owners[name]
-        present = owner._buffers.get(attribute)
-        if present is not None and present.shape == tensor.shape:
-            present.copy_(tensor)
-        else:
-            owner._buffers[attribute] = tensor
+        owner._buffers[attribute] = saved[name]

@@ -6,10 +6,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, TypeGuard
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor  # slow to import, and already loaded where it is used
+
+
+PLAIN = {Tensor, nn.Parameter}  # types whose operations are torch's own
+CLONE = getattr(torch, "_foreach_clone", None)  # not in older versions of torch
 
 
 def is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:
@@ -52,5 +56,21 @@ def joined(part: Tensor, like: Tensor) -> Tensor:
 @torch.no_grad()
 def copy_(targets: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
     """Copies values into the targets of the same name, whatever their dtype, device and sharding."""
+    into, plain = [], []
     for name, value in values.items():
-        targets[name].copy_(sharded_like(targets[name], value))
+        target = targets[name]
+        if type(value) in PLAIN and type(target) in PLAIN:
+            into.append(target)
+            plain.append(value)
+        else:
+            target.copy_(sharded_like(target, value))
+    if plain:
+        torch._foreach_copy_(into, plain)  # many small tensors in a third of the time
+
+
+@torch.no_grad()
+def clones(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of tensors, sharded as they are."""
+    if CLONE is None or not all(type(tensor) in PLAIN for tensor in tensors.values()):
+        return {name: tensor.clone() for name, tensor in tensors.items()}
+    return dict(zip(tensors, CLONE(list(tensors.values())), strict=True)) if tensors else {}

@@ -117,3 +117,28 @@ def test_a_bank(
     separate = [Belay(model, oscillator, nonfinite="propagate") for oscillator in oscillators]
     seconds = medians({"bank": bank.update, "separate": lambda: [average.update() for average in separate]})
     figure(f"update of a bank of {what}", "32 separate averages", seconds["bank"] / seconds["separate"], asked)
+
+
+@pytest.mark.parametrize(("what", "make"), [
+    ("10,000 tensors of 50 weights", lambda: nn.ParameterList([nn.Parameter(torch.randn(50)) for _ in range(10_000)])),
+    ("20 tensors of 1 M weights", lambda: nn.ParameterList([nn.Parameter(torch.randn(1000, 1000)) for _ in range(20)])),
+])  # fmt: skip
+def test_showing_averages(
+    what: str, make: Callable[[], nn.Module], figure: Callable[..., None], medians: Callable[..., dict[str, float]]
+) -> None:
+    model = make()
+    average = Belay(model, EMA)
+    average.update()
+    weights = [parameter.detach() for parameter in model.parameters()]
+    copies = [weight.clone() for weight in weights]
+
+    def show() -> None:
+        with average.average_parameters():
+            pass
+
+    def copy() -> None:
+        torch._foreach_copy_(weights, copies)
+        torch._foreach_copy_(weights, copies)
+
+    seconds = medians({"show": show, "copy": copy})
+    figure(f"showing averages, {what}", "copying once each way", seconds["show"] / seconds["copy"], 1.2)

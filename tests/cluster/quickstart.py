@@ -29,7 +29,7 @@ with opened(storage, making=False) as engine:
     asked = ledger.asked()
     results = {
         each.setting.number: [
-            [seed.seed, seed.state, seed.history] for seed in ledger.outcome(each.setting.number).seeds
+            [seed.seed, seed.state, seed.history, seed.riders] for seed in ledger.outcome(each.setting.number).seeds
         ]
         for each in asked
     }

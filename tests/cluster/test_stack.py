@@ -51,7 +51,7 @@ def test_postgresql_and_mlflow_hold_the_table_of_an_undisturbed_run_without_a_cl
     read = inline.call("-c", READ)
     assert read.returncode == 0, read.stderr
     expected = json.loads(read.stdout.splitlines()[-1])
-    assert len(expected["table"]["setting"]) == 2 * SETTINGS
+    assert {str(number) for number in range(SETTINGS)} < set(expected["table"]["setting"])  # riders beside them
     assert len(expected["ledger"]) == SETTINGS
     assert on_record == expected
 
