@@ -32,7 +32,7 @@ COLUMNS = {  # before one for each metric, its last value, nan where the seed ha
     "message": "str",
     "diverged_at": "float64",
     "seconds": "float64",
-    "run": "str",  # id of the setting's own MLflow run
+    "run": "str",  # id of the setting's own MLflow run; a rider has one if it was confirmed
     "parameters": "str",  # the setting as JSON, which keeps the types of its values
 }
 KEY = ["setting", "seed"]

@@ -263,20 +263,22 @@ class _Search:
 
     def add(self, asked: Asked) -> None:
         """Takes a setting that was drawn before."""
+        self._asked.append(asked)
         if self._sampler in LEARNING:
+            self._trials.append(len(self._optuna.get_trials(deepcopy=False)))
             self._optuna.add_trial(trial_of(self._space, asked.drawn, state=TrialState.RUNNING))
-        self._note(asked)
 
     def learn(self, outcomes: Mapping[int, Outcome]) -> None:
         """Shows Optuna what the first settings came to, by number."""
-        for asked, trial in list(zip(self._asked, self._trials, strict=True))[self._told : len(outcomes)]:
+        new = slice(self._told, len(outcomes))
+        for asked, trial in zip(self._asked[new], self._trials[new], strict=True):
             outcome = outcomes[asked.setting.number].part("search")
             self._optuna.tell(trial, state=TrialState.FAIL)
             self._optuna.add_trial(trial_of(self._space, asked.drawn, **ending(outcome, self._study)))
             if best := self._best_rider(outcome):
                 drawn, value = best
                 self._optuna.add_trial(trial_of(self._space, asked.drawn | drawn, value=value))
-            self._told += 1
+        self._told = len(outcomes)
 
     def draw(self, numbers: Sequence[int]) -> Iterator[Asked]:
         """The next settings, which get these numbers."""
@@ -285,16 +287,12 @@ class _Search:
         for number in numbers:
             if self._sampler in LEARNING:
                 trial: BaseTrial = self._optuna.ask()
+                self._trials.append(trial.number)
             else:
                 trial = FixedTrial(self._points[len(self._asked)])
             values = {name: dimension.suggest(name, trial) for name, dimension in self._space.items()}
-            asked = Asked(self._name, trial.params, self._study.setting(number, values))
-            self._note(asked)
-            yield asked
-
-    def _note(self, asked: Asked) -> None:
-        self._asked.append(asked)
-        self._trials.append(len(self._optuna.get_trials(deepcopy=False)) - 1)
+            self._asked.append(Asked(self._name, trial.params, self._study.setting(number, values)))
+            yield self._asked[-1]
 
     def _best_rider(self, outcome: Outcome) -> tuple[dict[str, Scalar], float] | None:
         """The best rider of a setting that the search could have drawn: what of it differs from the setting; its value.

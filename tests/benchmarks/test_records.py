@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import statistics
 import subprocess
 import sys
 import time
@@ -13,11 +15,20 @@ from studies import environment_with
 
 from study import results
 from study.design.config import parse_config
+from study.design.places import Connections
 from study.design.schema import Outcome, SeedResult, Setting
 from study.design.study import Study
+from study.execute.ask import Asker
+from study.execute.inline import back_end
+from study.execute.ledger import Ledger
 from study.execute.record import Recorder
+from study.execute.sweep import run
+from study.execute.tables import opened
+from study.execute.train import train_pack
+from study.execute.train.probe import room
 from study.tracking import connect
 
+FULL = os.environ.get("BELAY_BENCHMARK_SIZE") == "full"
 SETTINGS, MANY, SEEDS, METRICS = 100, 10_000, 4, ("val_accuracy", "val_loss")
 
 
@@ -74,3 +85,36 @@ def test_answer_from_many_settings(figure: Callable[..., None], databases: Path,
     figure(
         f"belay-study best, {MANY} settings x {SEEDS} seeds", "import mlflow", taken["best"] - taken["import"], 1, "s"
     )
+
+
+def test_training_with_records_beside_training_without(figure: Callable[..., None], databases: Path) -> None:
+    settings, repetitions = (48, 5) if FULL else (8, 1)
+
+    def study_of(name: str) -> Study:
+        config = {"name": name, "task": {"name": "digits", "batch_size": 100}, "steps": 300, "seeds": SEEDS}
+        config |= {"objective": {"metric": "average/val_accuracy"}, "search": {"settings": settings, "baseline": 0}}
+        space = {"decay": {"uniform": [0.5, 0.99]}, "coupling": {"uniform": [0.01, 0.3]}, "lr": {"log": [0.1, 1]}}
+        return Study.of(parse_config(config | {"space": space}))
+
+    def recorded(name: str) -> None:
+        storage, tracking = (f"sqlite:///{databases}/{file}.db" for file in ("ledger", "mlflow"))
+        run(study_of(name), Connections.of(storage, tracking), back_end, lambda _: None, lambda _: None)
+
+    def trained(name: str) -> None:
+        study, url = study_of(name), f"sqlite:///{databases}/ledger.db"
+        with opened(url, making=True) as engine, back_end(study.config):
+            ledger = Ledger(engine, name, url)
+            ledger.begin(study.config)
+            asker = Asker(study, ledger, room(study).runs)
+            while (pack := asker.next()) is not None:
+                asker.tell(list(train_pack(study, pack)))
+
+    taken: dict[str, list[float]] = {"with": [], "without": []}
+    for number in range(-1, repetitions):  # the first ones import and make tables
+        for how, function in (("with", recorded), ("without", trained)):
+            began = time.perf_counter()
+            function(f"{how}-{number + 1}")
+            if number >= 0:
+                taken[how].append(time.perf_counter() - began)
+    ratio = statistics.median(taken["with"]) / statistics.median(taken["without"])
+    figure(f"{settings} settings x {SEEDS} seeds, recorded in MLflow, SQLite", "not recorded", ratio, 1.1)

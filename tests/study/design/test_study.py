@@ -75,6 +75,7 @@ def test_a_setting_is_completed_with_what_is_fixed_and_with_defaults():
         "width": 64,
         "depth": 1,
         "optimizer": "sgd",
+        "schedule": "constant",
         "batch_size": 32,
         "steps": 600,
     }

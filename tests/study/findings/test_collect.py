@@ -56,7 +56,7 @@ def test_the_columns_are_the_setting_its_state_its_parameters_and_the_metrics():
     records = recorded.records("mixed")
     assert records.parameters == [
         *("decay", "damping", "coupling"),
-        *("batch_size", "depth", "label_noise", "lr", "optimizer", "width"),
+        *("batch_size", "depth", "label_noise", "lr", "optimizer", "schedule", "width"),
     ]
     assert set(records.table.columns) == {
         *("setting", "seed", "state", "message", "diverged_at"),

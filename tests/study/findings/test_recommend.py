@@ -62,11 +62,12 @@ def test_what_was_tried_is_counted_by_how_it_ended():
 
 def test_the_parameters_are_plain_values_of_the_types_they_had():
     parameters = found("mixed").parameters
-    assert parameters == dict(recorded.MIXED[3].drawn) | {"batch_size": 32, "depth": 1, "label_noise": 0.2, "width": 64}
+    fixed = {"batch_size": 32, "depth": 1, "label_noise": 0.2, "width": 64, "schedule": "constant"}
+    assert parameters == dict(recorded.MIXED[3].drawn) | fixed
     assert {name: type(value) for name, value in parameters.items()} == {
         **dict.fromkeys(("decay", "damping", "coupling", "lr", "label_noise"), float),
         **dict.fromkeys(("batch_size", "depth", "width"), int),
-        "optimizer": str,
+        **dict.fromkeys(("optimizer", "schedule"), str),
     }
 
 
