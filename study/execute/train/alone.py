@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -45,20 +47,39 @@ def train_alone(
         OutOfMemoryError: Several averages do not fit into memory; fewer may.
     """
     logs = [Log(seed, study.config.objective.metric) for _ in settings]
-    ending: Errors = (Diverged, *kept)
-    try:
+    endings = Endings((Diverged, *kept), several=len(settings) + len(riders) > 1)
+    with endings.of(*logs):
         task = study.task_of(settings[0])
         if isinstance(task, Task):
-            _train(task, settings, riders, logs, study.config, ending)
+            _train(task, settings, riders, logs, study.config, endings)
         else:
             (setting,), (log,) = settings, logs
             task.train(setting, seed, log.report)
-    except ending as error:
-        if _lacks_room(error, len(settings) + len(riders)):
-            raise
-        for log in logs:
-            log.end(error)
     return [log.result() for log in logs]
+
+
+@dataclass(frozen=True)
+class Endings:
+    """What ends a run, and is its result.
+
+    Attributes:
+        kinds: Exceptions.
+        several: Whether there are several averages, so that a lack of memory is no result: fewer may fit.
+    """
+
+    kinds: Errors
+    several: bool
+
+    @contextmanager
+    def of(self, *logs: Log) -> Iterator[None]:
+        """Ends runs where the block raises."""
+        try:
+            yield
+        except self.kinds as error:
+            if self.several and isinstance(error, torch.OutOfMemoryError):
+                raise
+            for log in logs:
+                log.end(error)
 
 
 def evaluation_steps(steps: int, evaluations: int) -> set[int]:
@@ -119,7 +140,7 @@ def _train(
     riders: Sequence[Oscillator],
     logs: Sequence[Log],
     config: StudyConfig,
-    ending: Errors,
+    endings: Endings,
 ) -> None:
     """Trains a seed of settings that share a trajectory, and measures it as often as the config says."""
     due = evaluation_steps(config.steps, config.evaluations)
@@ -127,15 +148,14 @@ def _train(
         if step in due:
             live = {LIVE + name: value for name, value in measure(task, model).items()}
             for average, log in zip(averages, logs, strict=True):
-                try:
-                    with average.average_parameters():
-                        log.report(step, live | _averaged(task, model))
-                except ending as error:
-                    if _lacks_room(error, len(settings) + len(riders)):
-                        raise
-                    log.end(error)
+                with endings.of(log), average.average_parameters():
+                    log.report(step, live | _averaged(task, model))
         if step == config.steps and bank is not None:
-            logs[0].riders = _measured(task, model, bank)
+            apart = Log(logs[0].seed, config.objective.metric)
+            with endings.of(apart):  # riders must not cost their host
+                logs[0].riders = _measured(task, model, bank)
+            if apart.ended:
+                warnings.warn(f"riders are left out: {apart.result().message}", stacklevel=1)
         if all(log.ended for log in logs):
             return
 
@@ -152,11 +172,6 @@ def _measured(task: Task, model: nn.Module, bank: Bank) -> dict[str, list[float]
 
 def _averaged(task: Task, model: nn.Module) -> dict[str, float]:
     return {AVERAGE + name: value for name, value in measure(task, model).items()}
-
-
-def _lacks_room(error: BaseException, averages: int) -> bool:
-    """Whether an error may be owed to there being several averages."""
-    return isinstance(error, torch.OutOfMemoryError) and averages > 1
 
 
 def measure(task: Task, model: nn.Module) -> dict[str, float]:

@@ -52,6 +52,19 @@ class Riderless(Counted):
         return super().evaluate(model)
 
 
+class Picky(Net):
+    """Cannot measure what is not the model's own or the first average."""
+
+    def evaluate(self, model: nn.Module) -> dict[str, Tensor]:
+        SEEN.append(1)
+        if len(SEEN) > 2:
+            raise RuntimeError("not this one")
+        return super().evaluate(model)
+
+
+SEEN: list[int] = []
+
+
 class TooLarge(Net):
     """Has memory for none."""
 

@@ -78,3 +78,10 @@ def test_riders_that_do_not_fit_into_memory_stay_away() -> None:
     assert [outcome.state for outcome in outcomes] == ["complete"] * 2
     assert riders_of(outcomes[0]) == [{}]
     assert counting.TRAININGS == [0, 0]
+
+
+def test_riders_that_cannot_be_measured_do_not_cost_their_host() -> None:
+    study = carrying("execute.train.counting:Picky", evaluations=1)
+    with pytest.warns(UserWarning, match="riders are left out: RuntimeError: not this one"):
+        (outcome,) = train_pack(study, Pack(settings_of(study, {"lr": 0.05, **AVERAGES[0]}), (0,), hosts=(0,)))
+    assert (outcome.state, riders_of(outcome)) == ("complete", [{}])
