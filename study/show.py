@@ -84,7 +84,7 @@ def show_plan(study: Study, plan: Plan, room: Room) -> None:
     confirm = config.confirm
     confirmation = [("confirmed", f"{confirm.finalists} finalists on {confirm.seeds} fresh seeds")] if confirm else []
     carried = len(study.riders) if config.search.riders.carried == "always" or room.runs > 1 else 0
-    riders = [("riders", f"{carried} averages beside each training that no average pulls")] if carried else []
+    riders = [("riders", f"{carried} beside each training that no average pulls")] if carried else []
     lines = [
         ("study", f"{config.name}: {config.task.name}, {config.objective.metric}"),
         ("settings", f"{plan.settings}: {searches}, by {config.search.sampler}"),
@@ -102,7 +102,7 @@ def show_plan(study: Study, plan: Plan, room: Room) -> None:
 def _packs(room: Room) -> str:
     if room.runs == 1:
         return f"each setting with all its seeds, one after the other: {room.reason}"
-    return f"up to {room.runs} runs (a seed of a setting) side by side"
+    return f"up to {room.runs} trainings side by side"
 
 
 def show_seed(setting: Setting, result: SeedResult) -> None:

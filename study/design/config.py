@@ -194,8 +194,8 @@ class Resources(_Entry):
         32,
         ge=1,
         le=10_000,
-        description="runs (a seed of a setting) that a pack trains as one batched model, at most, where the task names "
-        "what is `stackable`; 1 for one after the other; at most 10,000",
+        description="trainings (a seed of a setting, or of several whose averages only watch it) of one pack as one "
+        "batched model, at most, where the task names what is `stackable`; 1 for one after the other; at most 10,000",
     )
 
     @property
@@ -292,6 +292,8 @@ class StudyConfig(_Entry):
         """Hash of the config without these entries, some of them in `search`."""
         asked = {key: value for key, value in self.plain().items() if key not in without}
         asked["search"] = {key: value for key, value in asked["search"].items() if f"search.{key}" not in without}
+        if self.search.riders == Riders():
+            del asked["search"]["riders"]  # which came later: a study from before them goes on under its name
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
 
     def plain(self) -> dict[str, Any]:

@@ -69,6 +69,8 @@ class Ledger:
     def __init__(self, engine: Engine, name: str, url: str, lease: Lease | None = None) -> None:
         self._engine, self._name, self._url, self._lease = engine, name, url, lease
         self._found = self._find()
+        with self._reading() as connection:
+            self._has_riders = inspect(connection).has_table(RIDERS.name)  # not where it is read as it was before them
 
     @property
     def config(self) -> StudyConfig | None:
@@ -148,7 +150,7 @@ class Ledger:
         found: dict[int, Outcome] = {}
         metric = self._metric
         with self._reading() as connection:
-            riders = _riders(connection, self._study)
+            riders = self._riders(connection)
             for row in connection.execute(query):
                 outcome = found.setdefault(row.setting, Outcome(row.setting, []))
                 last = {live_of(metric): row.live, metric: row.value}
@@ -166,7 +168,7 @@ class Ledger:
         pages = select(HISTORIES.c.histories).filter_by(**place)
         with self._reading() as connection:
             histories = {seed: each for page in connection.execute(pages).scalars() for seed, each in _histories(page)}
-            riders = _riders(connection, self._study, setting)
+            riders = self._riders(connection, setting)
             rows = connection.execute(results)
             return Outcome(
                 setting, [_result(row, histories[row.seed], riders.get((setting, row.seed), {})) for row in rows]
@@ -197,6 +199,14 @@ class Ledger:
     def _study(self) -> int:
         assert self._found is not None  # `begin` has entered it
         return self._found[0]
+
+    def _riders(self, connection: Connection, setting: int | None = None) -> dict[tuple[int, int], Ridden]:
+        """What riders measured, by setting and seed: of all settings or of one."""
+        if not self._has_riders:
+            return {}
+        query = select(RIDERS.c.setting, RIDERS.c.riders).where(RIDERS.c.study == self._study)
+        pages = connection.execute(query if setting is None else query.where(RIDERS.c.setting == setting))
+        return {(page.setting, seed): riders for page in pages for seed, riders in _ridden(page.riders)}
 
     def _find(self) -> tuple[int, str] | None:
         """The study's id and config."""
@@ -325,16 +335,13 @@ def _rider_rows(study: int, outcome: Outcome) -> Iterator[dict[str, Any]]:
         yield row | {"riders": zlib.compress(json.dumps(seeds).encode())}
 
 
-def _riders(connection: Connection, study: int, setting: int | None = None) -> dict[tuple[int, int], Ridden]:
-    """What riders measured, by setting and seed: of a whole study or of one setting."""
-    query = select(RIDERS.c.setting, RIDERS.c.riders).where(RIDERS.c.study == study)
-    found = {}
-    for row in connection.execute(query if setting is None else query.where(RIDERS.c.setting == setting)):
-        for seed, metrics in json.loads(zlib.decompress(row.riders)).items():
-            found[row.setting, int(seed)] = {
-                name: [math.nan if value is None else value for value in values] for name, values in metrics.items()
-            }
-    return found
+def _ridden(page: bytes) -> Iterator[tuple[int, Ridden]]:
+    """Seeds, and what riders measured on them, that `_rider_rows` wrote."""
+    for seed, metrics in json.loads(zlib.decompress(page)).items():
+        yield (
+            int(seed),
+            {name: [math.nan if value is None else value for value in values] for name, values in metrics.items()},
+        )
 
 
 def _history_row(study: int, outcome: Outcome) -> dict[str, Any]:

@@ -112,10 +112,11 @@ def opened(url: str, making: bool) -> Iterator[Engine]:
 
     Args:
         url: Of an SQLite file or of PostgreSQL.
-        making: Whether to make what is missing of it; otherwise it is only read, and may be read-only.
+        making: Whether to make what is missing of it and bring it up to date; otherwise it is only read, and may be
+            read-only or of an older version.
 
     Raises:
-        BadInput: It does not answer, was written by a newer version or, where it is only read, by an older one.
+        BadInput: It does not answer, or was written by a newer version.
     """
     if making:
         make_room("storage.url", url)
@@ -129,7 +130,7 @@ def opened(url: str, making: bool) -> Iterator[Engine]:
         else:
             with engine.connect() as connection:
                 if inspect(connection).has_table(VERSIONS.name):
-                    _check_current(connection, url)
+                    _check_version(connection, url)
     except (SQLAlchemyError, ImportError, ValueError) as error:  # the latter of a port that is no number
         if engine is not None:
             engine.dispose()
@@ -168,16 +169,6 @@ def _check_version(connection: Connection, url: str) -> int | None:
             "belay-study that wrote it, or name another `storage.url`."
         )
     return version
-
-
-def _check_current(connection: Connection, url: str) -> None:
-    """Raises BadInput unless the tables are of this version."""
-    version, newest = _check_version(connection, url), len(UPGRADES) + 1
-    if version is not None and version < newest:
-        raise BadInput(
-            f"the ledger must be of version {newest}, got {version} in {without_password(url)}; `belay-study resume "
-            "STUDY` or `sync STUDY` brings it up to date."
-        )
 
 
 def _bring_up_to_date(connection: Connection, url: str) -> None:

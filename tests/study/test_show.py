@@ -154,11 +154,11 @@ def test_the_catalogue_names_every_task_with_its_hyperparameters_and_metrics(cap
     assert "    average/excess_loss, live/excess_loss (min)" in lines
 
 
-RODE = ["riders      20 averages beside each training that no average pulls"]
+RODE = ["riders      20 beside each training that no average pulls"]
 
 
 @pytest.mark.parametrize(("room", "packs", "riders"), [
-    (Room(32), "up to 32 runs (a seed of a setting) side by side", RODE),
+    (Room(32), "up to 32 trainings side by side", RODE),
     (Room(1, "it is so"), "each setting with all its seeds, one after the other: it is so", []),
 ])  # fmt: skip
 def test_the_plan_says_what_would_be_run(capsys, room, packs, riders):

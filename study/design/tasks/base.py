@@ -42,7 +42,7 @@ class Task(BaseModel, ABC):
     To name any, or none by an empty set, promises: `loss` and `evaluate` are functions of tensors that
     ``torch.func.vmap`` takes (no ``item()``, no branch on a tensor's values, nothing changed in place in the model, as
     BatchNorm does) and read none of those named; nor does the shape of a weight or a batch, or the optimizer's kind,
-    depend on them.
+    depend on them; its values and `lr_factor` may.
     None: every run is trained alone.
     """
 
@@ -108,7 +108,9 @@ class Task(BaseModel, ABC):
     def having(self, values: Mapping[str, Any]) -> Self:
         """The same task with its hyperparameters taken from `values`, which may hold more.
 
+        One that `values` lacks stays as it is: a setting may have been asked before the task got it.
+
         Raises:
             ValidationError: The task refuses them.
         """
-        return type(self)(**{name: values[name] for name in self.hyperparameters})
+        return type(self)(**{name: values.get(name, getattr(self, name)) for name in self.hyperparameters})

@@ -764,3 +764,10 @@ def test_settings_and_plain_emas_may_grow_and_how_they_are_searched_may_not():
         assert parse_config(document(search=search | {key: other})).identity == one
     for key, other in {"sampler": "random", "in_flight": 6, "seed": 2}.items():
         assert parse_config(document(search=search | {key: other})).identity != one
+
+
+def test_riders_that_are_not_given_leave_the_identity_that_a_study_had_before_there_were_any():
+    search = {"sampler": "tpe", "settings": 8, "baseline": 2}
+    one = parse_config(document(search=search)).identity
+    assert one == parse_config(document(search=search | {"riders": "auto"})).identity
+    assert one != parse_config(document(search=search | {"riders": "none"})).identity

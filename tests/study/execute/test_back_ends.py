@@ -16,12 +16,14 @@ from studies import CommandLine, environment_with, small, write
 
 from study.design.config import parse_config
 from study.design.places import Connections
-from study.design.schema import Outcome
+from study.design.schema import Outcome, host_of
 from study.design.study import Study
 from study.errors import BadInput, FailedWork
 from study.execute import inline, tune
 from study.execute.packs import BackEnd, Packs, Progress
 from study.execute.sweep import run
+from study.findings.collect import load
+from study.findings.compare import ranking
 
 STUDY = Path(__file__).parents[1]
 
@@ -191,3 +193,14 @@ def test_a_pack_that_fits_on_no_node_is_refused_before_anything_is_written(study
         BadInput, match=r"`resources.gpus` must fit on a node of the cluster, got 7; the largest has 0\."
     ):
         done(Study.of(config), tune.back_end)
+
+
+def test_the_best_so_far_may_be_a_rider(study: Study) -> None:
+    """What ranks first in the answer is shown as the best on the way to it."""
+    study = Study.of(parse_config(small(search={"sampler": "random", "settings": 2, "baseline": 4})))
+    progress = done(study, inline.back_end)
+    ranked = ranking(load(study.config.name, Connections.of().tracking))
+    assert progress.best is not None
+    setting, value = progress.best
+    assert (setting.number, value) == (ranked.index[0], ranked["mean"].iloc[0])
+    assert host_of(setting.number) is not None

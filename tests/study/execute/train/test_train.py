@@ -109,6 +109,14 @@ def test_a_task_that_raises_fails_its_setting_with_the_message() -> None:
     assert outcome.message == "RuntimeError: no batch fits here"
 
 
+def test_a_setting_from_before_its_task_got_a_hyperparameter_is_trained_with_the_task_s_own_value() -> None:
+    study = Study.of(parse_config(small()))
+    setting = study.setting(0, {"decay": 0.9, "damping": 0.5, "lr": 0.1})
+    before = Setting(0, {name: value for name, value in setting.items() if name not in ("noise", "dimensions")})
+    one, other = (list(train_pack(study, Pack((each,), (0,)))) for each in (setting, before))
+    assert one[0].seeds[0].history == other[0].seeds[0].history
+
+
 def test_a_schedule_below_0_fails_the_setting_and_says_the_rule() -> None:
     outcome = outcome_of(0.01, task="execute.train.stackable_tasks:Backwards", **VAL_LOSS)
     said = "ValueError: `lr_factor` must be finite and at least 0, got -1.0 at step 4 of 60."
