@@ -53,7 +53,7 @@ def answer(found: Recommendation) -> str:
     done = found.tried + found.diverged + found.failed
     error = "one seed: no error is known" if math.isnan(found.se) else f"standard error {found.se:.2g}"
     lines = [
-        ("study", f"{records.name}: {done} of {records.planned} settings x {records.seeds} seeds done{ended}"),
+        ("study", f"{records.name}: {done} of {records.planned} settings x {_seeds(found)} seeds done{ended}"),
         ("best", setting_text(found.parameters, [*PARAMETERS, *varied])),
         ("measured", f"{records.metric} {number(found.mean)} ({error}){_on(found)}"),
         (
@@ -74,6 +74,12 @@ def answer(found: Recommendation) -> str:
         lines.append(("", f"chosen and measured on the same seeds: {which} flatter the winner; `confirm` mends it"))
     lines.append(("next", f"belay-study export {records.name} -o defaults.yaml"))
     return "\n".join(f"{head:<10}{text}" for head, text in lines)
+
+
+def _seeds(found: Recommendation) -> str:
+    """How many seeds settings were searched by; in a race the fewest and the most."""
+    fewest, most = found.records.seeds, found.records.table["seed"].nunique()
+    return f"{fewest}" if fewest == most else f"{fewest} to {most}"
 
 
 def _on(found: Recommendation) -> str:
@@ -105,12 +111,13 @@ def _versus(found: Recommendation, comparison: Comparison, varied: Sequence[str]
 
 
 def _sureness(found: Recommendation) -> str:
-    if found.records.seeds < 2:
+    if found.seeds < 2:
         return "unknown with one seed; give `seeds` at least 2"
-    others = f"{found.tried + found.riders - 1} settings{' and riders' if found.riders else ''}"
+    others = f"{found.tried + found.riders - 1 - found.left} settings{' and riders' if found.riders else ''}"
+    left = f"; {found.left} left the race before" if found.left else ""
     return (
         f"{len(found.rivals)} of the other {others} are statistically as good "
-        f"(paired over {found.records.seeds} seeds, each at 95 %)"
+        f"(paired over {found.seeds} seeds, each at 95 %){left}"
     )
 
 

@@ -243,6 +243,8 @@ def status(study: Name, form: Form = "table", storage: Storage = None, address: 
         "failed": count.failed,
     }
     row["left"] = count.planned - count.done
+    if planned.config.search.race:
+        row["raced"] = count.raced
     if planned.config.confirm is not None:
         row |= {"finalists": planned.config.confirm.finalists, "confirmed": count.confirmed}
     show_rows(pd.DataFrame([row]), form)
@@ -458,7 +460,8 @@ def _run(study: Study, chosen: Chosen) -> None:
 
     config, settings = study.config, plan(study).settings
     started = "MLflow" if chosen.inline else "Ray and MLflow"
-    text = f"{config.name}: {settings} settings x {config.seeds} seeds of {config.steps} steps; starting {started}"
+    seeds = f"{config.first_seeds} to {config.stages[-1].stop}" if config.search.race else config.seeds
+    text = f"{config.name}: {settings} settings x {seeds} seeds of {config.steps} steps; starting {started}"
     with (
         LiveView(config.objective.metric, text) as view,
         _terminated_as_interrupted(),

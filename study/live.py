@@ -80,6 +80,8 @@ def describe(progress: Progress, metric: str) -> str:
     parts += [
         f"{count} {what}" for what, count in (("diverged", progress.diverged), ("failed", progress.failed)) if count
     ]
+    if progress.racing:
+        parts.append(f"{progress.raced} of {progress.racing} in the race")
     if progress.finalists:
         parts.append(f"{progress.confirmed} of {progress.finalists} finalists confirmed")
     left = progress.seconds_left

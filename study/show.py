@@ -18,6 +18,7 @@ from study.errors import BadInput, printable
 if TYPE_CHECKING:
     import pandas as pd
 
+    from study.design.config import StudyConfig
     from study.design.schema import SeedResult, Setting
     from study.design.study import Study
     from study.execute.plan import Plan
@@ -88,7 +89,7 @@ def show_plan(study: Study, plan: Plan, room: Room) -> None:
     lines = [
         ("study", f"{config.name}: {config.task.name}, {config.objective.metric}"),
         ("settings", f"{plan.settings}: {searches}, by {config.search.sampler}"),
-        ("runs", f"{plan.settings * config.seeds}: {config.seeds} seeds of each, {config.steps} steps"),
+        ("runs", f"{_runs(plan, config)}, {config.steps} steps"),
         *confirmation,
         *riders,
         ("packs", f"on {config.resources.cpus:g} CPU and {config.resources.gpus:g} GPU, {_packs(room)}"),
@@ -97,6 +98,14 @@ def show_plan(study: Study, plan: Plan, room: Room) -> None:
         lines.append((name, ", ".join(f"{kind} {list(values)}" for kind, values in dimension.model_dump().items())))
     width = max(12, *(len(head) + 1 for head, _ in lines))
     print("\n".join(f"{head:<{width}}{text}" for head, text in lines))  # noqa: T201
+
+
+def _runs(plan: Plan, config: StudyConfig) -> str:
+    count = plan.settings * config.seeds
+    if not config.search.race:
+        return f"{count}: {config.seeds} seeds of each"
+    first, second, third = map(len, config.stages)
+    return f"about {count}: {first} seeds of each, {second} more of the best quarter, {third} more of the best eighth"
 
 
 def _packs(room: Room) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    StrictBool,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -37,8 +39,8 @@ class _Entry(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_truth_value(cls, value: Any) -> Any:
-        if isinstance(value, bool):  # pydantic would take YAML's `yes` for 1
+    def _no_truth_value(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and info.field_name != "race":  # pydantic would take YAML's `yes` for 1
             raise ValueError(f"must not be a truth value, got {value}; change it.")
         return value
 
@@ -140,6 +142,11 @@ class Search(_Entry):
         f"{MOST_SETTINGS:,}",
     )
     seed: int = Field(0, ge=0, le=2**53, description="seed of the sampler, at most 2**53")
+    race: StrictBool = Field(
+        False,
+        description="whether better settings get more seeds: once the search is done on half of `seeds`, the best "
+        "quarter gets `seeds` more, and the best eighth then twice `seeds` more, `seeds` a setting in the mean",
+    )
     riders: Annotated[
         Riders, BeforeValidator(_grid_or_word, json_schema_input_type=Riders | Literal["auto", "none"])
     ] = Field(
@@ -247,7 +254,12 @@ class StudyConfig(_Entry):
     name: str = Field(pattern=NAME, description="the study's name: letters, digits, `.`, `_`, `-`; at most 100")
     task: Annotated[TaskEntry, BeforeValidator(_name_alone, json_schema_input_type=TaskEntry | str)]
     steps: int = Field(ge=1, le=10**9, description="optimizer steps of each run, at most 10**9")
-    seeds: int = Field(4, ge=1, le=1000, description="seeds of each setting, the same for all, at most 1,000")
+    seeds: int = Field(
+        4,
+        ge=1,
+        le=1000,
+        description="seeds of each setting, the same for all, at most 1,000; with `search.race` their mean",
+    )
     evaluations: int = Field(
         5,
         ge=1,
@@ -278,6 +290,30 @@ class StudyConfig(_Entry):
     def _no_more_evaluations_than_steps(cls, evaluations: int, info: ValidationInfo) -> int:
         return min(evaluations, int(info.data.get("steps", evaluations)))
 
+    @field_validator("search")
+    @classmethod
+    def _seeds_fit_a_race(cls, search: Search, info: ValidationInfo) -> Search:
+        seeds = info.data.get("seeds", 4)
+        if search.race and (seeds < 4 or seeds % 2):
+            raise ValueError(
+                f"must not have a `race` but with an even number of `seeds`, at least 4, got {seeds}; give e.g. 4, of "
+                "which every setting gets 2."
+            )
+        return search
+
+    @property
+    def stages(self) -> tuple[range, ...]:
+        """The seeds of the search in the order in which settings get them: all get the first, in a race some more."""
+        if not self.search.race:
+            return (range(self.seeds),)
+        ends = (0, self.seeds // 2, self.seeds * 3 // 2, self.seeds * 7 // 2)
+        return tuple(range(start, end) for start, end in itertools.pairwise(ends))
+
+    @property
+    def first_seeds(self) -> int:
+        """How many seeds every setting gets."""
+        return len(self.stages[0])
+
     @property
     def identity(self) -> str:
         """Hash of what is asked; two studies of one name must agree in it."""
@@ -292,8 +328,9 @@ class StudyConfig(_Entry):
         """Hash of the config without these entries, some of them in `search`."""
         asked = {key: value for key, value in self.plain().items() if key not in without}
         asked["search"] = {key: value for key, value in asked["search"].items() if f"search.{key}" not in without}
-        if self.search.riders == Riders():
-            del asked["search"]["riders"]  # which came later: a study from before them goes on under its name
+        for name in ("riders", "race"):  # which came later: a study from before them goes on under its name
+            if getattr(self.search, name) == Search.model_fields[name].default:
+                del asked["search"][name]
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
 
     def plain(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import functools
 import json
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -40,6 +40,7 @@ RESERVED = frozenset(  # other columns of the tables that hold settings: names t
         "steps",
         "setting",
         "seed",
+        "seeds",
         "role",
         "state",
         "message",
@@ -234,6 +235,12 @@ class Outcome:
     def part(self, role: Role) -> Outcome:
         """What it came to on the seeds of one role."""
         return Outcome(self.setting, [result for result in self.seeds if role_of(result.seed) == role])
+
+    def whole(self, stages: Sequence[Collection[int]]) -> Outcome:
+        """What it came to on the seeds of those stages of the search that it has all seeds of."""
+        have = {result.seed for result in self.seeds}
+        whole = {seed for stage in stages if have.issuperset(stage) for seed in stage}
+        return Outcome(self.setting, [result for result in self.seeds if result.seed in whole])
 
     @property
     def seconds(self) -> float:

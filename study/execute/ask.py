@@ -36,6 +36,7 @@ from study.design.study import Space, Study
 from study.execute.finalists import finalists
 from study.execute.ledger import Asked, Ledger
 from study.execute.plan import LEARNING, Pack, Plan, pack, plan
+from study.execute.race import SHARES, runners
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -62,11 +63,13 @@ class Asker:
             self._searches[asked.search].add(asked)
             self._find_host(asked.setting)
         self._told = 0  # the first settings, up to this number, are told
+        self._runners: list[set[int]] = []  # of each further stage of a race: the settings that get its seeds
+        self._waiting: set[int] = set()  # those of the newest stage that still lack some
         self._finalists: list[Setting] | None = None  # until the search is done
         self._packs: deque[Pack] = deque()
         for start in range(0, len(self._asked), self.plan.wave):  # in the packs in which they were handed out before
             self._packs += self._packs_of([asked.setting for asked in self._asked[start : start + self.plan.wave]])
-        self._choose_finalists()
+        self._go_on()
 
     @property
     def asked_all(self) -> bool:
@@ -107,8 +110,9 @@ class Asker:
             self._outcomes[outcome.setting] = whole
             setting = self._setting(outcome.setting)
             if not self._lacking(setting):
+                self._waiting.discard(setting.number)
                 done.append((setting, self._kept(setting) if before else whole))
-        self._choose_finalists()
+        self._go_on()
         return done
 
     @property
@@ -121,14 +125,26 @@ class Asker:
         """How many finalists have all of their fresh seeds."""
         return sum(not self._lacking(setting) for setting in self.finalists)
 
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to train."""
+        return self._finalists is not None and self.confirmed == len(self._finalists)
+
+    @property
+    def race(self) -> tuple[int, int]:
+        """How many settings are in the newest further stage of a race, and how many of these have all of its seeds."""
+        running = len(self._runners[-1]) if self._runners else 0
+        return running, running - len(self._waiting)
+
     def outcomes(self) -> Iterator[tuple[Setting, Outcome]]:
         """All settings that are done, with what they came to, in the order of their numbers, then confirmed riders.
 
-        A setting is done when every seed of the search is; its fresh seeds are left out until all of them are done too.
+        A setting is done when every seed is that all settings get; those of a further stage of a race, and its fresh
+        seeds, are left out until all of them are done too.
         """
         for setting in [asked.setting for asked in self._asked if self._is_told(asked.setting.number)]:
-            outcome = self._outcomes[setting.number]
-            yield setting, outcome.part("search") if self._lacking(setting) else outcome
+            whole = self._searched(setting.number) if self._lacking(setting) else self._outcomes[setting.number]
+            yield setting, whole
         for setting in self.finalists:
             if host_of(setting.number) is not None and not self._lacking(setting):
                 yield setting, self._outcomes[setting.number]
@@ -176,23 +192,44 @@ class Asker:
             self._find_host(asked.setting)
         self._packs += self._packs_of([asked.setting for asked in wave])
 
+    def _go_on(self) -> None:
+        """Once all is told, hands out what the best settings get more: the next seeds of a race, then fresh ones."""
+        while self._finalists is None and self._count_told() == self.plan.settings and not self._waiting:
+            if len(self._runners) + 1 < len(self.study.config.stages):
+                self._start_stage()
+            else:
+                self._choose_finalists()
+
+    def _start_stage(self) -> None:
+        """Chooses the settings that get the seeds of a race's next stage, and hands them out."""
+        ended = len(self._runners) + 1
+        running = self._runners[-1] if self._runners else range(self.plan.settings)
+        searches = {}
+        for name in self._searches:
+            numbers = self.plan.numbers(name)
+            searched = [(self._setting(n), self._searched(n, ended)) for n in numbers if n in running]
+            searches[name] = len(numbers), searched
+        chosen = {each.number: each for each in runners(self.study, searches, SHARES[ended - 1])}
+        self._runners.append({*chosen})
+        self._waiting = {number for number, setting in chosen.items() if self._lacking(setting)}
+        self._packs += self._packs_of(list(chosen.values()))
+
     def _choose_finalists(self) -> None:
-        """Chooses the finalists once every setting is told, and hands them out with the seeds that they lack."""
-        if self._finalists is None and self._count_told() == self.plan.settings:
-            searched = [(asked.setting, self._outcomes[asked.setting.number].part("search")) for asked in self._asked]
-            self._finalists = []
-            for setting, outcome in finalists(self.study, searched):
-                self._finalists.append(setting)
-                if host_of(setting.number) is not None:
-                    fresh = self._outcomes.get(setting.number, Outcome(setting.number, [])).part("confirmation")
-                    self._outcomes[setting.number] = Outcome(setting.number, [*outcome.seeds, *fresh.seeds])
-            self._packs += self._packs_of(self._finalists)
+        """Chooses the finalists, and hands them out with the seeds that they lack."""
+        searched = [(asked.setting, self._searched(asked.setting.number)) for asked in self._asked]
+        self._finalists = []
+        for setting, outcome in finalists(self.study, searched):
+            self._finalists.append(setting)
+            if host_of(setting.number) is not None:
+                fresh = self._outcomes.get(setting.number, Outcome(setting.number, [])).part("confirmation")
+                self._outcomes[setting.number] = Outcome(setting.number, [*outcome.seeds, *fresh.seeds])
+        self._packs += self._packs_of(self._finalists)
 
     def _draw(self, numbers: Sequence[int], told: Sequence[int]) -> Iterator[Asked]:
         """The settings of these numbers, as each search draws those of its own from the results of `told`."""
         drawn: dict[int, Asked] = {}
         for name, search in self._searches.items():
-            search.learn({number: self._outcomes[number] for number in told if self.plan.searches[number] == name})
+            search.learn({n: self._searched(n, 1) for n in told if self.plan.searches[n] == name})
             drawn |= {
                 each.setting.number: each for each in search.draw([n for n in numbers if self.plan.searches[n] == name])
             }
@@ -205,8 +242,12 @@ class Asker:
         return self._told
 
     def _is_told(self, number: int) -> bool:
-        """Whether a setting has all of the seeds that it is searched by."""
-        return number in self._outcomes and len(self._outcomes[number].part("search").seeds) >= self.study.config.seeds
+        """Whether a setting has all of the seeds that every setting gets."""
+        return number in self._outcomes and bool(self._searched(number, 1).seeds)
+
+    def _searched(self, number: int, stages: int | None = None) -> Outcome:
+        """What a setting came to on the seeds of the search: of the stages that it has whole, these first ones."""
+        return self._outcomes[number].whole(self.study.config.stages[:stages])
 
     def _packs_of(self, settings: Sequence[Setting]) -> list[Pack]:
         """The packs of all that these settings lack."""
@@ -218,7 +259,8 @@ class Asker:
         """The seeds that a setting lacks, as they go into packs; a finalist's fresh ones go into several."""
         outcome, config = self._outcomes.get(setting.number), self.study.config
         done = {result.seed for result in outcome.seeds} if outcome else set()
-        groups = [range(config.seeds)]
+        further = zip(self._runners, config.stages[1:], strict=False)
+        groups = [config.stages[0], *(stage for runners, stage in further if setting.number in runners)]
         if config.confirm is not None and setting in (self._finalists or ()):
             fresh = range(CONFIRMATION, CONFIRMATION + config.confirm.seeds)
             each = max(config.seeds, self._room // config.confirm.finalists)
@@ -269,10 +311,10 @@ class _Search:
             self._optuna.add_trial(trial_of(self._space, asked.drawn, state=TrialState.RUNNING))
 
     def learn(self, outcomes: Mapping[int, Outcome]) -> None:
-        """Shows Optuna what the first settings came to, by number."""
+        """Shows Optuna what the first settings came to on the seeds that all of them got, by number."""
         new = slice(self._told, len(outcomes))
         for asked, trial in zip(self._asked[new], self._trials[new], strict=True):
-            outcome = outcomes[asked.setting.number].part("search")
+            outcome = outcomes[asked.setting.number]
             self._optuna.tell(trial, state=TrialState.FAIL)
             self._optuna.add_trial(trial_of(self._space, asked.drawn, **ending(outcome, self._study)))
             if best := self._best_rider(outcome):

@@ -39,7 +39,7 @@ def study_tags(study: Study) -> dict[str, str]:
         Tag.METRIC: config.objective.metric,
         Tag.MODE: study.mode,
         Tag.STEPS: str(config.steps),
-        Tag.SEEDS: str(config.seeds),
+        Tag.SEEDS: str(config.first_seeds),
         Tag.TASK: json.dumps(config.task.model_dump(mode="json")),
         Tag.DATA: study.data_digest(),
         Tag.COMMIT: _commit(),

@@ -17,7 +17,7 @@ def finalists(study: Study, searched: Sequence[Searched]) -> list[Searched]:
 
     They are the best setting, the best EMA and the best without averaging; then the best of each other family; then the
     next best. The best riders of each setting, one a family, are settings too. One that did not complete every seed is
-    no finalist.
+    no finalist. Those that were longer in a race are better.
 
     Args:
         study: The study.
@@ -29,7 +29,7 @@ def finalists(study: Study, searched: Sequence[Searched]) -> list[Searched]:
     complete = [each for each in searched if each[1].state == "complete"]
     riders = [each for one in complete for each in _best_riders(study, *one)]
     unaveraged = [each for each in complete if each[0]["coupling"] == 0] if metric.startswith(AVERAGE) else []
-    order = _in_order(_ranked(study, [*complete, *riders], metric), _ranked(study, unaveraged, live_of(metric)))
+    order = _in_order(ranked(study, [*complete, *riders], metric), ranked(study, unaveraged, live_of(metric)))
     chosen = {setting.number: (setting, outcome) for setting, outcome in order}
     return list(chosen.values())[: confirm.finalists]
 
@@ -47,10 +47,10 @@ def _best_riders(study: Study, host: Setting, outcome: Outcome) -> Iterator[Sear
         yield setting, outcome_of(outcome, study.config.steps, setting)
 
 
-def _ranked(study: Study, searched: Sequence[Searched], metric: str) -> list[Searched]:
-    """Best first; ties in the order in which they were asked."""
+def ranked(study: Study, searched: Sequence[Searched], metric: str) -> list[Searched]:
+    """Best first: those with most seeds, then by the metric's mean; ties in the order in which they were asked."""
     sign = -1 if study.mode == "max" else 1
-    return sorted(searched, key=lambda each: sign * each[1].value(metric))
+    return sorted(searched, key=lambda each: (-len(each[1].seeds), sign * each[1].value(metric)))
 
 
 def _in_order(ranking: Sequence[Searched], unaveraged: Sequence[Searched]) -> Iterator[Searched]:

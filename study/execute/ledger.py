@@ -53,6 +53,7 @@ class Counts:
     done: int
     diverged: int
     failed: int
+    raced: int  # those with more seeds than every setting gets
     confirmed: int  # those with all fresh seeds
 
 
@@ -177,17 +178,24 @@ class Ledger:
     def counts(self, study: Study) -> Counts:
         """How far the study is; nothing is changed."""
         worst = case({state: rank for rank, state in enumerate(STATES)}, value=RESULTS.c.state)
-        seeds, confirm = study.config.seeds, study.config.confirm
-        each = select(func.max(worst)).where(RESULTS.c.study == self._study).group_by(RESULTS.c.setting)
-        searched = each.where(RESULTS.c.seed < seeds).having(func.count() == seeds)
+        seeds, confirm = study.config.first_seeds, study.config.confirm
+        each = select(func.max(worst), func.count()).where(RESULTS.c.study == self._study).group_by(RESULTS.c.setting)
+        searched = each.where(RESULTS.c.seed < CONFIRMATION).having(func.count() >= seeds)
         fresh = each.where(RESULTS.c.seed >= CONFIRMATION).having(func.count() >= (confirm.seeds if confirm else 1))
         searches = select(SETTINGS.c.search).where(SETTINGS.c.study == self._study).order_by(SETTINGS.c.number)
         with self._reading() as connection:
-            states = [STATES[rank] for rank in connection.execute(searched).scalars()]
+            done = connection.execute(searched).all()
             confirmed = len(connection.execute(fresh).scalars().all())
             asked = list(connection.execute(searches).scalars())
-        planned = plan(study, asked).settings
-        return Counts(planned, len(states), states.count("diverged"), states.count("failed"), confirmed)
+        states = [STATES[rank] for rank, _ in done]
+        return Counts(
+            planned=plan(study, asked).settings,
+            done=len(done),
+            diverged=states.count("diverged"),
+            failed=states.count("failed"),
+            raced=sum(count > seeds for _, count in done),
+            confirmed=confirmed,
+        )
 
     @property
     def _metric(self) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from study.design.config import StudyConfig
 from study.design.riders import rider, values_of
-from study.design.schema import Outcome, Setting, host_of
+from study.design.schema import Outcome, Setting, State, host_of
 from study.design.study import Study
 from study.execute.ask import Asker
 from study.execute.plan import Pack
@@ -29,16 +29,14 @@ class Progress:
     done: int = 0
     diverged: int = 0
     failed: int = 0
+    racing: int = 0  # of the settings that are done: in the newest further stage of a race
+    raced: int = 0  # of these: with all seeds of that stage
     finalists: int = 0  # of the settings that are done: measured once more
     confirmed: int = 0
     best: tuple[Setting, float] | None = None
+    finished: bool = False  # nothing is left to train
     began_with: int = 0
     started: float = 0.0
-
-    @property
-    def finished(self) -> bool:
-        """Whether nothing is left to train."""
-        return self.done == self.planned and self.confirmed == self.finalists
 
     @property
     def seconds_left(self) -> float | None:
@@ -61,7 +59,8 @@ class Packs:
 
     def __init__(self, asker: Asker, recorder: Recorder, watch: Watch) -> None:
         self._asker, self._recorder, self._watch = asker, recorder, watch
-        self._done: set[int] = set()
+        self._states: dict[int, State] = {}  # of the settings that are done
+        self._longest = 0  # most seeds that a setting was searched by
         self.progress = Progress(asker.plan.settings, started=time.monotonic())
         for setting, outcome in asker.outcomes():
             self._count(setting, outcome)
@@ -104,18 +103,24 @@ class Packs:
         return self.progress.failed == self.progress.done >= HOPELESS
 
     def _show(self) -> None:
-        self.progress.finalists, self.progress.confirmed = len(self._asker.finalists), self._asker.confirmed
-        self._watch(self.progress)
+        progress, asker = self.progress, self._asker
+        progress.racing, progress.raced = asker.race
+        progress.finalists, progress.confirmed = len(asker.finalists), asker.confirmed
+        progress.finished = asker.finished
+        self._watch(progress)
 
     def _count(self, setting: Setting, outcome: Outcome) -> None:
         progress, study, searched = self.progress, self.study, outcome.part("search")
-        if setting.number in self._done or host_of(setting.number) is not None:
+        if host_of(setting.number) is not None:
             return
-        self._done.add(setting.number)
-        progress.done += 1
-        progress.diverged += searched.state == "diverged"
-        progress.failed += searched.state == "failed"
-        if searched.state == "complete":
+        before = self._states.get(setting.number)  # where it has got more seeds since
+        self._states[setting.number] = searched.state
+        progress.done += before is None
+        progress.diverged += (searched.state == "diverged") - (before == "diverged")
+        progress.failed += (searched.state == "failed") - (before == "failed")
+        if searched.state == "complete" and len(searched.seeds) >= self._longest:
+            if len(searched.seeds) > self._longest:
+                self._longest, progress.best = len(searched.seeds), None
             self._rank(setting, searched.value(study.config.objective.metric))
             for place, value in enumerate(values_of(study, searched)):
                 self._rank(rider(study, setting, place), value)

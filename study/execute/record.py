@@ -203,9 +203,9 @@ class Recorder:
 
     @property
     def _done(self) -> str:
-        """How many settings have results of all seeds that they are searched by."""
+        """How many settings have results of all seeds that every setting gets."""
         searched = self._results["setting"][self._results["role"] == "search"]
-        return str(int((searched.value_counts() >= self._study.config.seeds).sum()))
+        return str(int((searched.value_counts() >= self._study.config.first_seeds).sum()))
 
     def _find_experiment(self) -> str:
         found = self._client.get_experiment_by_name(self._study.config.name)

@@ -134,7 +134,7 @@ def _check_results(asker: Asker, progress: Progress) -> None:
             f"every setting failed ({progress.done} of {progress.planned} tried), the first with: {message}; mend the "
             "task and run it under a new name."
         )
-    if progress.done < progress.planned or progress.confirmed < progress.finalists:
+    if not progress.finished:
         name, confirmed = asker.study.config.name, f" and {progress.confirmed} of {progress.finalists} finalists"
         raise FailedWork(
             f"{progress.done} of {progress.planned} settings{confirmed if progress.finalists else ''} are done; "

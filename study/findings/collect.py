@@ -29,7 +29,7 @@ class Records:
         metric: The objective.
         mode: Its better direction.
         steps: Optimizer steps of each run.
-        seeds: Seeds of each setting.
+        seeds: Seeds that every setting has; in a race some have more.
         planned: Settings that the study tries.
         task: The config's ``task`` entry.
         tags: The parent run's tags, as written.
@@ -154,9 +154,9 @@ def _settings(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 
 
 def _searched(rows: pd.DataFrame, settings: pd.DataFrame, parameters: list[str], seeds: int) -> pd.DataFrame:
-    """`Records.table`; a seed that a setting lacks has a row without values."""
+    """`Records.table`; of the seeds that every setting has, one that a setting lacks has a row without values."""
     index = pd.MultiIndex.from_product([rows["setting"].unique(), range(seeds)], names=results.KEY)
-    return _tidy(rows, index, settings, parameters)
+    return _tidy(rows, index.union(pd.MultiIndex.from_frame(rows[results.KEY])), settings, parameters)
 
 
 def _confirmed(rows: pd.DataFrame, settings: pd.DataFrame, parameters: list[str]) -> pd.DataFrame:

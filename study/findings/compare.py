@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
+import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
@@ -65,7 +66,9 @@ def row(table: pd.DataFrame, setting: int) -> pd.Series:
 
 
 def values(records: Records, metric: str, fresh: bool = False) -> pd.DataFrame:
-    """A metric by setting (rows) and seed (columns), of the settings that every seed completed.
+    """A metric by setting (rows) and seed (columns), of the settings that completed every seed.
+
+    In a race nan stands for the seeds that a setting was not given.
 
     Args:
         records: The study's records.
@@ -76,7 +79,8 @@ def values(records: Records, metric: str, fresh: bool = False) -> pd.DataFrame:
     if metric not in table:
         return pd.DataFrame()
     complete = table[table["state"] == "complete"]
-    return complete.pivot(index="setting", columns="seed", values=metric).dropna()
+    measured = complete.pivot(index="setting", columns="seed", values=metric)
+    return measured.dropna(subset=measured.columns[: None if fresh else records.seeds])
 
 
 def confirmed(records: Records) -> list[int]:
@@ -86,16 +90,18 @@ def confirmed(records: Records) -> list[int]:
 
 
 def ranking(records: Records, metric: str | None = None) -> pd.DataFrame:
-    """Complete settings, best first: index ``setting``, columns mean, se, both systems' parameters, family.
+    """Complete settings, best first: index ``setting``, columns mean, se, seeds, both systems' parameters, family.
 
-    The mean is over seeds, se its standard error (nan with one seed). Ties go to the lower number.
+    The mean is over so many seeds, se its standard error (nan with one seed). Those that were longer in a race come
+    before the others. Ties go to the lower number.
     """
     measured = values(records, metric or records.metric)
     settings = records.table.drop_duplicates("setting").set_index("setting")[[*records.parameters, *NATURAL, "family"]]
     table = settings.loc[measured.index].copy()
-    table.insert(0, "mean", [over_seeds(seeds) for seeds in measured.to_numpy()])
+    table.insert(0, "mean", [over_seeds(seeds[~np.isnan(seeds)]) for seeds in measured.to_numpy()])
     table.insert(1, "se", measured.sem(axis=1))
-    return table.sort_values("mean", ascending=records.mode == "min", kind="stable")
+    table.insert(2, "seeds", measured.count(axis=1))
+    return table.sort_values(["seeds", "mean"], ascending=[False, records.mode == "min"], kind="stable")
 
 
 def paired(ours: pd.Series, theirs: pd.Series, mode: str) -> Difference:
@@ -120,15 +126,18 @@ def paired(ours: pd.Series, theirs: pd.Series, mode: str) -> Difference:
 def rivals(records: Records, best: int) -> list[int]:
     """Settings that are not shown to be worse than the best (paired, at 95 %), best first; none with one seed.
 
-    Each is compared with the best on its own: of many settings, a few are called rivals, or not, by chance.
+    Each is compared with the best on its own: of many settings, a few are called rivals, or not, by chance. One that
+    left a race before the best is no rival.
     """
     measured = values(records, records.metric)
+    measured = measured[row(measured, best).dropna().index].dropna()
     seeds = len(measured.columns)
     if seeds < 2:
         return []
     lead = (row(measured, best) - measured) * (1 if records.mode == "max" else -1)
     low = lead.mean(axis=1) - stdtrit(seeds - 1, (1 + CONFIDENCE) / 2) * lead.sem(axis=1)
-    return [int(setting) for setting in ranking(records).index if setting != best and not low[setting] > 0]
+    level = [setting for setting in ranking(records).index if setting in low.index and setting != best]
+    return [int(setting) for setting in level if not low[setting] > 0]
 
 
 def against(records: Records, best: int, baseline: Baseline) -> Comparison | None:
@@ -148,7 +157,8 @@ def against(records: Records, best: int, baseline: Baseline) -> Comparison | Non
     finalists = [setting for setting in candidates if setting in measured.index]
     fresh = bool(finalists) and best in values(records, records.metric, fresh=True).index
     setting = int(finalists[0] if fresh else candidates[0])
-    ours, theirs = row(values(records, records.metric, fresh), best), row(values(records, metric, fresh), setting)
+    ours = row(values(records, records.metric, fresh), best)
+    theirs = row(values(records, metric, fresh), setting).dropna()
     return Comparison(baseline, setting, metric, over_seeds(theirs), paired(ours, theirs, records.mode), fresh)
 
 

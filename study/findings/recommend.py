@@ -26,8 +26,10 @@ class Recommendation:
         parameters: Its values.
         mean: Mean of the objective over seeds.
         se: Standard error of the mean; nan with one seed.
+        seeds: Seeds that it was searched by; in a race more than other settings.
         fresh: How many fresh seeds, which took no part in choosing, the mean is over; 0 if none.
         rivals: Numbers of the settings and riders that are statistically as good, best first.
+        left: Settings and riders that left a race before it.
         tried: Complete settings it was chosen from.
         riders: Averages that it was chosen from too, which watched the trainings of `hosts` settings.
         hosts: How many settings had riders.
@@ -42,8 +44,10 @@ class Recommendation:
     parameters: dict[str, Scalar]
     mean: float
     se: float
+    seeds: int
     fresh: int
     rivals: list[int]
+    left: int
     tried: int
     riders: int
     hosts: int
@@ -78,7 +82,7 @@ def recommend(records: Records) -> Recommendation:
     finalists = confirmed(records)
     best = finalists[0] if finalists else int(table.index[0])
     chosen = row(table, best)
-    measured = row(values(records, records.metric, fresh=bool(finalists)), best)
+    measured = row(values(records, records.metric, fresh=bool(finalists)), best).dropna()
     rivals_of_ema: tuple[Baseline, ...] = ("belay", "push") if chosen["family"] == "ema" else ()
     baselines: tuple[Baseline, ...] = ("ema", *rivals_of_ema, "none")
     return Recommendation(
@@ -87,8 +91,10 @@ def recommend(records: Records) -> Recommendation:
         parameters={name: plain(chosen[name]) for name in records.parameters},
         mean=over_seeds(measured),
         se=float(cast(float, measured.sem())),
+        seeds=int(chosen["seeds"]),
         fresh=len(measured) if finalists else 0,
         rivals=rivals(records, best),
+        left=int((table["seeds"] < chosen["seeds"]).sum()),
         tried=len(table) - sum(hosts.values()),
         riders=sum(hosts.values()),
         hosts=len(hosts),
@@ -110,7 +116,7 @@ def as_data(recommendation: Recommendation) -> dict[str, Any]:
         "mode": records.mode,
         "mean": found.mean,
         "standard_error": plain(found.se),
-        "seeds": records.seeds,
+        "seeds": found.seeds,
         "fresh_seeds": found.fresh,
         "settings_tried": found.tried,
         "settings_planned": records.planned,

@@ -72,6 +72,13 @@ def test_small_numbers_keep_their_digits():
     assert re.fullmatch(r"average/excess_loss 9\.\d{3}e-07 \(standard error \d\.\de-08\)", said("tiny")["measured"])
 
 
+def test_of_a_race_the_answer_says_how_many_settings_left_it_before():
+    lines = said("raced")
+    assert lines["study"] == "raced: 5 of 5 settings x 2 to 14 seeds done"
+    assert lines["how sure"].startswith("0 of the other 1 settings are statistically as good (paired over 14 seeds, ")
+    assert lines["how sure"].endswith("; 3 left the race before")
+
+
 def test_one_seed_gives_an_answer_without_any_certainty():
     lines = said("one-seed")
     assert lines["study"] == "one-seed: 4 of 4 settings x 1 seeds done"

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 
 import pytest
 
@@ -51,7 +52,7 @@ def test_elsewhere_than_on_a_terminal_a_progress_is_a_line_if_the_last_one_is_lo
 def test_the_last_progress_is_always_a_line(capsys):
     with LiveView(METRIC, TEXT, Clock()) as view:
         view.show(Progress(2, done=1))
-        view.show(Progress(2, done=2, best=BEST))
+        view.show(Progress(2, done=2, best=BEST, finished=True))
     assert capsys.readouterr().err == f"{TEXT}\n2/2 settings, best average/loss 0.1235 (underdamped)\n"
 
 
@@ -120,6 +121,14 @@ def test_the_best_so_far_what_went_wrong_and_the_time_left_are_told(monkeypatch)
     progress = Progress(20, done=12, diverged=2, failed=1, best=BEST, began_with=2, started=100.0)
     assert describe(progress, METRIC) == (
         "best average/loss 0.1235 (underdamped), 2 diverged, 1 failed, about 24 s left"
+    )
+
+
+def test_how_far_a_race_and_a_confirmation_are_is_told():
+    progress = Progress(20, done=20, racing=5, raced=2, started=1.0)
+    assert describe(progress, METRIC) == "2 of 5 in the race"
+    assert describe(replace(progress, raced=5, finalists=3, confirmed=1), METRIC) == (
+        "5 of 5 in the race, 1 of 3 finalists confirmed"
     )
 
 

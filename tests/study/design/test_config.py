@@ -139,6 +139,15 @@ REFUSED_BY_CONFIG = {
         r"`seeds` must be a whole number, got 'many'; change it \(seeds of each",
     ),
     "fraction for a whole number": (document(seeds=4.5), r"`seeds` must be a whole number, got 4\.5; change it"),
+    "odd number of seeds in a race": (
+        document(seeds=5, search={"settings": 4, "race": True}),
+        r"`search` must not have a `race` but with an even number of `seeds`, at least 4, got 5; give e\.g\. 4",
+    ),
+    "too few seeds for a race": (document(seeds=2, search={"settings": 4, "race": True}), r"at least 4, got 2; give"),
+    "number for a truth value": (
+        document(search={"settings": 4, "race": 1}),
+        r"`search\.race` must be true or false, got 1; change it \(whether better settings",
+    ),
     "truth value for a number": (document(seeds=True), r"`seeds` must not be a truth value, got True; change it"),
     "number for a text": (document(name=2024), r"`name` must be text, got 2024; change it \(the study's name"),
     "list for a mapping": (document(search=[1]), r"`search` must be a mapping, got \[1\]; change it"),
@@ -766,8 +775,17 @@ def test_settings_and_plain_emas_may_grow_and_how_they_are_searched_may_not():
         assert parse_config(document(search=search | {key: other})).identity != one
 
 
-def test_riders_that_are_not_given_leave_the_identity_that_a_study_had_before_there_were_any():
+@pytest.mark.parametrize(("name", "default", "other"), [("riders", "auto", "none"), ("race", False, True)])
+def test_what_came_later_leaves_the_identity_that_a_study_had_before_where_it_is_not_given(name, default, other):
     search = {"sampler": "tpe", "settings": 8, "baseline": 2}
-    one = parse_config(document(search=search)).identity
-    assert one == parse_config(document(search=search | {"riders": "auto"})).identity
-    assert one != parse_config(document(search=search | {"riders": "none"})).identity
+    one = parse_config(document(seeds=4, search=search)).identity
+    assert one == parse_config(document(seeds=4, search=search | {name: default})).identity
+    assert one != parse_config(document(seeds=4, search=search | {name: other})).identity
+
+
+def test_in_a_race_settings_get_their_seeds_in_three_stages_and_else_at_once():
+    search = {"settings": 8}
+    assert parse_config(document(seeds=4, search=search)).stages == (range(4),)
+    raced = parse_config(document(seeds=4, search=search | {"race": True}))
+    assert raced.stages == (range(2), range(2, 6), range(6, 14))
+    assert (raced.first_seeds, parse_config(document(seeds=4, search=search)).first_seeds) == (2, 4)

@@ -21,6 +21,7 @@ WARNINGS = ["ignore:.*noload.*loader strategy:DeprecationWarning"]  # MLflow's o
 
 STEPS = 600
 AVERAGE, LIVE = "average/val_accuracy", "live/val_accuracy"
+RACED, RACED_LIVE = "average/excess_loss", "live/excess_loss"
 
 
 @dataclass(frozen=True)
@@ -80,15 +81,17 @@ def record(
     tried: Sequence[Tried],
     seeds: int,
     planned: int | None = None,
+    race: bool = False,
 ) -> None:
     from study.execute.record import Recorder
 
     config = {"name": name, "task": task, "steps": STEPS, "seeds": seeds, "objective": {"metric": metric}}
-    study = Study.of(parse_config(config | {"space": space, "search": {"settings": len(tried)}}))
+    study = Study.of(parse_config(config | {"space": space, "search": {"settings": len(tried), "race": race}}))
     recorder = Recorder(study, uri())
     recorder.open(planned or len(tried))
     for number, one in enumerate(tried):
-        recorder.record(study.setting(number, one.drawn), one.outcome(number, seeds))
+        measured = len(one.values[metric]) if race else seeds
+        recorder.record(study.setting(number, one.drawn), one.outcome(number, measured))
     recorder.close("FINISHED")
 
 
@@ -150,6 +153,19 @@ def pushed() -> None:
 def loss(mean: float, seed: int) -> dict[str, list[float]]:
     draws = np.random.default_rng(seed).normal(mean, 1e-7, (2, 4))
     return {"average/excess_loss": list(draws[0]), "live/excess_loss": list(10 * draws[1])}
+
+
+def raced() -> None:
+    """A race: two seeds of each, six of three settings, fourteen of two; a BELAY that left it did best on its two."""
+    tried = [
+        Tried(average(0.9, lr=0.1), {RACED: [0.30, 0.32], RACED_LIVE: [0.4, 0.4]}),
+        Tried(average(0.95, lr=0.1), {RACED: [0.20, 0.21] * 3, RACED_LIVE: [0.4] * 6}),
+        Tried(average(0.96, lr=0.1), {RACED: [0.18, 0.22] * 7, RACED_LIVE: [0.4] * 14}),
+        Tried(average(0.95, coupling=0.2, lr=0.1), {RACED: [0.10, 0.11], RACED_LIVE: [0.4, 0.4]}),
+        Tried(average(0.96, coupling=0.2, lr=0.1), {RACED: [0.17, 0.20] * 7, RACED_LIVE: [0.4] * 14}),
+    ]
+    space = {"decay": {"uniform": [0.5, 0.99]}, "coupling": {"choice": [0.0, 0.2]}, "lr": {"log": [0.01, 1]}}
+    record("raced", "quadratic", RACED, space, tried, seeds=4, race=True)
 
 
 def one_seed() -> None:
@@ -239,6 +255,7 @@ STUDIES = {
     "mixed": mixed,
     "tiny": tiny,
     "pushed": pushed,
+    "raced": raced,
     "one-seed": one_seed,
     "constant": constant,
     "all-diverged": all_diverged,

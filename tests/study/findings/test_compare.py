@@ -119,8 +119,26 @@ def test_a_complete_setting_is_not_ranked_by_a_metric_that_one_of_its_seeds_lack
 def test_the_ranking_has_each_setting_s_parameters_and_family():
     table = ranking(recorded.records("mixed"))
     assert list(table["family"]) == ["belay", "belay", "ema", "damped", "ema"]
-    assert list(table.columns) == ["mean", "se", *recorded.records("mixed").parameters, *NATURAL, "family"]
+    assert list(table.columns) == ["mean", "se", "seeds", *recorded.records("mixed").parameters, *NATURAL, "family"]
     assert list(table["optimizer"]) == ["sgd", "sgd", "sgd", "adam", "sgd"]
+
+
+def test_those_that_were_longer_in_a_race_are_ranked_before_the_others_each_by_all_of_its_seeds():
+    table = ranking(recorded.records("raced"))
+    assert list(table.index) == [4, 2, 1, 3, 0]
+    assert list(table["seeds"]) == [14, 14, 6, 2, 2]
+    assert list(table["mean"]) == pytest.approx([0.185, 0.2, 0.205, 0.105, 0.31])
+    assert table.loc[4, "se"] == pytest.approx(stats.sem([0.17, 0.20] * 7))
+
+
+def test_in_a_race_settings_are_compared_on_the_seeds_that_both_have():
+    records = recorded.records("raced")
+    assert rivals(records, 4) == []  # 2 is worse on every seed, and who left before is none
+    found = against(records, 4, "none")
+    assert (found.setting, found.difference.seeds) == (2, 14)
+    found = against(records, 1, "belay")
+    assert (found.setting, found.difference.seeds) == (4, 6)
+    assert found.mean == pytest.approx(0.185)  # over all fourteen
 
 
 def test_another_metric_can_be_ranked():

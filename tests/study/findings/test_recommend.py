@@ -55,6 +55,12 @@ def test_the_complete_setting_with_the_best_mean_is_recommended():
     assert chosen.oscillator == Oscillator(0.95, 0.4, 0.1)
 
 
+def test_of_a_race_the_best_of_those_that_were_longest_in_it_is_recommended():
+    chosen = found("raced")
+    assert (chosen.setting, chosen.seeds, chosen.left, chosen.rivals) == (4, 14, 3, [])
+    assert as_data(chosen)["seeds"] == 14
+
+
 def test_what_was_tried_is_counted_by_how_it_ended():
     chosen = found("mixed")
     assert (chosen.tried, chosen.diverged, chosen.failed) == (5, 1, 1)
