@@ -48,9 +48,11 @@ def answer(found: Recommendation) -> str:
     varied = [name for name in records.parameters if name not in PARAMETERS and records.table[name].nunique() > 1]
     derived = figures(found.oscillator, records.steps)
     ended = "".join(
-        f", {count} {what}" for what, count in (("diverged", found.diverged), ("failed", found.failed)) if count
+        f", {count} {what}"
+        for what, count in (("pruned", found.pruned), ("diverged", found.diverged), ("failed", found.failed))
+        if count
     )
-    done = found.tried + found.diverged + found.failed
+    done = found.tried + found.pruned + found.diverged + found.failed
     error = "one seed: no error is known" if math.isnan(found.se) else f"standard error {found.se:.2g}"
     lines = [
         ("study", f"{records.name}: {done} of {records.planned} settings x {_seeds(found)} seeds done{ended}"),

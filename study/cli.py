@@ -243,6 +243,8 @@ def status(study: Name, form: Form = "table", storage: Storage = None, address: 
         "failed": count.failed,
     }
     row["left"] = count.planned - count.done
+    if planned.config.search.rungs:
+        row["pruned"] = count.pruned
     if planned.config.search.race:
         row["raced"] = count.raced
     if planned.config.confirm is not None:

@@ -78,7 +78,9 @@ def describe(progress: Progress, metric: str) -> str:
         setting, value = progress.best
         parts.append(f"best {metric} {number(value)} ({setting.oscillator.regime})")
     parts += [
-        f"{count} {what}" for what, count in (("diverged", progress.diverged), ("failed", progress.failed)) if count
+        f"{count} {what}"
+        for what, count in (("pruned", progress.pruned), ("diverged", progress.diverged), ("failed", progress.failed))
+        if count
     ]
     if progress.racing:
         parts.append(f"{progress.raced} of {progress.racing} in the race")

@@ -84,12 +84,17 @@ def show_plan(study: Study, plan: Plan, room: Room) -> None:
     )
     confirm = config.confirm
     confirmation = [("confirmed", f"{confirm.finalists} finalists on {confirm.seeds} fresh seeds")] if confirm else []
+    steps = ", ".join(map(str, config.rung_steps))
+    rungs = (
+        [("rungs", f"after steps {steps} a setting stops that does worse than half of those before")] if steps else []
+    )
     carried = len(study.riders) if config.search.riders.carried == "always" or room.runs > 1 else 0
     riders = [("riders", f"{carried} beside each training that no average pulls")] if carried else []
     lines = [
         ("study", f"{config.name}: {config.task.name}, {config.objective.metric}"),
         ("settings", f"{plan.settings}: {searches}, by {config.search.sampler}"),
         ("runs", f"{_runs(plan, config)}, {config.steps} steps"),
+        *rungs,
         *confirmation,
         *riders,
         ("packs", f"on {config.resources.cpus:g} CPU and {config.resources.gpus:g} GPU, {_packs(room)}"),

@@ -9,6 +9,7 @@ from typing import get_args
 
 import pytest
 import typer
+import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -115,7 +116,7 @@ def test_every_key_of_the_config_is_documented_once_with_its_default_and_no_othe
     assert set(defaults) == set(expected)
     for name, field in expected.items():
         if isinstance(field.default, int | float | str):
-            assert defaults[name] == str(field.default), name
+            assert yaml.safe_load(defaults[name]) == field.default, name
 
 
 def test_every_figure_is_documented_once_and_no_other() -> None:

@@ -138,14 +138,20 @@ class Search(_Entry):
         ge=1,
         le=MOST_SETTINGS,
         description="for tpe and gp: settings that run at once, at most, in two waves: a wave of half as many is drawn "
-        "once all waves but the last are done, so that the answer does not depend on timing; at most "
-        f"{MOST_SETTINGS:,}",
+        "once all waves but the last are done, so that the answer does not depend on timing; for other samplers too "
+        f"where there are `rungs`; at most {MOST_SETTINGS:,}",
     )
     seed: int = Field(0, ge=0, le=2**53, description="seed of the sampler, at most 2**53")
     race: StrictBool = Field(
         False,
         description="whether better settings get more seeds: once the search is done on half of `seeds`, the best "
         "quarter gets `seeds` more, and the best eighth then twice `seeds` more, `seeds` a setting in the mean",
+    )
+    rungs: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+        (),
+        max_length=10,
+        description="shares of the run at which a setting stops early if its first seed does worse there than half of "
+        "those that got there before it; rising, above 0 and below 1, at most 10",
     )
     riders: Annotated[
         Riders, BeforeValidator(_grid_or_word, json_schema_input_type=Riders | Literal["auto", "none"])
@@ -292,6 +298,18 @@ class StudyConfig(_Entry):
 
     @field_validator("search")
     @classmethod
+    def _rungs_are_apart(cls, search: Search, info: ValidationInfo) -> Search:
+        steps = info.data.get("steps", 10**9)
+        places = [0, *(round(share * steps) for share in search.rungs), steps]
+        if any(before >= after for before, after in itertools.pairwise(places)):
+            raise ValueError(
+                f"must have rising `rungs` that fall on different steps of a run of {steps}, got "
+                f"{shown(list(search.rungs))}; sort them, or leave some out."
+            )
+        return search
+
+    @field_validator("search")
+    @classmethod
     def _seeds_fit_a_race(cls, search: Search, info: ValidationInfo) -> Search:
         seeds = info.data.get("seeds", 4)
         if search.race and (seeds < 4 or seeds % 2):
@@ -315,6 +333,11 @@ class StudyConfig(_Entry):
         return len(self.stages[0])
 
     @property
+    def rung_steps(self) -> tuple[int, ...]:
+        """The steps after which a training may stop early."""
+        return tuple(round(share * self.steps) for share in self.search.rungs)
+
+    @property
     def identity(self) -> str:
         """Hash of what is asked; two studies of one name must agree in it."""
         return self._hash({"resources"} | EXTENT)
@@ -328,7 +351,7 @@ class StudyConfig(_Entry):
         """Hash of the config without these entries, some of them in `search`."""
         asked = {key: value for key, value in self.plain().items() if key not in without}
         asked["search"] = {key: value for key, value in asked["search"].items() if f"search.{key}" not in without}
-        for name in ("riders", "race"):  # which came later: a study from before them goes on under its name
+        for name in ("riders", "race", "rungs"):  # which came later: a study from before them goes on under its name
             if getattr(self.search, name) == Search.model_fields[name].default:
                 del asked["search"][name]
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]

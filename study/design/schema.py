@@ -18,8 +18,8 @@ from belay import Oscillator
 Scalar = bool | int | float | str
 Family = Literal["ema", "damped", "belay", "push"]
 Direction = Literal["max", "min"]  # which is better
-State = Literal["complete", "diverged", "failed"]
-STATES: tuple[State, ...] = ("complete", "diverged", "failed")  # a setting is as bad as its worst seed
+State = Literal["complete", "pruned", "diverged", "failed"]  # pruned: stopped early, at a rung
+STATES: tuple[State, ...] = ("complete", "pruned", "diverged", "failed")  # a setting is as bad as its worst seed
 Role = Literal["search", "confirmation", "rider"]
 History = list[tuple[int, dict[str, float]]]  # steps, and the metrics reported at each
 
@@ -254,9 +254,8 @@ class Outcome:
 
     @property
     def state(self) -> State:
-        """Failed if any seed failed, else diverged if any diverged."""
-        states = {result.state for result in self.seeds}
-        return "failed" if "failed" in states else "diverged" if "diverged" in states else "complete"
+        """That of its worst seed."""
+        return max((result.state for result in self.seeds), key=STATES.index)
 
     @property
     def message(self) -> str:

@@ -11,6 +11,7 @@ import functools
 import math
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -35,8 +36,9 @@ from study.design.space import drawn_as, label
 from study.design.study import Space, Study
 from study.execute.finalists import finalists
 from study.execute.ledger import Asked, Ledger
-from study.execute.plan import LEARNING, Pack, Plan, pack, plan
+from study.execute.plan import JUDGED, LEARNING, Bars, Pack, Plan, pack, plan
 from study.execute.race import SHARES, runners
+from study.execute.rungs import Rungs
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -59,9 +61,11 @@ class Asker:
         self.plan = plan(study, [asked.search for asked in self._asked])
         self._searches = {name: _Search(study, index, self.plan, name) for index, name in enumerate(study.spaces)}
         self._hosts: dict[str, int] = {}  # by trajectory: the first setting of it, whose training riders watch
+        self._rungs = Rungs(study, ledger.histories() if study.config.rung_steps else ())
         for asked in self._asked:
             self._searches[asked.search].add(asked)
             self._find_host(asked.setting)
+        self._known_bars: dict[tuple[int, str], Bars] = {}
         self._told = 0  # the first settings, up to this number, are told
         self._runners: list[set[int]] = []  # of each further stage of a race: the settings that get its seeds
         self._waiting: set[int] = set()  # those of the newest stage that still lack some
@@ -105,6 +109,7 @@ class Asker:
         self._ledger.tell(outcomes)
         done = []
         for outcome in outcomes:
+            self._rungs.tell(outcome)
             before = self._outcomes.get(outcome.setting)
             whole = Outcome(outcome.setting, [*(before.seeds if before else ()), *outcome.seeds])
             self._outcomes[outcome.setting] = whole
@@ -178,14 +183,9 @@ class Asker:
     def _ask_wave(self) -> None:
         """Draws and keeps the next wave if there is one and it has nothing to wait for."""
         numbers = self.plan.next_wave(len(self._asked))
-        if not numbers:
+        if not numbers or self._count_told() < self.plan.needed(numbers[0]):
             return
-        told: Sequence[int] = range(0)
-        if self.study.config.search.sampler in LEARNING:
-            told = range(self.plan.needed(numbers[0]))
-            if self._count_told() < len(told):
-                return
-        wave = list(self._draw(numbers, told))
+        wave = list(self._draw(numbers, range(self.plan.needed(numbers[0]))))
         self._ledger.ask(wave)
         self._asked += wave
         for asked in wave:
@@ -253,7 +253,25 @@ class Asker:
         """The packs of all that these settings lack."""
         lacking = [(setting, seeds) for setting in settings for seeds in self._lacking(setting)]
         hosts = set(self._hosts.values()) if self.study.riders else ()
-        return pack(self.study, lacking, self._room, hosts)
+        packs = pack(self.study, lacking, self._room, hosts)
+        return [replace(each, bars=self._bars_of(each)) if JUDGED in each.seeds else each for each in packs]
+
+    def _bars_of(self, pack: Pack) -> dict[int, Bars]:
+        """What the settings of a pack have to reach at each rung: as good as half of those told before they were drawn.
+
+        A training that riders watch is not stopped: it serves many averages.
+        """
+        watched = self._hosts.keys() if self.study.riders else ()
+        judged = [setting.number for setting in pack.settings if setting.trajectory not in watched]
+        found = {number: self._bars(self.plan.needed(number), self.plan.searches[number]) for number in judged}
+        return {number: bars for number, bars in found.items() if bars}
+
+    def _bars(self, told: int, search: str) -> Bars:
+        """What settings of a search have to reach by so many that are told, the first ones."""
+        if (told, search) not in self._known_bars:
+            numbers = [number for number in range(told) if self.plan.searches[number] == search]
+            self._known_bars[told, search] = self._rungs.bars(numbers)
+        return self._known_bars[told, search]
 
     def _lacking(self, setting: Setting) -> list[list[int]]:
         """The seeds that a setting lacks, as they go into packs; a finalist's fresh ones go into several."""
@@ -311,7 +329,9 @@ class _Search:
             self._optuna.add_trial(trial_of(self._space, asked.drawn, state=TrialState.RUNNING))
 
     def learn(self, outcomes: Mapping[int, Outcome]) -> None:
-        """Shows Optuna what the first settings came to on the seeds that all of them got, by number."""
+        """Shows Optuna, if it draws, what the first settings came to on the seeds that all of them got, by number."""
+        if self._sampler not in LEARNING:
+            return
         new = slice(self._told, len(outcomes))
         for asked, trial in zip(self._asked[new], self._trials[new], strict=True):
             outcome = outcomes[asked.setting.number]
@@ -381,7 +401,10 @@ def ending(outcome: Outcome, study: Study) -> dict[str, Any]:
     """The state and values by which Optuna is told of an outcome."""
     if outcome.state == "complete":
         return {"state": TrialState.COMPLETE, "values": [outcome.value(study.config.objective.metric)]}
-    # TPE ranks pruned trials below all others, and never sees failed ones.
+    # TPE ranks pruned trials below all others, those with values by the last one, and never sees failed ones.
+    if outcome.state == "pruned":
+        step, metrics = outcome.seeds[0].history[-1]
+        return {"state": TrialState.PRUNED, "intermediate_values": {step: metrics[study.config.objective.metric]}}
     return {"state": TrialState.PRUNED if outcome.state == "diverged" else TrialState.FAIL}
 
 

@@ -51,6 +51,7 @@ class Counts:
 
     planned: int
     done: int
+    pruned: int
     diverged: int
     failed: int
     raced: int  # those with more seeds than every setting gets
@@ -162,6 +163,13 @@ class Ledger:
                 outcome.seeds.append(_result(row, [(row.step, values)] if values else [], ridden))
         return found
 
+    def histories(self) -> Iterator[Outcome]:
+        """What the seeds of all settings measured as they went, without how they ended."""
+        query = select(HISTORIES.c.setting, HISTORIES.c.histories).where(HISTORIES.c.study == self._study)
+        with self._reading() as connection:
+            for page in connection.execute(query):
+                yield Outcome(page.setting, [SeedResult(seed, each) for seed, each in _histories(page.histories)])
+
     def outcome(self, setting: int) -> Outcome:
         """What one setting came to, with the whole of its histories."""
         place = {"study": self._study, "setting": setting}
@@ -191,6 +199,7 @@ class Ledger:
         return Counts(
             planned=plan(study, asked).settings,
             done=len(done),
+            pruned=states.count("pruned"),
             diverged=states.count("diverged"),
             failed=states.count("failed"),
             raced=sum(count > seeds for _, count in done),

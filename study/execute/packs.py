@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from study.design.config import StudyConfig
 from study.design.riders import rider, values_of
-from study.design.schema import Outcome, Setting, State, host_of
+from study.design.schema import STATES, Outcome, Setting, State, host_of
 from study.design.study import Study
 from study.execute.ask import Asker
 from study.execute.plan import Pack
@@ -27,6 +28,7 @@ class Progress:
 
     planned: int
     done: int = 0
+    pruned: int = 0
     diverged: int = 0
     failed: int = 0
     racing: int = 0  # of the settings that are done: in the newest further stage of a race
@@ -60,6 +62,7 @@ class Packs:
     def __init__(self, asker: Asker, recorder: Recorder, watch: Watch) -> None:
         self._asker, self._recorder, self._watch = asker, recorder, watch
         self._states: dict[int, State] = {}  # of the settings that are done
+        self._count_of: Counter[State] = Counter()
         self._longest = 0  # most seeds that a setting was searched by
         self.progress = Progress(asker.plan.settings, started=time.monotonic())
         for setting, outcome in asker.outcomes():
@@ -115,9 +118,11 @@ class Packs:
             return
         before = self._states.get(setting.number)  # where it has got more seeds since
         self._states[setting.number] = searched.state
-        progress.done += before is None
-        progress.diverged += (searched.state == "diverged") - (before == "diverged")
-        progress.failed += (searched.state == "failed") - (before == "failed")
+        self._count_of[searched.state] += 1
+        if before is not None:
+            self._count_of[before] -= 1
+        progress.done = len(self._states)
+        progress.pruned, progress.diverged, progress.failed = (self._count_of[state] for state in STATES[1:])
         if searched.state == "complete" and len(searched.seeds) >= self._longest:
             if len(searched.seeds) > self._longest:
                 self._longest, progress.best = len(searched.seeds), None

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from study.design.schema import PARAMETERS, Setting, role_of
 from study.design.space import combinations, grid
 from study.design.study import Study
 from study.design.tasks.base import Task
+
+Bars = tuple[tuple[int, float], ...]  # steps, rising, and the value of the objective that is to be reached at each
+JUDGED = 0  # the seed that has to reach them
 
 LEARNING = {"tpe", "gp"}  # samplers that draw a wave from the results of those before it
 LONG_WAVE = 1024  # settings that the others draw at once
@@ -29,12 +32,14 @@ class Pack:
         seeds: The seeds of each.
         side_by_side: Whether they are trained as one batched model where that can be, or one after the other.
         hosts: The numbers of those whose trainings riders watch.
+        bars: By number, what the first seed of a setting has to reach at each rung, or the setting stops there.
     """
 
     settings: tuple[Setting, ...]
     seeds: tuple[int, ...]
     side_by_side: bool = False
     hosts: tuple[int, ...] = ()
+    bars: Mapping[int, Bars] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data that `from_json` reads."""
@@ -43,31 +48,36 @@ class Pack:
             "seeds": list(self.seeds),
             "side_by_side": self.side_by_side,
             "hosts": list(self.hosts),
+            "bars": [[number, bars] for number, bars in self.bars.items()],
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Pack:
         """The pack that `to_json` wrote."""
         settings = tuple(Setting(each["number"], each["parameters"]) for each in data["settings"])
-        return cls(settings, tuple(data["seeds"]), data["side_by_side"], tuple(data["hosts"]))
+        bars = {number: tuple((step, bar) for step, bar in each) for number, each in data["bars"]}
+        return cls(settings, tuple(data["seeds"]), data["side_by_side"], tuple(data["hosts"]), bars)
 
     def of(self, setting: Setting) -> Pack:
         """The part of one setting."""
-        return replace(self, settings=(setting,), hosts=tuple({setting.number} & {*self.hosts}))
+        number = setting.number
+        bars = {number: self.bars[number]} if number in self.bars else {}
+        return replace(self, settings=(setting,), hosts=tuple({number} & {*self.hosts}), bars=bars)
 
 
 @dataclass(frozen=True)
 class Plan:
     """Which search each setting comes from, in the order of the settings' numbers.
 
-    A wave is `wave` consecutive numbers. Its settings are drawn together and share packs; if the sampler learns, once
-    all waves but the `ahead` - 1 before it are told.
+    A wave is `wave` consecutive numbers. Its settings are drawn together and share packs; if it `waits`, as where the
+    sampler learns or trainings stop early, once all waves but the `ahead` - 1 before it are told.
     """
 
     searches: tuple[str, ...]
     grids: Mapping[str, list[dict[str, Any]]]  # of a grid study: every search's settings
     wave: int
     ahead: int
+    waits: bool
 
     @property
     def settings(self) -> int:
@@ -84,7 +94,7 @@ class Plan:
 
     def needed(self, number: int) -> int:
         """How many settings, the first ones, must be told before this one is drawn from their results."""
-        return max(0, number // self.wave - self.ahead + 1) * self.wave
+        return max(0, number // self.wave - self.ahead + 1) * self.wave if self.waits else 0
 
 
 def plan(study: Study, asked: Sequence[str] = ()) -> Plan:
@@ -112,8 +122,9 @@ def plan(study: Study, asked: Sequence[str] = ()) -> Plan:
         sizes = {name: int(min(count, combinations(spaces[name]))) for name, count in wanted.items()}
     done = {name: asked.count(name) for name in sizes}
     turns = sorted(((i + 0.5) / size, name, i) for name, size in sizes.items() for i in range(done[name], size))
-    wave = max(1, search.in_flight // 2) if search.sampler in LEARNING else LONG_WAVE
-    return Plan((*asked, *(name for _, name, _ in turns)), grids, wave, ahead=min(2, search.in_flight))
+    waits = search.sampler in LEARNING or bool(search.rungs)
+    wave = max(1, search.in_flight // 2) if waits else LONG_WAVE
+    return Plan((*asked, *(name for _, name, _ in turns)), grids, wave, min(2, search.in_flight), waits)
 
 
 def pack(

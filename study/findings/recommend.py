@@ -33,6 +33,7 @@ class Recommendation:
         tried: Complete settings it was chosen from.
         riders: Averages that it was chosen from too, which watched the trainings of `hosts` settings.
         hosts: How many settings had riders.
+        pruned: Settings that stopped early.
         diverged: Settings that diverged.
         failed: Settings that failed.
         versus: The comparisons that could be made with the best EMA and with no averaging; where an EMA is the best,
@@ -51,6 +52,7 @@ class Recommendation:
     tried: int
     riders: int
     hosts: int
+    pruned: int
     diverged: int
     failed: int
     versus: list[Comparison]
@@ -98,6 +100,7 @@ def recommend(records: Records) -> Recommendation:
         tried=len(table) - sum(hosts.values()),
         riders=sum(hosts.values()),
         hosts=len(hosts),
+        pruned=int(states.get("pruned", 0)),
         diverged=int(states.get("diverged", 0)),
         failed=int(states.get("failed", 0)),
         versus=[found for baseline in baselines if (found := against(records, best, baseline))],
@@ -121,6 +124,7 @@ def as_data(recommendation: Recommendation) -> dict[str, Any]:
         "settings_tried": found.tried,
         "settings_planned": records.planned,
         "riders": found.riders,
+        "pruned": found.pruned,
         "diverged": found.diverged,
         "failed": found.failed,
         "rivals": found.rivals,

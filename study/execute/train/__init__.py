@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -13,7 +13,7 @@ import torch
 from study.design.schema import Outcome, SeedResult, Setting
 from study.design.study import Study
 from study.design.tasks.base import Task
-from study.execute.plan import Pack
+from study.execute.plan import Bars, Pack
 from study.execute.train.alone import train_alone
 from study.execute.train.stacked import NotStackable, Run, train_stacked
 
@@ -21,11 +21,12 @@ from study.execute.train.stacked import NotStackable, Run, train_stacked
 def train_pack(study: Study, pack: Pack) -> Iterator[Outcome]:
     """Trains every setting of a pack with every seed, side by side where the pack says so and that can be.
 
-    A seed that diverges or raises ends alone: it is part of the outcome, with the step or the message.
+    A seed that diverges or raises ends alone: it is part of the outcome, with the step or the message. A setting that
+    is pruned ends with all seeds.
     """
     runs = [(setting, seed) for setting in pack.settings for seed in pack.seeds]
     train = _side_by_side if pack.side_by_side else _one_by_one
-    results = iter(train(study, runs, pack.hosts))
+    results = iter(train(study, runs, pack.hosts, pack.bars))
     for setting in pack.settings:
         yield Outcome(setting.number, [next(results) for _ in pack.seeds])
 
@@ -36,50 +37,61 @@ def lost(pack: Pack, message: str) -> list[Outcome]:
     return [Outcome(setting.number, results) for setting in pack.settings]
 
 
-def _side_by_side(study: Study, runs: Sequence[Run], hosts: Collection[int]) -> list[SeedResult]:
+def _side_by_side(
+    study: Study, runs: Sequence[Run], hosts: Collection[int], bars: Mapping[int, Bars]
+) -> list[SeedResult]:
     """Trains runs side by side; in halves where they do not fit into memory together."""
     started = time.perf_counter()
     results: list[SeedResult] = []
     try:
-        results = train_stacked(study, runs, hosts)
+        results = train_stacked(study, runs, hosts, bars)
     except NotStackable as error:
         warnings.warn(f"runs are trained one by one: {error}", stacklevel=3)
-        return _one_by_one(study, runs, hosts)
+        return _one_by_one(study, runs, hosts, bars)
     except torch.OutOfMemoryError as error:
         warnings.warn(f"{len(runs)} runs do not fit into memory side by side: {error}", stacklevel=3)
     if results:  # outside the `except`, which holds what the first try had taken
         return _timed(results, started)
     if len(runs) == 1:
-        return _one_by_one(study, runs, hosts)
+        return _one_by_one(study, runs, hosts, bars)
     half = len(runs) // 2
-    return [*_side_by_side(study, runs[:half], hosts), *_side_by_side(study, runs[half:], hosts)]
+    return [*_side_by_side(study, runs[:half], hosts, bars), *_side_by_side(study, runs[half:], hosts, bars)]
 
 
-def _one_by_one(study: Study, runs: Sequence[Run], hosts: Collection[int]) -> list[SeedResult]:
-    """Trains trajectories one after the other."""
+def _one_by_one(
+    study: Study, runs: Sequence[Run], hosts: Collection[int], bars: Mapping[int, Bars]
+) -> list[SeedResult]:
+    """Trains trajectories one after the other; of a setting that was pruned no further seed."""
     together: dict[object, list[int]] = {}
     for place, (setting, seed) in enumerate(runs):
         together.setdefault((setting.trajectory, seed) if isinstance(study.task, Task) else place, []).append(place)
     results: dict[int, SeedResult] = {}
+    pruned: set[int] = set()
     for places in together.values():
         first = sorted(places, key=lambda place: runs[place][0].number not in hosts)  # the host, if there is one
-        settings, seed = [runs[place][0] for place in first], runs[first[0]][1]
-        results |= dict(zip(first, _alone(study, settings, seed, settings[0].number in hosts), strict=True))
-    return [results[place] for place in range(len(runs))]
+        if going := [place for place in first if runs[place][0].number not in pruned]:
+            settings, seed = [runs[place][0] for place in going], runs[going[0]][1]
+            trained = _alone(study, settings, seed, settings[0].number in hosts, bars)
+            results |= dict(zip(going, trained, strict=True))
+            pruned |= {each.number for each, result in zip(settings, trained, strict=True) if result.state == "pruned"}
+    left = {place: SeedResult(seed, state="pruned", finished=time.time()) for place, (_, seed) in enumerate(runs)}
+    return list((left | results).values())
 
 
-def _alone(study: Study, settings: Sequence[Setting], seed: int, carrying: bool) -> list[SeedResult]:
+def _alone(
+    study: Study, settings: Sequence[Setting], seed: int, carrying: bool, bars: Mapping[int, Bars]
+) -> list[SeedResult]:
     """Trains a trajectory; without riders, then in halves, where the averages do not fit into memory together."""
     started = time.perf_counter()
     results: list[SeedResult] = []
     with suppress(torch.OutOfMemoryError):  # of one average it is the result
-        results = train_alone(study, settings, seed, study.riders if carrying else ())
+        results = train_alone(study, settings, seed, study.riders if carrying else (), bars)
     if results:
         return _timed(results, started)
     if carrying:
-        return _alone(study, settings, seed, carrying=False)
+        return _alone(study, settings, seed, False, bars)
     half = len(settings) // 2
-    return [*_alone(study, settings[:half], seed, False), *_alone(study, settings[half:], seed, False)]
+    return [*_alone(study, settings[:half], seed, False, bars), *_alone(study, settings[half:], seed, False, bars)]
 
 
 def _timed(results: Sequence[SeedResult], started: float) -> list[SeedResult]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -17,7 +17,8 @@ from study.design.faults import shown
 from study.design.schema import AVERAGE, LIVE, SeedResult, Setting
 from study.design.study import Study
 from study.design.tasks.base import Task
-from study.execute.train.log import DIVERGED_LOSS, Diverged, Log
+from study.execute.plan import JUDGED, Bars
+from study.execute.train.log import DIVERGED_LOSS, Diverged, Ended, Log
 
 Errors = tuple[type[BaseException], ...]
 KEPT: Errors = (Exception, SystemExit)  # whatever a task may raise, but for Ctrl-C
@@ -28,6 +29,7 @@ def train_alone(
     settings: Sequence[Setting],
     seed: int,
     riders: Sequence[Oscillator] = (),
+    bars: Mapping[int, Bars] | None = None,
     kept: Errors = KEPT,
 ) -> list[SeedResult]:
     """Trains one seed of settings that share a trajectory; of a train function, which has its own average, of one.
@@ -37,21 +39,22 @@ def train_alone(
         settings: Some of its settings.
         seed: Of initial weights, order of the data and noise.
         riders: Averages without coupling that watch it too; what they measure is part of the first setting's result.
+        bars: By number, what a setting has to reach at each rung.
         kept: Exceptions that are the seed's result and do not end the study; with () a debugger sees them where they
             are raised.
 
     Returns:
-        What each measured, until it diverged or raised.
+        What each measured, until it diverged, was pruned or raised.
 
     Raises:
         OutOfMemoryError: Several averages do not fit into memory; fewer may.
     """
-    logs = [Log(seed, study.config.objective.metric) for _ in settings]
-    endings = Endings((Diverged, *kept), several=len(settings) + len(riders) > 1)
+    logs = [log_of(study, setting, seed, bars or {}) for setting in settings]
+    endings = Endings((Ended, *kept), several=len(settings) + len(riders) > 1)
     with endings.of(*logs):
         task = study.task_of(settings[0])
         if isinstance(task, Task):
-            _train(task, settings, riders, logs, study.config, endings)
+            _train(study, task, settings, riders, logs, endings)
         else:
             (setting,), (log,) = settings, logs
             task.train(setting, seed, log.report)
@@ -82,9 +85,15 @@ class Endings:
                 log.end(error)
 
 
-def evaluation_steps(steps: int, evaluations: int) -> set[int]:
-    """The steps after which a run is measured, evenly spaced, the last one among them."""
-    return {round(steps * part / evaluations) for part in range(1, evaluations + 1)}
+def log_of(study: Study, setting: Setting, seed: int, bars: Mapping[int, Bars]) -> Log:
+    """The log of a run, with the bars that it has to reach."""
+    return Log(seed, study, bars.get(setting.number, ()) if seed == JUDGED else ())
+
+
+def evaluation_steps(config: StudyConfig) -> set[int]:
+    """The steps after which a run is measured: evenly spaced, the last one among them, and the rungs."""
+    steps, evaluations = config.steps, config.evaluations
+    return {round(steps * part / evaluations) for part in range(1, evaluations + 1)} | {*config.rung_steps}
 
 
 def steps_of(
@@ -135,23 +144,23 @@ def lr_factor(task: Task, step: int, steps: int) -> float:
 
 
 def _train(
+    study: Study,
     task: Task,
     settings: Sequence[Setting],
     riders: Sequence[Oscillator],
     logs: Sequence[Log],
-    config: StudyConfig,
     endings: Endings,
 ) -> None:
     """Trains a seed of settings that share a trajectory, and measures it as often as the config says."""
-    due = evaluation_steps(config.steps, config.evaluations)
+    due = evaluation_steps(study.config)
     for step, (model, averages, bank) in enumerate(steps_of(task, settings, logs[0].seed, riders), start=1):
         if step in due:
             live = {LIVE + name: value for name, value in measure(task, model).items()}
             for average, log in zip(averages, logs, strict=True):
                 with endings.of(log), average.average_parameters():
                     log.report(step, live | _averaged(task, model))
-        if step == config.steps and bank is not None:
-            apart = Log(logs[0].seed, config.objective.metric)
+        if step == study.config.steps and bank is not None:
+            apart = Log(logs[0].seed, study)
             with endings.of(apart):  # riders must not cost their host
                 logs[0].riders = _measured(task, model, bank)
             if apart.ended:

@@ -6,17 +6,27 @@ import math
 from collections.abc import Mapping
 
 from study.design.schema import METRIC, History, SeedResult
+from study.design.study import Study
 from study.errors import LONGEST, printable
+from study.execute.plan import Bars
 
 DIVERGED_LOSS = 1e6  # times the first loss or 1, whichever is larger; training does not recover from such a loss
 
 
-class Diverged(Exception):
-    """At this step the loss or a metric is infinite, nan or far too large."""
+class Ended(Exception):
+    """A run ends before its last step, after this one."""
 
     def __init__(self, step: int) -> None:
         super().__init__(step)
         self.step = step
+
+
+class Diverged(Ended):
+    """The loss or a metric is infinite, nan or far too large."""
+
+
+class Pruned(Ended):
+    """The objective is worse than a bar that is to be reached at this step."""
 
 
 def raised(error: BaseException) -> str:
@@ -29,11 +39,13 @@ class Log:
 
     Args:
         seed: The seed.
-        metric: The study's objective, which it has to report.
+        study: The study, whose objective it has to report.
+        bars: What the objective has to reach, and at which steps, so that training goes on.
     """
 
-    def __init__(self, seed: int, metric: str) -> None:
-        self.seed, self._metric = seed, metric
+    def __init__(self, seed: int, study: Study, bars: Bars = ()) -> None:
+        self.seed, self._metric, self._steps = seed, study.config.objective.metric, study.config.steps
+        self._bars, self._sign, self._judged = list(bars), 1 if study.mode == "max" else -1, bool(bars)
         self._history: History = []
         self._ended: SeedResult | None = None
         self.riders: dict[str, list[float]] = {}  # as a SeedResult has them
@@ -44,6 +56,7 @@ class Log:
         Raises:
             ValueError: A name is no metric's.
             Diverged: A value is not finite.
+            Pruned: The objective is worse than a bar.
         """
         if self.ended:
             return
@@ -53,16 +66,30 @@ class Log:
         if not all(map(math.isfinite, values.values())):
             raise Diverged(step)
         self._history.append((step, values))
+        if self._metric in values and step < self._steps:
+            self._judge(step, values[self._metric])
+
+    def _judge(self, step: int, value: float) -> None:
+        """Raises Pruned if the value is worse than a bar that is due."""
+        while self._bars and step >= self._bars[0][0]:
+            _, bar = self._bars.pop(0)
+            if self._sign * value < self._sign * bar:
+                raise Pruned(step)
 
     @property
     def ended(self) -> bool:
-        """Whether it diverged or failed."""
+        """Whether it diverged, was pruned or failed."""
         return self._ended is not None
 
     def end(self, error: BaseException) -> None:
-        """Ends it as diverged or, by whatever else its task raised, failed; one that ended before stays as it was."""
+        """Ends it as diverged, pruned or, by whatever else its task raised, failed; one that has ended stays as it is.
+
+        A seed that is pruned for what another one came to has no history.
+        """
         if isinstance(error, Diverged):
             ended = SeedResult(self.seed, self._history, "diverged", diverged_at=error.step)
+        elif isinstance(error, Pruned):
+            ended = SeedResult(self.seed, self._history if self._judged else [], "pruned")
         else:
             ended = SeedResult(self.seed, self._history, "failed", raised(error))
         self._ended = self._ended or ended

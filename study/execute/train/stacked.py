@@ -21,8 +21,9 @@ from torch.nn.utils import parameters_to_vector
 from study.design.schema import AVERAGE, LIVE, SeedResult, Setting
 from study.design.study import Study
 from study.design.tasks.base import Task
-from study.execute.train.alone import KEPT, evaluation_steps, lr_factor, measure, steps_of
-from study.execute.train.log import DIVERGED_LOSS, Diverged, Log, raised
+from study.execute.plan import Bars
+from study.execute.train.alone import KEPT, evaluation_steps, log_of, lr_factor, measure, steps_of
+from study.execute.train.log import DIVERGED_LOSS, Diverged, Ended, Pruned, raised
 from study.execute.train.rows import Averages, Watchers, optimizer
 
 Run = tuple[Setting, int]  # a setting and a seed
@@ -37,14 +38,25 @@ class NotStackable(Exception):
     """Runs cannot be trained side by side; its text says why."""
 
 
-def train_stacked(study: Study, runs: Sequence[Run], hosts: Collection[int] = ()) -> list[SeedResult]:
-    """Trains runs of a stackable task to their end; each one's result, with riders where its setting is a host.
+def train_stacked(
+    study: Study, runs: Sequence[Run], hosts: Collection[int] = (), bars: Mapping[int, Bars] | None = None
+) -> list[SeedResult]:
+    """Trains runs of a stackable task to their end.
+
+    Args:
+        study: The study.
+        runs: Some of its runs.
+        hosts: The numbers of the settings whose trainings riders watch.
+        bars: By number, what a setting has to reach at each rung.
+
+    Returns:
+        Each one's result, with riders where its setting is a host.
 
     Raises:
         NotStackable: They cannot be trained side by side, or do not come to what they come to alone.
         OutOfMemoryError: They do not fit into memory together.
     """
-    return _attempt(study, runs, study.config.steps, hosts)
+    return _attempt(study, runs, study.config.steps, hosts, bars or {})
 
 
 def try_stacked(study: Study, runs: Sequence[Run]) -> None:
@@ -53,12 +65,14 @@ def try_stacked(study: Study, runs: Sequence[Run]) -> None:
     Raises:
         NotStackable: They cannot be trained side by side, or do not come to what they come to alone.
     """
-    _attempt(study, runs, min(TRIED, study.config.steps))
+    _attempt(study, runs, min(TRIED, study.config.steps), (), {})
 
 
-def _attempt(study: Study, runs: Sequence[Run], steps: int, hosts: Collection[int] = ()) -> list[SeedResult]:
+def _attempt(
+    study: Study, runs: Sequence[Run], steps: int, hosts: Collection[int], bars: Mapping[int, Bars]
+) -> list[SeedResult]:
     try:
-        return _Stack(study, runs, hosts).train(steps)
+        return _Stack(study, runs, hosts, bars).train(steps)
     except (NotStackable, torch.OutOfMemoryError):
         raise
     except KEPT as error:  # whatever a task may raise; torch names the operation
@@ -68,11 +82,11 @@ def _attempt(study: Study, runs: Sequence[Run], steps: int, hosts: Collection[in
 class _Stack:
     """Runs in training: a row for each trajectory, until some time after its runs have ended."""
 
-    def __init__(self, study: Study, runs: Sequence[Run], hosts: Collection[int]) -> None:
+    def __init__(self, study: Study, runs: Sequence[Run], hosts: Collection[int], bars: Mapping[int, Bars]) -> None:
         self._study, self._runs = study, runs
         # Alone first: what a task keeps between calls, as its data, must not be made while rows are traced.
         self._alone = {run: _alone(study, *runs[run]) for run in {0, len(runs) - 1}}
-        self._logs = [Log(seed, study.config.objective.metric) for _, seed in runs]
+        self._logs = [log_of(study, setting, seed, bars) for setting, seed in runs]
         self._run_of = list(range(len(runs)))  # each average's run
         places: dict[tuple[str, int], int] = {}
         self._row_of = [places.setdefault((setting.trajectory, seed), len(places)) for setting, seed in runs]
@@ -89,7 +103,7 @@ class _Stack:
 
     def train(self, steps: int) -> list[SeedResult]:
         """Trains all rows for so many steps; each run's result."""
-        due = evaluation_steps(self._study.config.steps, self._study.config.evaluations)
+        due = evaluation_steps(self._study.config)
         for step, batch in enumerate(self._batches(steps), start=1):
             self._advance(batch, step)
             if step == min(TRIED, self._study.config.steps):
@@ -132,6 +146,9 @@ class _Stack:
                 self._logs[run].report(step, measured)
             except Diverged as divergence:
                 self._end([run], divergence)
+            except Pruned as pruned:  # with all seeds of its setting
+                setting, _ = self._runs[run]
+                self._end([other for other, (one, _) in enumerate(self._runs) if one.number == setting.number], pruned)
 
     def _evaluate_riders(self, averages: Tensor) -> None:
         """Measures the riders of each host, shape (hosts, riders, weights)."""
@@ -142,19 +159,19 @@ class _Stack:
     def _rows_of(self, runs: Sequence[int]) -> list[int]:
         return [self._row_of[self._run_of.index(run)] for run in runs]
 
-    def _end(self, runs: Iterable[int], divergence: Diverged) -> None:
-        """Ends runs that have diverged; those that ended before stay as they were."""
+    def _end(self, runs: Iterable[int], ending: Ended) -> None:
+        """Ends runs; those that ended before stay as they were."""
         for run in runs:
-            self._logs[run].end(divergence)
+            self._logs[run].end(ending)
             self._to_leave = True
 
     def _leave_ended(self) -> None:
-        """Drops the rows of ended runs once they are half of all; not one by one, as fewer rows are traced anew."""
+        """Drops the rows of ended runs once they are a third of all; not one by one, as fewer rows are traced anew."""
         if not self._to_leave:
             return
         self._to_leave = False
         going = sorted({row for run, row in zip(self._run_of, self._row_of, strict=True) if not self._logs[run].ended})
-        if 2 * len(going) > len(self._rows.x):
+        if 3 * len(going) > 2 * len(self._rows.x):
             return
         self._stream_of = [self._stream_of[row] for row in going]
         self._tasks = [self._tasks[row] for row in going]

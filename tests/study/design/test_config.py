@@ -139,6 +139,18 @@ REFUSED_BY_CONFIG = {
         r"`seeds` must be a whole number, got 'many'; change it \(seeds of each",
     ),
     "fraction for a whole number": (document(seeds=4.5), r"`seeds` must be a whole number, got 4\.5; change it"),
+    "rung at the end": (
+        document(search={"settings": 4, "rungs": [0.5, 1.0]}),
+        r"`search\.rungs\.1` must be below 1, got 1\.0; change it",
+    ),
+    "rungs out of order": (
+        document(search={"settings": 4, "rungs": [0.5, 0.25]}),
+        r"`search` must have rising `rungs` that fall on different steps of a run of \d+, got \[0\.5, 0\.25\]; sort",
+    ),
+    "rung before the first step": (
+        document(steps=10, search={"settings": 4, "rungs": [0.01]}),
+        r"`search` must have rising `rungs` .* of a run of 10, got \[0\.01\]; sort them, or leave some out",
+    ),
     "odd number of seeds in a race": (
         document(seeds=5, search={"settings": 4, "race": True}),
         r"`search` must not have a `race` but with an even number of `seeds`, at least 4, got 5; give e\.g\. 4",
@@ -565,7 +577,7 @@ def test_every_number_of_a_config_has_an_upper_bound_in_the_json_schema():
             return [name for entry in schema for name in unbounded(entry, place)]
         if not isinstance(schema, dict):
             return []
-        bare = schema.get("type") in ("integer", "number") and "maximum" not in schema
+        bare = schema.get("type") in ("integer", "number") and not {"maximum", "exclusiveMaximum"} & schema.keys()
         return [place] * bare + [name for key, entry in schema.items() for name in unbounded(entry, f"{place}/{key}")]
 
     found = unbounded(StudyConfig.model_json_schema(), "")
@@ -775,7 +787,9 @@ def test_settings_and_plain_emas_may_grow_and_how_they_are_searched_may_not():
         assert parse_config(document(search=search | {key: other})).identity != one
 
 
-@pytest.mark.parametrize(("name", "default", "other"), [("riders", "auto", "none"), ("race", False, True)])
+@pytest.mark.parametrize(
+    ("name", "default", "other"), [("riders", "auto", "none"), ("race", False, True), ("rungs", [], [0.5])]
+)
 def test_what_came_later_leaves_the_identity_that_a_study_had_before_where_it_is_not_given(name, default, other):
     search = {"sampler": "tpe", "settings": 8, "baseline": 2}
     one = parse_config(document(seeds=4, search=search)).identity

@@ -338,7 +338,7 @@ def test_a_confirmation_that_was_cut_off_is_finished_and_a_finalist_s_fresh_seed
         assert sorted(len(outcome.part("confirmation").seeds) for _, outcome in asker.outcomes())[-4:] == [0, 4, 4, 4]
         assert asker.asked_all
         assert asker.confirmed == 3
-    assert counts(study, url) == Counts(planned=20, done=20, diverged=0, failed=0, raced=0, confirmed=3)
+    assert counts(study, url) == Counts(planned=20, done=20, pruned=0, diverged=0, failed=0, raced=0, confirmed=3)
 
 
 def test_a_study_may_be_confirmed_later_and_again_with_more(tmp_path: Path) -> None:

@@ -107,19 +107,21 @@ def test_values_out_of_range_and_texts_of_any_script_come_back(url):
 def test_settings_are_counted_over_all_searches_by_what_they_came_to(url):
     study = study_of()
     run(study, url, "complete", "diverged", "failed")
-    assert counts(study, url) == Counts(planned=4, done=3, diverged=1, failed=1, raced=0, confirmed=0)
+    assert counts(study, url) == Counts(planned=4, done=3, pruned=0, diverged=1, failed=1, raced=0, confirmed=0)
 
 
 def test_a_setting_that_is_asked_and_not_told_is_not_done(url):
     study = study_of()
     with asking(study, url) as (_, asker):
         asker.next()
-        assert counts(study, url) == Counts(planned=4, done=0, diverged=0, failed=0, raced=0, confirmed=0)
+        assert counts(study, url) == Counts(planned=4, done=0, pruned=0, diverged=0, failed=0, raced=0, confirmed=0)
 
 
 def test_a_setting_that_lacks_seeds_of_a_study_that_grew_is_not_done(url):
     run(study_of(), url, "complete", "diverged")
-    assert counts(study_of(seeds=3), url) == Counts(planned=4, done=0, diverged=0, failed=0, raced=0, confirmed=0)
+    assert counts(study_of(seeds=3), url) == Counts(
+        planned=4, done=0, pruned=0, diverged=0, failed=0, raced=0, confirmed=0
+    )
 
 
 def test_the_config_comes_back_as_it_was_given(url):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -103,7 +104,9 @@ def test_only_settings_that_lack_the_same_seeds_and_are_alike_share_a_pack() -> 
 def test_a_pack_travels_as_plain_data() -> None:
     study = Study.of(parse_config(small()))
     sent = pack(study, [(setting, range(3)) for setting in settings_of(study, 2)], room=6)[0]
+    sent = replace(sent, hosts=(1,), bars={0: ((15, 0.5), (30, 0.25)), 1: ((15, 0.125),)})
     assert Pack.from_json(json.loads(json.dumps(sent.to_json()))) == sent
+    assert sent.of(sent.settings[1]).bars == {1: ((15, 0.125),)}
 
 
 @pytest.mark.parametrize(("search", "sizes"), [
