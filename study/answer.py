@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from study.design.schema import NATURAL, PARAMETERS, Scalar, figures, host_of
-from study.findings.compare import Baseline, Comparison, Difference, row
+from study.findings.choose import FEWEST, row
+from study.findings.compare import Baseline, Comparison, Difference
 from study.findings.recommend import Recommendation
 from study.show import number
 
@@ -27,6 +28,7 @@ BASELINE_PARAMETERS: dict[Baseline, Sequence[str]] = {  # those in which average
     "push": list(PARAMETERS),
     "none": [],
 }
+MOST_CONFIRMED = 1000  # fresh seeds that a study may have
 LEARNING_RATE = "lr"  # what the built-in tasks call it
 
 
@@ -57,6 +59,7 @@ def answer(found: Recommendation) -> str:
     lines = [
         ("study", f"{records.name}: {done} of {records.planned} settings x {_seeds(found)} seeds done{ended}"),
         ("best", setting_text(found.parameters, [*PARAMETERS, *varied])),
+        *_verdict(found),
         ("measured", f"{records.metric} {number(found.mean)} ({error}){_on(found)}"),
         (
             "regime",
@@ -73,7 +76,8 @@ def answer(found: Recommendation) -> str:
         lines.append(("vs ema", "no plain EMA was measured; leave `search.baseline` out to have some tried"))
     if flattered := [comparison.baseline for comparison in found.versus if not comparison.fresh]:
         which = "the differences" if len(flattered) == len(found.versus) else f"vs {', '.join(flattered)}, numbers that"
-        lines.append(("", f"chosen and measured on the same seeds: {which} flatter the winner; `confirm` mends it"))
+        flattery = f"{which} flatter the winner, though their intervals allow for it; `confirm` mends it"
+        lines.append(("", f"chosen and measured on the same seeds: {flattery}"))
     lines.append(("next", f"belay-study export {records.name} -o defaults.yaml"))
     return "\n".join(f"{head:<10}{text}" for head, text in lines)
 
@@ -85,8 +89,39 @@ def _seeds(found: Recommendation) -> str:
 
 
 def _on(found: Recommendation) -> str:
-    """Which seeds the mean is over, where they are not those of the search."""
-    return f" on {found.fresh} fresh seeds, which took no part in choosing" if found.fresh else ""
+    """Which seeds the mean is over, or what it is without its luck, where these are the seeds of the search."""
+    if found.fresh:
+        return f" on {found.fresh} fresh seeds, the best of {found.finalists} finalists"
+    return "" if found.shrunken is None else f", about {number(found.shrunken)} without luck"
+
+
+def _verdict(found: Recommendation) -> Iterator[tuple[str, str]]:
+    """Whether the best setting differs from the best EMA beyond chance, and if not, what would tell."""
+    versus = {comparison.baseline: comparison for comparison in found.versus}
+    if "ema" not in versus:
+        return
+    between, ahead = versus["ema"].difference, "better than the best EMA"
+    if versus["ema"].setting == found.setting:
+        others = [versus[name] for name in ("belay", "push") if name in versus]
+        if not others:
+            return
+        between = min((other.difference for other in others), key=lambda each: each.mean)
+        ahead = "EMA is the best, better than any coupled average"
+    if between.settled:
+        yield "verdict", f"{ahead}, beyond chance"
+    else:
+        yield "verdict", f"no setting differs from EMA beyond chance; {_what_would_tell(found, between)}"
+
+
+def _what_would_tell(found: Recommendation, between: Difference) -> str:
+    """How many seeds would tell a difference from 0, and the command that trains them."""
+    if between.needed > MOST_CONFIRMED:
+        return f"{between.mean:+.2g} would take more than {MOST_CONFIRMED:,} seeds to tell"
+    needed = max(int(between.needed), FEWEST) if not math.isnan(between.needed) else FEWEST
+    grown = f"confirm.seeds={needed}" if found.fresh else f"'confirm={{finalists: 4, seeds: {needed}}}'"
+    few = "" if between.seeds >= FEWEST else f"{between.seeds} seeds settle nothing, "
+    command = f"belay-study extend {found.records.name} --set {grown}"
+    return f"{few}about {needed} fresh ones would tell {between.mean:+.2g}: {command}"
 
 
 def _rates(derived: Mapping[str, float], lr: Scalar | None) -> str:
@@ -116,11 +151,11 @@ def _sureness(found: Recommendation) -> str:
     if found.seeds < 2:
         return "unknown with one seed; give `seeds` at least 2"
     others = f"{found.tried + found.riders - 1 - found.left} settings{' and riders' if found.riders else ''}"
+    judged = f"paired over {found.seeds} seeds"
+    if found.fresh:
+        judged = f"finalists by {found.fresh} fresh seeds, others by {found.seeds}"
     left = f"; {found.left} left the race before" if found.left else ""
-    return (
-        f"{len(found.rivals)} of the other {others} are statistically as good "
-        f"(paired over {found.seeds} seeds, each at 95 %){left}"
-    )
+    return f"{len(found.rivals)} of the other {others} cannot be told from it (95 % over all of them, {judged}){left}"
 
 
 def _ridden(found: Recommendation) -> str:

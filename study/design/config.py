@@ -186,7 +186,7 @@ class Search(_Entry):
 
 
 class Confirm(_Entry):
-    """How the best settings are measured once more, on seeds that took no part in choosing them."""
+    """How the best settings are measured once more, on fresh seeds, by which the answer is chosen of them."""
 
     finalists: int = Field(
         4,

@@ -25,7 +25,7 @@ space:                                   # one value, {choice: [...]}, {uniform:
   mass_ratio: {uniform: [-0.9, 6]}       # below 0 the average pushes the model, above 0 it pulls; 0 leaves it alone
   $rates
 $search
-confirm: {finalists: 4, seeds: 16}       # the best are measured once more, on seeds that took no part in choosing
+confirm: {finalists: 4, seeds: 16}       # the best once more, on fresh seeds, which decide
 """)
 DIGITS = {
     "name": "my-study",

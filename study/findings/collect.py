@@ -37,7 +37,7 @@ class Records:
             diverged or failed, of the setting), ``message``, ``diverged_at``; the names in `parameters`; memory,
             damping_ratio, mass_ratio and family; and every metric's last value, nan where the seed has none. Riders are
             settings too, with numbers of their own (`study.design.schema.host_of`) and averaged weights' values alone.
-        fresh: The same of the finalists' fresh seeds, which took no part in choosing: a row for each seed that was
+        fresh: The same of the finalists' fresh seeds, which took no part in the search: a row for each seed that was
             completed; ``state`` is that of all of them.
         parameters: Columns of `table` that hold the setting: the oscillator's, and the hyperparameters as recorded.
     """

@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtrit
 
 from study.design.schema import AVERAGE, LIVE, NATURAL, PARAMETERS, over_seeds
 from study.errors import BadInput
+from study.findings.choose import CONFIDENCE, FEWEST, best_first, dunnett, leads, level, row, seeds_needed, sign_flip
 from study.findings.collect import Records
 
-CONFIDENCE = 0.95
 Baseline = Literal["ema", "damped", "belay", "push", "none"]
 BASELINES: tuple[Baseline, ...] = ("ema", "damped", "belay", "push", "none")
 DISTINCT = 12  # the most values of a parameter that are shown one by one
@@ -27,15 +26,28 @@ class Difference:
 
     Attributes:
         mean: Mean over seeds, in the metric's unit.
-        low: Lower end of the 95 % t interval; nan with one seed.
+        low: Lower end of the 95 % interval, which holds for all that was chosen from at once; nan with one seed.
         high: Upper end; nan with one seed.
         seeds: Number of seeds that both have.
+        superiority: Share of the seeds on which it is above 0, ties by half: how probably it is on another seed.
+        p: Exact probability of a mean as far from 0 by chance, by flipping signs, of this pair alone; nan with more
+            than 16 seeds.
+        needed: Seeds on which as large a difference would be told from 0, four times in five; inf where it is 0, nan
+            with one seed.
     """
 
     mean: float
     low: float
     high: float
     seeds: int
+    superiority: float
+    p: float
+    needed: float
+
+    @property
+    def settled(self) -> bool:
+        """Whether it is told from 0; fewer than six seeds settle nothing."""
+        return self.seeds >= FEWEST and (self.low > 0 or self.high < 0)
 
 
 @dataclass(frozen=True)
@@ -49,7 +61,7 @@ class Comparison:
         metric: What was measured of it.
         mean: Its mean over seeds.
         difference: The best setting minus it.
-        fresh: Whether both were measured on fresh seeds, which took no part in choosing them.
+        fresh: Whether both were measured on fresh seeds, which took no part in the search.
     """
 
     baseline: Baseline
@@ -58,11 +70,6 @@ class Comparison:
     mean: float
     difference: Difference
     fresh: bool
-
-
-def row(table: pd.DataFrame, setting: int) -> pd.Series:
-    """A setting's row of a table whose index is the setting."""
-    return cast("pd.Series", table.loc[setting])
 
 
 def values(records: Records, metric: str, fresh: bool = False) -> pd.DataFrame:
@@ -84,9 +91,9 @@ def values(records: Records, metric: str, fresh: bool = False) -> pd.DataFrame:
 
 
 def confirmed(records: Records) -> list[int]:
-    """The finalists that completed every fresh seed, best first by the seeds of the search."""
+    """The finalists that completed every fresh seed, best first by these, ties by the search."""
     measured = values(records, records.metric, fresh=True)
-    return [int(setting) for setting in ranking(records).index if setting in measured.index]
+    return best_first(measured.loc[ranking(records).index.intersection(measured.index)], records.mode)
 
 
 def ranking(records: Records, metric: str | None = None) -> pd.DataFrame:
@@ -104,40 +111,47 @@ def ranking(records: Records, metric: str | None = None) -> pd.DataFrame:
     return table.sort_values(["seeds", "mean"], ascending=[False, records.mode == "min"], kind="stable")
 
 
-def paired(ours: pd.Series, theirs: pd.Series, mode: str) -> Difference:
+def difference(ours: pd.Series, others: pd.DataFrame, setting: int, mode: str, chosen_from: int) -> Difference:
     """The difference of two settings over the seeds that both have.
 
     Args:
         ours: Values by seed.
-        theirs: Values by seed.
+        others: Values by setting and seed, of all that ours may be compared with; how much their differences vary says
+            how much this one does.
+        setting: The other of the two.
         mode: Which direction is better, "max" or "min".
-
-    Returns:
-        Its mean and 95 % interval (Student's t over the paired differences).
+        chosen_from: How many settings these two were chosen from, for which the interval has to hold at once.
     """
-    differences = (ours - theirs if mode == "max" else theirs - ours).dropna()
-    n, mean = len(differences), float(differences.mean())
-    if n < 2:
-        return Difference(mean, math.nan, math.nan, n)
-    reach = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2) * differences.sem())
-    return Difference(mean, mean - reach, mean + reach, n)
+    lead = row(leads(ours, others, mode), setting)
+    theirs = row(others, setting)
+    each = (ours - theirs if mode == "max" else theirs - ours).dropna().to_numpy()
+    mean, se, seeds = float(lead["mean"]), float(lead["se"]), len(each)
+    if seeds < 2:
+        return Difference(mean, math.nan, math.nan, seeds, math.nan, math.nan, math.nan)
+    if not each.any():  # of a setting to itself, or to one that is the same in all but name
+        return Difference(0.0, 0.0, 0.0, seeds, 0.5, 1.0, math.inf)
+    critical = dunnett(max(1, chosen_from - 1), float(lead["df"]))
+    superiority = float((each > 0).mean() + (each == 0).mean() / 2)
+    needed = seeds_needed(mean, se, seeds, critical)
+    return Difference(mean, mean - critical * se, mean + critical * se, seeds, superiority, sign_flip(each), needed)
 
 
 def rivals(records: Records, best: int) -> list[int]:
-    """Settings that are not shown to be worse than the best (paired, at 95 %), best first; none with one seed.
+    """Settings that cannot be told from the best, best first: at 95 % over all of them at once; none with one seed.
 
-    Each is compared with the best on its own: of many settings, a few are called rivals, or not, by chance. One that
-    left a race before the best is no rival.
+    Finalists are judged by their fresh seeds, all others by those of the search. One that left a race before the best
+    is no rival.
     """
-    measured = values(records, records.metric)
-    measured = measured[row(measured, best).dropna().index].dropna()
-    seeds = len(measured.columns)
-    if seeds < 2:
+    searched = values(records, records.metric)
+    searched = searched[row(searched, best).dropna().index].dropna()
+    if len(searched.columns) < 2:
         return []
-    lead = (row(measured, best) - measured) * (1 if records.mode == "max" else -1)
-    low = lead.mean(axis=1) - stdtrit(seeds - 1, (1 + CONFIDENCE) / 2) * lead.sem(axis=1)
-    level = [setting for setting in ranking(records).index if setting in low.index and setting != best]
-    return [int(setting) for setting in level if not low[setting] > 0]
+    fresh = values(records, records.metric, fresh=True)
+    confidence = (1 + CONFIDENCE) / 2 if len(fresh) else CONFIDENCE  # of each of two statements
+    found = [setting for setting in level(searched, records.mode, confidence) if setting not in fresh.index]
+    if len(fresh):
+        found = [*level(fresh, records.mode, confidence), *found]
+    return [setting for setting in found if setting != best]
 
 
 def against(records: Records, best: int, baseline: Baseline) -> Comparison | None:
@@ -154,12 +168,15 @@ def against(records: Records, best: int, baseline: Baseline) -> Comparison | Non
     if candidates.empty:
         return None
     measured = values(records, metric, fresh=True)
-    finalists = [setting for setting in candidates if setting in measured.index]
-    fresh = bool(finalists) and best in values(records, records.metric, fresh=True).index
-    setting = int(finalists[0] if fresh else candidates[0])
-    ours = row(values(records, records.metric, fresh), best)
-    theirs = row(values(records, metric, fresh), setting).dropna()
-    return Comparison(baseline, setting, metric, over_seeds(theirs), paired(ours, theirs, records.mode), fresh)
+    finalists = measured.index.intersection(candidates)
+    fresh = not finalists.empty and best in values(records, records.metric, fresh=True).index
+    if fresh:
+        setting, *_ = best_first(measured.loc[finalists], records.mode)
+    else:
+        setting, measured = int(candidates[0]), values(records, metric)
+    ours = values(records, records.metric, fresh)
+    between = difference(row(ours, best), measured, setting, records.mode, chosen_from=len(ours))
+    return Comparison(baseline, setting, metric, over_seeds(row(measured, setting).dropna()), between, fresh)
 
 
 def comparisons(records: Records, best: int, only: Baseline | None = None) -> pd.DataFrame:
@@ -182,6 +199,7 @@ def comparisons(records: Records, best: int, only: Baseline | None = None) -> pd
             }
             between = found.difference
             line |= {"difference": between.mean, "low": between.low, "high": between.high, "seeds": between.seeds}
+            line |= {"superiority": between.superiority, "p": between.p, "settled": between.settled}
             line["fresh"] = found.fresh
             rows.append(line)
         elif only:

@@ -12,8 +12,9 @@ from belay.defaults import FORMAT
 from study.design.document import dump_document, plain
 from study.design.schema import NATURAL, PARAMETERS, Scalar, Tag, figures, host_of, oscillator_of, over_seeds
 from study.errors import FailedWork
+from study.findings.choose import FEWEST, row, shrunken
 from study.findings.collect import Records
-from study.findings.compare import Baseline, Comparison, against, confirmed, ranking, rivals, row, values
+from study.findings.compare import Baseline, Comparison, against, confirmed, ranking, rivals, values
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,11 @@ class Recommendation:
         parameters: Its values.
         mean: Mean of the objective over seeds.
         se: Standard error of the mean; nan with one seed.
+        shrunken: The mean, less what is probably luck, where it was chosen by the seeds that it is measured on.
         seeds: Seeds that it was searched by; in a race more than other settings.
-        fresh: How many fresh seeds, which took no part in choosing, the mean is over; 0 if none.
-        rivals: Numbers of the settings and riders that are statistically as good, best first.
+        fresh: How many fresh seeds, which took no part in the search, the mean is over; 0 if none.
+        finalists: How many settings were confirmed on these, of which it is the best.
+        rivals: Numbers of the settings and riders that cannot be told from it, best first.
         left: Settings and riders that left a race before it.
         tried: Complete settings it was chosen from.
         riders: Averages that it was chosen from too, which watched the trainings of `hosts` settings.
@@ -45,8 +48,10 @@ class Recommendation:
     parameters: dict[str, Scalar]
     mean: float
     se: float
+    shrunken: float | None
     seeds: int
     fresh: int
+    finalists: int
     rivals: list[int]
     left: int
     tried: int
@@ -58,6 +63,12 @@ class Recommendation:
     versus: list[Comparison]
 
     @property
+    def settled(self) -> bool:
+        """Whether it is told from all others that were tried, at 95 % over all of them at once."""
+        others = self.tried + self.riders > 1
+        return others and not self.rivals and (self.fresh or self.seeds) >= FEWEST
+
+    @property
     def oscillator(self) -> Oscillator:
         """The recommended average."""
         return oscillator_of(self.parameters)
@@ -66,8 +77,8 @@ class Recommendation:
 def recommend(records: Records) -> Recommendation:
     """Chooses the complete setting with the best mean over the seeds of the search.
 
-    Where finalists were confirmed on fresh seeds, it is the best that completed these too, and what it came to is told
-    by them alone.
+    Where finalists were confirmed on fresh seeds, it is the one with the best mean over these, of those that completed
+    them, and what it came to is told by them alone.
 
     Raises:
         FailedWork: No setting was completed by every seed.
@@ -93,8 +104,10 @@ def recommend(records: Records) -> Recommendation:
         parameters={name: plain(chosen[name]) for name in records.parameters},
         mean=over_seeds(measured),
         se=float(cast(float, measured.sem())),
+        shrunken=None if finalists else _shrunken(records, best),
         seeds=int(chosen["seeds"]),
         fresh=len(measured) if finalists else 0,
+        finalists=len(finalists),
         rivals=rivals(records, best),
         left=int((table["seeds"] < chosen["seeds"]).sum()),
         tried=len(table) - sum(hosts.values()),
@@ -119,8 +132,10 @@ def as_data(recommendation: Recommendation) -> dict[str, Any]:
         "mode": records.mode,
         "mean": found.mean,
         "standard_error": plain(found.se),
+        "shrunken_mean": found.shrunken,
         "seeds": found.seeds,
         "fresh_seeds": found.fresh,
+        "finalists": found.finalists,
         "settings_tried": found.tried,
         "settings_planned": records.planned,
         "riders": found.riders,
@@ -128,6 +143,7 @@ def as_data(recommendation: Recommendation) -> dict[str, Any]:
         "diverged": found.diverged,
         "failed": found.failed,
         "rivals": found.rivals,
+        "settled": found.settled,
         "regime": found.oscillator.regime,
         "oscillator": {name: plain(value) for name, value in figures(found.oscillator, records.steps).items()},
         "versus": {comparison.baseline: _compared(comparison) for comparison in found.versus},
@@ -164,8 +180,16 @@ def defaults_file(recommendation: Recommendation) -> str:
     return head + dump_document(document)
 
 
+def _shrunken(records: Records, best: int) -> float | None:
+    """The best setting's mean among those of all that have as many seeds; None with one seed."""
+    searched = values(records, records.metric)
+    searched = searched[row(searched, best).dropna().index].dropna()
+    return float(shrunken(searched)[best]) if len(searched.columns) > 1 else None
+
+
 def _compared(comparison: Comparison) -> dict[str, Any]:
     difference = {name: plain(value) for name, value in asdict(comparison.difference).items()}
+    difference["settled"] = comparison.difference.settled
     return {
         "setting": comparison.setting,
         "metric": comparison.metric,

@@ -12,7 +12,8 @@ from compose import ROOT
 from stack import PATIENCE, Ended
 
 # Few settings whose packs take seconds, so that a worker can be killed while it trains one.
-SMALLER = ["search.settings=9", "search.baseline=3", "seeds=2", "steps=1500"]
+SMALLER = ["search.settings=9", "search.baseline=3", "search.race=false", "seeds=2", "steps=1500"]
+SMALLER += ["confirm.finalists=4", "confirm.seeds=16"]
 SETTINGS = 12
 WRONG = "0" * 64  # a token, or a password
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import recorded
 
 from study.answer import answer, difference_text
 from study.findings.compare import Difference
-from study.findings.recommend import recommend
+from study.findings.recommend import Recommendation, recommend
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in recorded.WARNINGS]
 
@@ -30,13 +32,16 @@ def test_the_whole_answer_of_a_study_that_belay_wins():
     assert said("mixed") == {
         "study": "mixed: 7 of 9 settings x 5 seeds done, 1 diverged, 1 failed",
         "best": "decay 0.95, damping 0.4, coupling 0.1, lr 1, optimizer sgd",
-        "measured": f"average/val_accuracy {chosen.mean:.4g} (standard error {chosen.se:.2g})",
+        "measured": f"average/val_accuracy {chosen.mean:.4g} (standard error {chosen.se:.2g}), "
+        f"about {chosen.shrunken:.4g} without luck",
         "regime": "overdamped: memory 0.01333, damping_ratio 1.008, mass_ratio 0.8 (lag 7 of 600 steps)",
         "rates": "the gradient's immediate step is 0.9 lr = 0.9, slow modes learn at 0.5556 lr = 0.5556",
-        "how sure": "1 of the other 4 settings are statistically as good (paired over 5 seeds, each at 95 %)",
+        "verdict": said("mixed")["verdict"],
+        "how sure": "1 of the other 4 settings cannot be told from it (95 % over all of them, paired over 5 seeds)",
         "vs ema": f"{ema} over the best EMA (decay 0.99, lr 1, optimizer sgd)",
         "vs none": f"{none} over no averaging (lr 1, optimizer adam)",
-        "": "chosen and measured on the same seeds: the differences flatter the winner; `confirm` mends it",
+        "": "chosen and measured on the same seeds: the differences flatter the winner, though their intervals "
+        "allow for it; `confirm` mends it",
         "next": "belay-study export mixed -o defaults.yaml",
     }
 
@@ -69,13 +74,18 @@ def test_where_a_setting_has_no_learning_rate_the_answer_gives_the_factors_alone
 
 
 def test_small_numbers_keep_their_digits():
-    assert re.fullmatch(r"average/excess_loss 9\.\d{3}e-07 \(standard error \d\.\de-08\)", said("tiny")["measured"])
+    assert re.fullmatch(
+        r"average/excess_loss 9\.\d{3}e-07 \(standard error \d\.\de-08\), about 9\.\S* without luck",
+        said("tiny")["measured"],
+    )
 
 
 def test_of_a_race_the_answer_says_how_many_settings_left_it_before():
     lines = said("raced")
     assert lines["study"] == "raced: 5 of 5 settings x 2 to 14 seeds done"
-    assert lines["how sure"].startswith("0 of the other 1 settings are statistically as good (paired over 14 seeds, ")
+    assert lines["how sure"].startswith(
+        "0 of the other 1 settings cannot be told from it (95 % over all of them, paired over 14 "
+    )
     assert lines["how sure"].endswith("; 3 left the race before")
 
 
@@ -108,10 +118,38 @@ def test_only_hyperparameters_that_were_varied_are_named():
 @pytest.mark.parametrize(
     ("difference", "text"),
     [
-        (Difference(0.105, 0.04131, 0.1686, 5), "+0.105 (95 % +0.0413 to +0.169)"),
-        (Difference(-0.5, -1.0, 0.0, 5), "-0.5 (95 % -1 to +0)"),
-        (Difference(2e-7, float("nan"), float("nan"), 1), "+2e-07 (one seed: no interval)"),
+        ((0.105, 0.04131, 0.1686, 5), "+0.105 (95 % +0.0413 to +0.169)"),
+        ((-0.5, -1.0, 0.0, 5), "-0.5 (95 % -1 to +0)"),
+        ((2e-7, math.nan, math.nan, 1), "+2e-07 (one seed: no interval)"),
     ],
 )
 def test_a_difference_is_told_with_its_sign_and_interval(difference, text):
-    assert difference_text(difference) == text
+    assert difference_text(Difference(*difference, superiority=1, p=0.1, needed=9)) == text
+
+
+# --- the verdict ------------------------------------------------------------------------------------------------------
+
+
+def verdict(found: Recommendation, low: float, high: float, seeds: int, needed: float = 40, **changes: Any) -> str:
+    """The verdict where the difference to the best EMA, or of an EMA to the best of another family, is this one."""
+    between = Difference((low + high) / 2, low, high, seeds, superiority=0.8, p=0.1, needed=needed)
+    versus = [replace(comparison, difference=between) for comparison in found.versus]
+    return by_head(answer(replace(found, versus=versus, **changes)))["verdict"]
+
+
+def test_the_verdict_says_what_is_beyond_chance():
+    belay, ema = recommend(recorded.records("mixed")), recommend(recorded.records("tiny"))
+    assert verdict(belay, 0.001, 0.1, 16) == "better than the best EMA, beyond chance"
+    assert verdict(ema, 0.001, 0.1, 16) == "EMA is the best, better than any coupled average, beyond chance"
+
+
+def test_where_nothing_is_beyond_chance_the_verdict_says_what_would_tell():
+    found = recommend(recorded.records("mixed"))
+    nothing = "no setting differs from EMA beyond chance; "
+    assert verdict(found, -0.01, 0.03, 16, fresh=16) == (
+        f"{nothing}about 40 fresh ones would tell +0.01: belay-study extend mixed --set confirm.seeds=40"
+    )
+    assert verdict(found, -0.01, 0.03, 16).endswith("--set 'confirm={finalists: 4, seeds: 40}'")
+    assert verdict(found, 0.01, 0.03, 5, needed=6).startswith(f"{nothing}5 seeds settle nothing, about 6 fresh ones")
+    assert verdict(found, -0.0101, 0.01, 16, needed=1e7) == f"{nothing}-5e-05 would take more than 1,000 seeds to tell"
+    assert "1 seeds settle nothing, about 6 fresh ones" in verdict(found, -1, 1, 1, needed=math.nan)

@@ -75,7 +75,8 @@ def finished(
 def test_run_prints_the_answer_on_stdout_and_progress_on_stderr(finished: CommandLine, home: Path) -> None:
     answer, progress = (home / "answer.txt").read_text(), (home / "progress.txt").read_text()
     assert [line.split("  ")[0] for line in answer.splitlines()] == [
-        "study", "best", "measured", "regime", "rates", "how sure", "riders", "vs ema", "vs none", "", "next",
+        "study", "best", "verdict", "measured", "regime", "rates", "how sure", "riders", "vs ema", "vs none", "",
+        "next",
     ]  # fmt: skip
     assert "small: 20 of 20 settings x 2 seeds done" in answer
     assert_progress(progress, STARTING)
@@ -203,7 +204,7 @@ def test_a_confirmed_study_is_told_by_fresh_seeds_and_says_so_again_without_trai
     ran = belay_study("run", config, "--inline")
     assert ran.code == 0, ran.err
     assert ran.out.startswith("study     small: 20 of 20 settings x 2 seeds done")
-    assert "on 5 fresh seeds, which took no part in choosing" in ran.out
+    assert "on 5 fresh seeds, the best of 3 finalists" in ran.out
     assert "flatter" not in ran.out
     assert "3 of 3 finalists confirmed" in ran.err.splitlines()[-1]
     again = belay_study("run", config, "--inline")

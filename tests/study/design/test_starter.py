@@ -23,7 +23,7 @@ def test_init_writes_a_task_and_a_study_of_it_whose_average_is_better_than_the_m
     said = "wrote task_begun.py and study.yaml; belay-study run study.yaml\n"
     assert (made.code, made.out, made.err) == (0, "", said)
     one_each = ("search.settings=1", "search.baseline=1", "space.memory=0.1", "space.damping_ratio=2")
-    fixed = (*one_each, "space.mass_ratio=0", "space.lr=0.02", "seeds=8", "confirm=null")
+    fixed = (*one_each, "search.riders=none", "space.mass_ratio=0", "space.lr=0.02", "seeds=8", "confirm=null")
     answer = belay_study("run", "study.yaml", "--inline", *(part for one in fixed for part in ("--set", one)))
     assert answer.code == 0, answer.err
     assert "task_begun: 2 of 2 settings x 8 seeds done" in answer.out

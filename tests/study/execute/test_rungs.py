@@ -203,5 +203,5 @@ def test_the_command_line_tells_of_settings_that_stopped_early(
     best = json.loads(belay_study("best", "small", "--format", "json").out)
     assert best["settings_tried"] + best["pruned"] + best["diverged"] == 32
     assert len(json.loads(belay_study("best", "small", "--top", 50, "--format", "json").out)) == best["settings_tried"]
-    again = belay_study("run", config)
+    again = belay_study("run", config, "--inline")
     assert (again.code, again.out) == (0, ran.out)

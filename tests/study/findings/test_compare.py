@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -16,16 +17,16 @@ from scipy import stats
 
 from study.design.schema import NATURAL, PARAMETERS, natural, oscillator_of
 from study.errors import BadInput
+from study.findings.choose import dunnett, level, row
 from study.findings.compare import (
     BASELINES,
     Difference,
     against,
     best_by,
     comparisons,
-    paired,
+    difference,
     ranking,
     rivals,
-    row,
     values,
 )
 
@@ -47,39 +48,59 @@ def interval(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
 # --- the interval -----------------------------------------------------------------------------------------------------
 
 
+def paired(ours: Sequence[float], theirs: Sequence[float], mode: str = "max") -> Difference:
+    """The difference of two settings that were the only ones."""
+    return difference(pd.Series(ours), pd.DataFrame([theirs]), 0, mode, chosen_from=2)
+
+
 @given(st.lists(st.tuples(st.floats(-100, 100), st.floats(-100, 100)), min_size=2, max_size=12))
-def test_the_paired_interval_is_scipy_s(pairs):
+def test_the_interval_of_a_pair_is_scipy_s(pairs):
     ours, theirs = (np.array(side) for side in zip(*pairs, strict=True))
     if np.ptp(ours - theirs) < 1e-6:
         return  # nothing varies: SciPy warns
-    found = paired(pd.Series(ours), pd.Series(theirs), "max")
+    found = paired(ours, theirs)
     assert found.mean == pytest.approx(np.mean(ours - theirs), abs=1e-9)
     assert (found.low, found.high) == pytest.approx(interval(ours, theirs), rel=1e-9, abs=1e-9)
     assert found.seeds == len(pairs)
 
 
+def test_the_interval_of_one_chosen_from_many_is_as_much_wider_as_dunnett_says():
+    ours, theirs = np.random.default_rng(0).normal(size=(2, 16))
+    one = paired(ours, theirs)
+    many = difference(pd.Series(ours), pd.DataFrame([theirs]), 0, "max", chosen_from=5)
+    assert many.mean == one.mean
+    assert (many.high - many.low) / (one.high - one.low) == pytest.approx(dunnett(4, 15) / dunnett(1, 15))
+
+
 def test_a_difference_is_positive_where_ours_is_better_in_either_mode():
-    ours, theirs = pd.Series([3.0, 4.0, 5.0]), pd.Series([1.0, 2.5, 2.0])
-    up, down = paired(ours, theirs, "max"), paired(ours, theirs, "min")
+    up, down = paired([3.0, 4.0, 5.0], [1.0, 2.5, 2.0]), paired([3.0, 4.0, 5.0], [1.0, 2.5, 2.0], "min")
     assert up.mean == pytest.approx(13 / 6)
     assert (down.mean, down.low, down.high) == (-up.mean, -up.high, -up.low)
+    assert (up.superiority, down.superiority) == (1, 0)
 
 
 def test_only_seeds_that_both_have_are_paired():
-    found = paired(pd.Series({0: 1.0, 1: 2.0, 2: math.nan, 3: 4.0}), pd.Series({1: 1.0, 2: 5.0, 3: 1.0, 4: 9.0}), "max")
+    found = paired([1.0, 2.0, math.nan, 4.0], [math.nan, 1.0, 5.0, 1.0])
     assert (found.mean, found.seeds) == (2.0, 2)
 
 
 def test_one_seed_has_a_difference_and_no_interval():
-    found = paired(pd.Series([2.0]), pd.Series([1.5]), "max")
-    assert (found.mean, found.seeds) == (0.5, 1)
-    assert math.isnan(found.low)
-    assert math.isnan(found.high)
+    found = paired([2.0], [1.5])
+    assert (found.mean, found.seeds, found.settled) == (0.5, 1, False)
+    assert all(math.isnan(value) for value in (found.low, found.high, found.superiority, found.p, found.needed))
 
 
-def test_a_difference_that_never_varies_is_known_exactly():
-    assert paired(pd.Series([2.0, 3.0]), pd.Series([1.0, 2.0]), "max") == Difference(1.0, 1.0, 1.0, 2)
-    assert paired(pd.Series([2.0, 3.0]), pd.Series([2.0, 3.0]), "max") == Difference(0.0, 0.0, 0.0, 2)
+def test_a_setting_does_not_differ_from_itself():
+    assert paired([2.0, 3.0], [2.0, 3.0]) == Difference(0.0, 0.0, 0.0, 2, 0.5, 1.0, math.inf)
+
+
+def test_fewer_than_six_seeds_settle_nothing_however_clear_they_are():
+    rng = np.random.default_rng(1)
+    five, six = rng.normal(5, 0.1, 5), rng.normal(5, 0.1, 6)
+    assert paired(five, five * 0).low > 0
+    assert not paired(five, five * 0).settled
+    assert paired(six, six * 0).settled
+    assert paired(six * 0, six).settled
 
 
 # --- the ranking ------------------------------------------------------------------------------------------------------
@@ -176,12 +197,23 @@ def test_a_metric_that_nobody_reported_ranks_nothing():
 
 
 @pytest.mark.parametrize(("name", "best"), [("mixed", 3), ("many", 14)])
-def test_rivals_are_the_settings_whose_interval_does_not_settle_that_they_are_worse(name, best):
+def test_rivals_are_the_settings_that_cannot_be_told_from_the_best(name, best):
     records = recorded.records(name)
     table = values(records, AVERAGE)
-    ours = table.loc[best].to_numpy()
-    expected = [n for n in ranking(records).index if n != best and interval(ours, table.loc[n].to_numpy())[0] <= 0]
-    assert rivals(records, best) == expected
+    assert rivals(records, best) == level(table, "max")[1:]
+
+
+def test_finalists_are_judged_by_their_fresh_seeds_and_others_by_those_of_the_search():
+    records, rng = recorded.records("mixed"), np.random.default_rng(2)
+    shared = rng.normal(0, 0.1, 8)
+    fresh = [
+        {"setting": setting, "seed": 10_000 + seed, "state": "complete", AVERAGE: mean + shared[seed] + noise}
+        for setting, mean in ((4, 0.9), (3, 0.5), (0, 0.9))
+        for seed, noise in enumerate(rng.normal(0, 0.01, 8))
+    ]
+    confirmed = dataclasses.replace(records, fresh=pd.DataFrame(fresh))
+    assert 3 in rivals(records, 4)
+    assert rivals(confirmed, 4) == [0]  # 3 is told from it by fresh seeds, and 0 is not, though the search told it
 
 
 def test_there_are_rivals_and_others_in_the_study_that_this_is_tested_on():
@@ -209,8 +241,9 @@ def test_the_best_setting_is_held_against_the_best_of_each_baseline(baseline, se
     assert found.mean == pytest.approx(measured(setting, metric).mean())
     assert found.difference.mean == pytest.approx((measured(3) - measured(setting, metric)).mean(), abs=1e-12)
     if setting != 3:
-        ends = interval(measured(3), measured(setting, metric))
-        assert (found.difference.low, found.difference.high) == pytest.approx(ends, rel=1e-9)
+        others = values(recorded.records("mixed"), metric)
+        ours = row(values(recorded.records("mixed"), AVERAGE), 3)
+        assert found.difference == difference(ours, others, setting, "max", chosen_from=5)
 
 
 def test_no_averaging_is_the_model_s_own_weights_where_nothing_pulls_them():
@@ -225,7 +258,6 @@ def test_differences_are_in_the_better_direction_where_less_is_better():
     ours, theirs = (np.array(recorded.loss(mean, seed)["average/excess_loss"]) for mean, seed in ((1e-6, 2), (2e-6, 3)))
     assert found.difference.mean == pytest.approx((theirs - ours).mean())
     assert found.difference.low > 0
-    assert (found.difference.low, found.difference.high) == pytest.approx(interval(theirs, ours))
 
 
 @pytest.mark.parametrize("baseline", ["ema", "damped", "push", "none"])
@@ -249,7 +281,10 @@ def test_comparisons_have_a_row_for_each_baseline_that_was_measured():
         found = against(records, 3, line["baseline"])
         assert line["setting"] == found.setting
         assert line["mean"] == found.mean
-        assert Difference(line["difference"], line["low"], line["high"], line["seeds"]) == found.difference
+        between = found.difference
+        assert [line[name] for name in ("difference", "low", "high", "seeds", "superiority", "settled")] == [
+            between.mean, between.low, between.high, between.seeds, between.superiority, between.settled,
+        ]  # fmt: skip
     assert list(comparisons(recorded.records("coupled"), 0)["baseline"]) == ["belay"]
 
 

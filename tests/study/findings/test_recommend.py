@@ -142,6 +142,10 @@ def test_the_data_says_what_how_well_and_how_sure():
             "low": comparison.difference.low,
             "high": comparison.difference.high,
             "seeds": 5,
+            "superiority": comparison.difference.superiority,
+            "p": comparison.difference.p,
+            "needed": comparison.difference.needed,
+            "settled": False,  # by five seeds
         }
 
 
@@ -274,11 +278,13 @@ def confirming(records: Records, values: Mapping[int, Sequence[float]], state: s
     return replace(records, fresh=pd.DataFrame(rows))
 
 
-def test_a_setting_is_chosen_by_the_search_and_told_by_fresh_seeds_alone():
+def test_of_finalists_the_best_by_fresh_seeds_is_chosen_and_told_by_these_alone():
     records = recorded.records("mixed")
     before = recommend(records)
     ema = next(comparison for comparison in before.versus if comparison.baseline == "ema").setting
-    found = recommend(confirming(records, {before.setting: [0.5, 0.7], ema: [0.6, 0.6]}))
+    assert recommend(confirming(records, {before.setting: [0.5, 0.6], ema: [0.6, 0.6]})).setting == ema
+    found = recommend(confirming(records, {before.setting: [0.5, 0.7], ema: [0.6, 0.6]}))  # a tie
+    assert found.finalists == 2
     assert (found.setting, found.mean, found.fresh) == (before.setting, pytest.approx(0.6), 2)
     versus = {comparison.baseline: comparison for comparison in found.versus}
     assert versus["ema"].fresh
@@ -286,7 +292,7 @@ def test_a_setting_is_chosen_by_the_search_and_told_by_fresh_seeds_alone():
     assert versus["ema"].difference.seeds == 2
     assert versus["none"].fresh
     assert "flatter" not in answer(found)
-    assert "0.6 (standard error 0.1) on 2 fresh seeds, which took no part in choosing" in answer(found)
+    assert "0.6 (standard error 0.1) on 2 fresh seeds, the best of 2 finalists" in answer(found)
     data = as_data(found)
     assert (data["fresh_seeds"], data["versus"]["ema"]["fresh"]) == (2, True)
     assert yaml.safe_load(defaults_file(found))["evidence"]["fresh_seeds"] == 2

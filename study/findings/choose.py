@@ -1,0 +1,176 @@
+"""How surely one setting is better than others, when it was chosen because it measured best.
+
+Settings share their seeds, so they are compared by paired differences. Two things are allowed for. Few seeds say little
+of how much a difference varies: each variance leans on those of all others (Smyth 2004, "moderated" t). And the best of
+many is best by luck too: what is said of it holds for all that it was chosen from at once (Dunnett 1955; Hsu 1984).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import cast
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.special import chdtri, digamma, ndtr, ndtri, polygamma, stdtrit
+
+CONFIDENCE = 0.95
+POWER = 0.8  # probability of telling a difference apart, for which `seeds_needed` asks
+FEWEST = 6  # seeds below which no sign-flip test comes to 5 %: nothing is settled by fewer
+MOST_WORTH = 1e6  # degrees of freedom that a typical variance is worth, at most
+MOST_FLIPPED = 16  # seeds whose signs are all flipped: 65,536 ways
+
+
+def row(table: pd.DataFrame, setting: int) -> pd.Series:
+    """A setting's row of a table whose index is the setting."""
+    return cast("pd.Series", table.loc[setting])
+
+
+def leads(ours: pd.Series, others: pd.DataFrame, mode: str) -> pd.DataFrame:
+    """How far one setting leads others, paired over the seeds that both have.
+
+    Args:
+        ours: Its values by seed.
+        others: Values by setting (rows) and seed (columns), nan where there is none.
+        mode: Which direction is better, "max" or "min".
+
+    Returns:
+        By setting: ``mean`` of the differences, positive where ours is better; ``se`` of that mean, moderated, and its
+        degrees of freedom ``df``, nan with one seed; ``seeds``.
+    """
+    differences = (ours - others if mode == "max" else others - ours).dropna(how="all")
+    found = pd.DataFrame({"mean": differences.mean(axis=1), "seeds": differences.count(axis=1)})
+    own = (found["seeds"] - 1).clip(lower=0)
+    variances = differences.var(axis=1)
+    prior, typical = _typical(variances.to_numpy(), own.to_numpy())
+    known = own.mask(own == 0)  # nan with one seed
+    moderated = (prior * typical + known * variances) / (prior + known)
+    found["se"] = (moderated / found["seeds"]).pow(0.5)
+    # All differences share our own noise, of which others say nothing: hence at most four times what a pair has.
+    found["df"] = (prior + known).clip(upper=4 * known)
+    return found
+
+
+def level(measured: pd.DataFrame, mode: str, confidence: float = CONFIDENCE) -> list[int]:
+    """The settings that cannot be told from the best, itself among them, best first.
+
+    The truly best one is among them with this confidence, whatever the others are (Hsu's comparisons with the best).
+
+    Args:
+        measured: Values by setting (rows) and seed (columns), without nan.
+        mode: Which direction is better, "max" or "min".
+        confidence: That of the whole statement, over all settings.
+
+    Returns:
+        Their numbers; with one seed all of them, as nothing is known of its error.
+    """
+    best, *rest = best_first(measured, mode)
+    if not rest or len(measured.columns) < 2:
+        return [best, *rest]
+    found = leads(row(measured, best), measured.loc[rest], mode)
+    critical = dunnett(len(rest), float(found["df"].iloc[0]), confidence, two_sided=False)
+    return [best, *map(int, found.index[found["mean"] <= critical * found["se"]])]
+
+
+def shrunken(measured: pd.DataFrame) -> pd.Series:
+    """Means over seeds, drawn towards their common mean by as much as chance alone sets them apart.
+
+    The best of many raw means is too good by luck; of these, which are better estimates in sum, it is less so.
+
+    Args:
+        measured: Values by setting (rows) and seed (columns), without nan; as they are of fewer than four settings.
+
+    Source: James and Stein 1961, positive part, around the mean.
+    """
+    means, settings, seeds = measured.mean(axis=1), *measured.shape
+    if settings < 4 or seeds < 2:
+        return means
+    common = means.mean()
+    noise = measured.sub(means, axis=0).sub(measured.mean(axis=0) - common, axis=1)
+    chance = (noise**2).to_numpy().sum() / ((settings - 1) * (seeds - 1) * seeds)
+    apart = ((means - common) ** 2).sum()
+    kept = max(0.0, 1 - (settings - 3) * chance / apart) if apart else 0.0
+    return common + kept * (means - common)
+
+
+def best_first(measured: pd.DataFrame, mode: str) -> list[int]:
+    """The settings (rows) by their means over seeds (columns), the best first, ties in the order of the rows."""
+    means = measured.mean(axis=1).sort_values(ascending=mode == "min", kind="stable")
+    return [int(setting) for setting in means.index]
+
+
+@functools.lru_cache(maxsize=4096)
+def dunnett(comparisons: int, df: float, confidence: float = CONFIDENCE, two_sided: bool = True) -> float:
+    """What the largest of so many t values stays below with this confidence, if all are of differences to one setting.
+
+    Such values are correlated by one half. Of a single one it is Student's quantile.
+
+    Args:
+        comparisons: At least 1.
+        df: Degrees of freedom of their common variance, above 0.
+        confidence: In (0, 1).
+        two_sided: Whether the largest in size is meant.
+
+    Source: Dunnett 1955.
+    """
+    if comparisons == 1:
+        return float(stdtrit(df, (1 + confidence) / 2 if two_sided else confidence))
+    shared, weights = np.polynomial.hermite_e.hermegauss(51)  # over the noise that all differences share
+    places, lengths = np.polynomial.legendre.leggauss(80)  # over the estimated standard error, as a share of the true
+    spread = np.sqrt(chdtri(df, (places + 1) / 2) / df)[:, None]
+
+    def beyond(critical: float) -> float:
+        reach = math.sqrt(2) * critical * spread
+        each = ndtr(shared + reach) - (ndtr(shared - reach) if two_sided else 0)
+        return float(lengths @ (each**comparisons) @ weights / lengths.sum() / weights.sum()) - confidence
+
+    return float(brentq(beyond, 0.0, 1e4))
+
+
+def sign_flip(differences: NDArray[np.float64]) -> float:
+    """Probability of a mean as far from 0 if each seed's difference had either sign by chance; exact.
+
+    Args:
+        differences: At most `MOST_FLIPPED`; nan with more.
+    """
+    if not 1 <= len(differences) <= MOST_FLIPPED:
+        return math.nan
+    others = np.arange(len(differences) - 1)  # the first keeps its sign: the other half is the same
+    signs = 1 - 2 * (np.arange(2 ** len(others))[:, None] >> others & 1)
+    sums = np.abs(differences[0] + signs @ differences[1:])
+    return float((sums >= abs(differences.sum()) * (1 - 1e-12)).mean())
+
+
+def seeds_needed(mean: float, se: float, seeds: int, critical: float) -> float:
+    """Seeds on which a difference as large as this one would be told from 0, four times in five; inf if there is none.
+
+    Args:
+        mean: The difference.
+        se: Its standard error on the seeds that there are.
+        seeds: How many there are.
+        critical: How many standard errors it has to be away.
+    """
+    if not mean:
+        return math.inf
+    return max(FEWEST, math.ceil(seeds * ((critical + float(ndtri(POWER))) * se / mean) ** 2))
+
+
+def _typical(variances: NDArray[np.float64], df: NDArray[np.int64]) -> tuple[float, float]:
+    """How many degrees of freedom the variances of others are worth, and their typical value; 0 if there are few.
+
+    Source: Smyth 2004, section 6.2.
+    """
+    there = (df > 0) & (variances > 0)
+    if there.sum() < 3:
+        return 0.0, 0.0
+    half = df[there] / 2
+    logs = np.log(variances[there]) - digamma(half) + np.log(half)
+    excess = float(logs.var(ddof=1) - polygamma(1, half).mean())
+    if excess <= 1e-8:  # they differ by no more than chance
+        return MOST_WORTH, float(np.exp(logs.mean()))
+    prior = brentq(lambda log: float(polygamma(1, math.exp(log))) - excess, -20.0, 20.0)
+    worth = math.exp(prior)
+    return 2 * worth, float(np.exp(logs.mean() + digamma(worth) - math.log(worth)))
