@@ -100,17 +100,15 @@ def _verdict(found: Recommendation) -> Iterator[tuple[str, str]]:
     versus = {comparison.baseline: comparison for comparison in found.versus}
     if "ema" not in versus:
         return
-    between, ahead = versus["ema"].difference, "better than the best EMA"
+    leads, ahead = [versus["ema"].difference], "better than the best EMA"
     if versus["ema"].setting == found.setting:
-        others = [versus[name] for name in ("belay", "push") if name in versus]
-        if not others:
-            return
-        between = min((other.difference for other in others), key=lambda each: each.mean)
+        leads = [versus[name].difference for name in ("belay", "push") if name in versus]
         ahead = "EMA is the best, better than any coupled average"
-    if between.settled:
+    if untold := [each for each in leads if not (each.settled and each.mean > 0)]:
+        nearest = min(untold, key=lambda each: each.mean)
+        yield "verdict", f"no setting is better than EMA beyond chance; {_what_would_tell(found, nearest)}"
+    elif leads:
         yield "verdict", f"{ahead}, beyond chance"
-    else:
-        yield "verdict", f"no setting differs from EMA beyond chance; {_what_would_tell(found, between)}"
 
 
 def _what_would_tell(found: Recommendation, between: Difference) -> str:

@@ -143,13 +143,29 @@ def test_the_verdict_says_what_is_beyond_chance():
     assert verdict(ema, 0.001, 0.1, 16) == "EMA is the best, better than any coupled average, beyond chance"
 
 
+def test_an_ema_is_the_best_beyond_chance_only_where_all_coupled_averages_are_told_from_it():
+    found = recommend(recorded.records("pushed"))
+    told, untold = (Difference(0.02, low, 0.04, 16, superiority=0.8, p=0.1, needed=40) for low in (0.01, -0.01))
+    for belay, push, text in (
+        (told, told, "EMA is the best"),
+        (untold, told, "no setting"),
+        (told, untold, "no setting"),
+    ):
+        own = {"belay": belay, "push": push}
+        versus = [replace(each, difference=own.get(each.baseline, each.difference)) for each in found.versus]
+        assert by_head(answer(replace(found, versus=versus)))["verdict"].startswith(text)
+
+
 def test_where_nothing_is_beyond_chance_the_verdict_says_what_would_tell():
     found = recommend(recorded.records("mixed"))
-    nothing = "no setting differs from EMA beyond chance; "
+    nothing = "no setting is better than EMA beyond chance; "
     assert verdict(found, -0.01, 0.03, 16, fresh=16) == (
         f"{nothing}about 40 fresh ones would tell +0.01: belay-study extend mixed --set confirm.seeds=40"
     )
     assert verdict(found, -0.01, 0.03, 16).endswith("--set 'confirm={finalists: 4, seeds: 40}'")
     assert verdict(found, 0.01, 0.03, 5, needed=6).startswith(f"{nothing}5 seeds settle nothing, about 6 fresh ones")
     assert verdict(found, -0.0101, 0.01, 16, needed=1e7) == f"{nothing}-5e-05 would take more than 1,000 seeds to tell"
+    assert verdict(found, -0.03, -0.01, 16).startswith(
+        f"{nothing}about 40 fresh ones would tell -0.02"
+    )  # of no finalist
     assert "1 seeds settle nothing, about 6 fresh ones" in verdict(found, -1, 1, 1, needed=math.nan)
