@@ -186,7 +186,7 @@ class Search(_Entry):
 
 
 class Confirm(_Entry):
-    """How the best settings are measured once more, on fresh seeds, by which the answer is chosen of them."""
+    """How the best settings are measured once more, on fresh seeds; the best by these is the answer."""
 
     finalists: int = Field(
         4,
@@ -314,8 +314,8 @@ class StudyConfig(_Entry):
         seeds = info.data.get("seeds", 4)
         if search.race and (seeds < 4 or seeds % 2):
             raise ValueError(
-                f"must not have a `race` but with an even number of `seeds`, at least 4, got {seeds}; give e.g. 4, of "
-                "which every setting gets 2."
+                f"must have an even number of `seeds`, at least 4, for a `race`, got {seeds}; give e.g. 4, of which "
+                "every setting gets 2."
             )
         return search
 

@@ -40,6 +40,7 @@ RULES = {
     "string_pattern_mismatch": "must match {pattern}",
     "literal_error": "must be {expected}",
     "dict_type": "must be a mapping",
+    "tuple_type": "must be a list",
     "too_long": "must have at most {max_length} entries",
     "model_type": "must be a mapping",
     "invalid_key": "must have text as its name",

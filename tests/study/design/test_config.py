@@ -143,6 +143,10 @@ REFUSED_BY_CONFIG = {
         document(search={"settings": 4, "rungs": [0.5, 1.0]}),
         r"`search\.rungs\.1` must be below 1, got 1\.0; change it",
     ),
+    "a number for rungs": (
+        document(search={"settings": 4, "rungs": 0.5}),
+        r"`search\.rungs` must be a list, got 0\.5; change it \(shares of the run",
+    ),
     "rungs out of order": (
         document(search={"settings": 4, "rungs": [0.5, 0.25]}),
         r"`search` must have rising `rungs` that fall on different steps of a run of \d+, got \[0\.5, 0\.25\]; sort",
@@ -153,9 +157,12 @@ REFUSED_BY_CONFIG = {
     ),
     "odd number of seeds in a race": (
         document(seeds=5, search={"settings": 4, "race": True}),
-        r"`search` must not have a `race` but with an even number of `seeds`, at least 4, got 5; give e\.g\. 4",
+        r"`search` must have an even number of `seeds`, at least 4, for a `race`, got 5; give e\.g\. 4",
     ),
-    "too few seeds for a race": (document(seeds=2, search={"settings": 4, "race": True}), r"at least 4, got 2; give"),
+    "too few seeds for a race": (
+        document(seeds=2, search={"settings": 4, "race": True}),
+        r"at least 4, for a `race`, got 2; give",
+    ),
     "number for a truth value": (
         document(search={"settings": 4, "race": 1}),
         r"`search\.race` must be true or false, got 1; change it \(whether better settings",
