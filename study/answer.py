@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -47,7 +47,7 @@ def difference_text(difference: Difference) -> str:
 def answer(found: Recommendation) -> str:
     """The recommendation in a few lines: what, which regime and rates, how sure, how much better, what next."""
     records = found.records
-    varied = [name for name in records.parameters if name not in PARAMETERS and records.table[name].nunique() > 1]
+    varied = [name for name in records.varied if name not in PARAMETERS]
     derived = figures(found.oscillator, records.steps)
     ended = "".join(
         f", {count} {what}"
@@ -59,7 +59,7 @@ def answer(found: Recommendation) -> str:
     lines = [
         ("study", f"{records.name}: {done} of {records.planned} settings x {_seeds(found)} seeds done{ended}"),
         ("best", setting_text(found.parameters, [*PARAMETERS, *varied])),
-        *_verdict(found),
+        *([("verdict", said)] if (said := verdict(found)) else []),
         ("measured", f"{records.metric} {number(found.mean)} ({error}){_on(found)}"),
         (
             "regime",
@@ -67,7 +67,7 @@ def answer(found: Recommendation) -> str:
             f"{records.steps} steps)",
         ),
         ("rates", _rates(derived, found.parameters.get(LEARNING_RATE))),
-        ("how sure", _sureness(found)),
+        ("how sure", sureness(found)),
     ]
     if found.riders:
         lines.append(("riders", _ridden(found)))
@@ -95,29 +95,32 @@ def _on(found: Recommendation) -> str:
     return "" if found.shrunken is None else f", about {number(found.shrunken)} without luck"
 
 
-def _verdict(found: Recommendation) -> Iterator[tuple[str, str]]:
-    """Whether the best setting differs from the best EMA beyond chance, and if not, what would tell."""
+def verdict(found: Recommendation) -> str:
+    """Whether the best setting differs from the best EMA beyond chance, and if not, what would tell; "" without one."""
     versus = {comparison.baseline: comparison for comparison in found.versus}
     if "ema" not in versus:
-        return
+        return ""
     leads, ahead = [versus["ema"].difference], "better than the best EMA"
     if versus["ema"].setting == found.setting:
         leads = [versus[name].difference for name in ("belay", "push") if name in versus]
         ahead = "EMA is the best, better than any coupled average"
     if untold := [each for each in leads if not (each.settled and each.mean > 0)]:
         nearest = min(untold, key=lambda each: each.mean)
-        yield "verdict", f"no setting is better than EMA beyond chance; {_what_would_tell(found, nearest)}"
-    elif leads:
-        yield "verdict", f"{ahead}, beyond chance"
+        return f"no setting is better than EMA beyond chance; {_what_would_tell(found, nearest)}"
+    return f"{ahead}, beyond chance" if leads else ""
 
 
 def _what_would_tell(found: Recommendation, between: Difference) -> str:
     """How many seeds would tell a difference from 0, and the command that trains them."""
+    if between.needed == math.inf:
+        return "the best of each measured the same"
     if between.needed > MOST_CONFIRMED:
         return f"{between.mean:+.2g} would take more than {MOST_CONFIRMED:,} seeds to tell"
     needed = max(int(between.needed), FEWEST) if not math.isnan(between.needed) else FEWEST
     grown = f"confirm.seeds={needed}" if found.fresh else f"'confirm={{finalists: 4, seeds: {needed}}}'"
-    few = "" if between.seeds >= FEWEST else f"{between.seeds} seeds settle nothing, "
+    few = ""
+    if between.seeds < FEWEST:
+        few = "one seed settles nothing, " if between.seeds == 1 else f"{between.seeds} seeds settle nothing, "
     command = f"belay-study extend {found.records.name} --set {grown}"
     return f"{few}about {needed} fresh ones would tell {between.mean:+.2g}: {command}"
 
@@ -140,12 +143,13 @@ def _versus(found: Recommendation, comparison: Comparison, varied: Sequence[str]
     name = BASELINE_TEXTS[comparison.baseline]
     if comparison.setting == found.setting and comparison.baseline != "none":
         return f"the best setting is itself {name}"
-    settings = found.records.table.drop_duplicates("setting").set_index("setting")
-    where = setting_text(row(settings, comparison.setting), [*BASELINE_PARAMETERS[comparison.baseline], *varied])
+    setting = row(found.records.settings, comparison.setting)
+    where = setting_text(setting, [*BASELINE_PARAMETERS[comparison.baseline], *varied])
     return f"{difference_text(comparison.difference)} over {name}" + (f" ({where})" if where else "")
 
 
-def _sureness(found: Recommendation) -> str:
+def sureness(found: Recommendation) -> str:
+    """How many of the others cannot be told from the best setting."""
     if found.seeds < 2:
         return "unknown with one seed; give `seeds` at least 2"
     others = f"{found.tried + found.riders - 1 - found.left} settings{' and riders' if found.riders else ''}"

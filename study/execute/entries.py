@@ -91,7 +91,7 @@ def metrics(setting: Setting, outcome: Outcome) -> Iterator[tuple[str, float, in
 
 
 def _means(part: Outcome) -> Iterator[tuple[str, float, int, float]]:
-    """The mean over seeds at steps that all of them reported, and its standard error at the last."""
+    """The mean over seeds, and its standard error, at steps that all of them reported."""
     values: dict[str, dict[int, list[float]]] = {}
     for result in part.seeds:
         for step, reported in result.history:
@@ -102,9 +102,8 @@ def _means(part: Outcome) -> Iterator[tuple[str, float, int, float]]:
         shared = [(step, each) for step, each in sorted(by_step.items()) if len(each) == seeds]
         for step, each in _spread(shared):
             yield name, over_seeds(each), step, part.finished
-        if shared and seeds > 1:
-            step, last = shared[-1]
-            yield error_metric(name), stdev(last) / seeds**0.5, step, part.finished
+            if seeds > 1:
+                yield error_metric(name), stdev(each) / seeds**0.5, step, part.finished
 
 
 def _spread(items: Sequence[tuple[int, list[float]]]) -> Sequence[tuple[int, list[float]]]:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import math
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -12,19 +17,33 @@ from mlflow.entities import Run
 
 from study import results
 from study.design.places import sqlite_file, without_password
-from study.design.schema import NATURAL, PARAMETERS, RESULTS_ARTIFACT, STATES, STUDY_RUN, Direction, Tag
+from study.design.schema import (
+    AVERAGE,
+    CONFIG_ARTIFACT,
+    LIVE,
+    NATURAL,
+    PARAMETERS,
+    RESULTS_ARTIFACT,
+    SETTING_RUN,
+    STATES,
+    STUDY_RUN,
+    Direction,
+    Tag,
+    error_metric,
+)
 from study.errors import BadInput
 from study.tracking import answering, check_artifacts, connect, pages, runs
 
 ADVICE = "tracking", "name another"  # what names the tracking store, and what else to do than to start it
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Records:
     """One study's records.
 
     Attributes:
         name: The study.
+        uri: The tracking URI that they were read from.
         run: Id of its MLflow run.
         metric: The objective.
         mode: Its better direction.
@@ -43,6 +62,7 @@ class Records:
     """
 
     name: str
+    uri: str
     run: str
     metric: str
     mode: Direction
@@ -54,6 +74,17 @@ class Records:
     table: pd.DataFrame
     fresh: pd.DataFrame
     parameters: list[str]
+
+    @functools.cached_property
+    def settings(self) -> pd.DataFrame:
+        """What each setting and rider is: a row for each, by its number, with what is one for all its seeds."""
+        shared = ["state", "message", "diverged_at", *self.parameters, *NATURAL, "family"]
+        return self.table.drop_duplicates("setting").set_index("setting")[shared]
+
+    @functools.cached_property
+    def varied(self) -> list[str]:
+        """The parameters that are not the same in all settings."""
+        return [name for name in self.parameters if self.settings[name].map(_hashable).nunique(dropna=False) > 1]
 
 
 def studies(uri: str) -> pd.DataFrame:
@@ -103,6 +134,7 @@ def load(name: str, uri: str) -> Records:
     settings, parameters = _settings(rows)
     return Records(
         name=name,
+        uri=uri,
         run=parent.info.run_id,
         metric=tags[Tag.METRIC],
         mode="max" if tags[Tag.MODE] == "max" else "min",
@@ -115,6 +147,55 @@ def load(name: str, uri: str) -> Records:
         fresh=_confirmed(rows[rows["role"] == "confirmation"], settings, parameters),
         parameters=parameters,
     )
+
+
+def asked(records: Records) -> dict[str, Any]:
+    """The study's config as it was recorded.
+
+    Raises:
+        BadInput: The tracking store does not answer or has lost it.
+    """
+    client = _connect(records.uri, "run the study here first")
+    with answering(records.uri, *ADVICE), tempfile.TemporaryDirectory() as folder:
+        file = client.download_artifacts(records.run, CONFIG_ARTIFACT, folder)
+        config: dict[str, Any] = json.loads(Path(file).read_text(encoding="utf-8"))
+    return config
+
+
+def curves(records: Records, settings: Sequence[int]) -> pd.DataFrame:
+    """How some settings' metrics went over the run: a row for each setting, metric and evaluation on record.
+
+    Args:
+        records: The study's records.
+        settings: Numbers of settings with MLflow runs of their own, as all that were asked have.
+
+    Returns:
+        Columns ``setting``, ``metric``, ``step``, ``mean`` over the seeds of the search and its standard error ``se``,
+        nan where it is not on record.
+
+    Raises:
+        BadInput: The tracking store does not answer.
+    """
+    client = _connect(records.uri, "run the study here first")
+    rows: list[dict[str, Any]] = []
+    with answering(records.uri, *ADVICE):
+        experiment = client.get_run(records.run).info.experiment_id
+        for setting in settings:
+            for run in runs(client, [experiment], SETTING_RUN, **{Tag.SETTING: str(setting)}):
+                rows += _curves(client, run, setting)
+    return pd.DataFrame(rows, columns=["setting", "metric", "step", "mean", "se"])
+
+
+def _curves(client: MlflowClient, run: Run, setting: int) -> Iterator[dict[str, Any]]:
+    def history(metric: str) -> dict[int, float]:
+        return {entry.step: entry.value for entry in client.get_metric_history(run.info.run_id, metric)}
+
+    for metric in run.data.metrics:
+        if metric.startswith((AVERAGE, LIVE)) and not metric.endswith(error_metric("")):
+            errors = history(error_metric(metric))
+            for step, mean in sorted(history(metric).items()):
+                row = {"setting": setting, "metric": metric, "step": step, "mean": mean}
+                yield row | {"se": errors.get(step, math.nan)}
 
 
 def _results(client: MlflowClient, parent: Run, name: str, uri: str) -> pd.DataFrame:
@@ -180,6 +261,11 @@ def _endings(rows: pd.DataFrame) -> pd.DataFrame:
     ranked = rows.assign(state=rank, message=rows["message"].mask(rows["message"] == "")).groupby("setting")
     endings = ranked.agg({"state": "max", "message": "first", "diverged_at": "min"})
     return endings.assign(state=endings["state"].map(dict(enumerate(STATES))), message=endings["message"].fillna(""))
+
+
+def _hashable(value: Any) -> Any:
+    """A value by which equal ones are counted."""
+    return json.dumps(value) if isinstance(value, list | dict) else value
 
 
 def _connect(uri: str, mend: str) -> MlflowClient:

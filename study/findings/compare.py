@@ -103,8 +103,7 @@ def ranking(records: Records, metric: str | None = None) -> pd.DataFrame:
     before the others. Ties go to the lower number.
     """
     measured = values(records, metric or records.metric)
-    settings = records.table.drop_duplicates("setting").set_index("setting")[[*records.parameters, *NATURAL, "family"]]
-    table = settings.loc[measured.index].copy()
+    table = records.settings.loc[measured.index, [*records.parameters, *NATURAL, "family"]].copy()
     table.insert(0, "mean", [over_seeds(seeds[~np.isnan(seeds)]) for seeds in measured.to_numpy()])
     table.insert(1, "se", measured.sem(axis=1))
     table.insert(2, "seeds", measured.count(axis=1))

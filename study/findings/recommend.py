@@ -84,7 +84,7 @@ def recommend(records: Records) -> Recommendation:
         FailedWork: No setting was completed by every seed.
     """
     table = ranking(records)
-    states = records.table.drop_duplicates("setting")["state"].value_counts()
+    states = records.settings["state"].value_counts()
     if table.empty:
         raise FailedWork(
             f"a setting must have completed every seed to be recommended, got none of {records.name!r} "

@@ -168,4 +168,4 @@ def test_where_nothing_is_beyond_chance_the_verdict_says_what_would_tell():
     assert verdict(found, -0.03, -0.01, 16).startswith(
         f"{nothing}about 40 fresh ones would tell -0.02"
     )  # of no finalist
-    assert "1 seeds settle nothing, about 6 fresh ones" in verdict(found, -1, 1, 1, needed=math.nan)
+    assert "one seed settles nothing, about 6 fresh ones" in verdict(found, -1, 1, 1, needed=math.nan)
