@@ -28,6 +28,7 @@ ENVIRONMENT = {  # of MLflow, which reads it as it is imported
 }
 
 OPTUNA = "optuna:"  # what a `--to` begins with
+PICTURES = ("comparison", "coordinates", "regimes", "curves", "response", "parallel")  # that `plot` draws
 
 app = typer.Typer(
     help="Find a model's best weight averaging: sweep decay, damping and coupling, and say how sure the answer is.",
@@ -60,6 +61,7 @@ Storage = Annotated[
     ),
 ]
 Form = Annotated[Literal["table", "json", "yaml"], typer.Option("--format", help="How to print it.")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="File to write [default: stdout]")]
 Inline = Annotated[
     bool, typer.Option("--inline", help="Train in this process, without Ray: same settings, results and records.")
 ]
@@ -345,7 +347,7 @@ def compare(
 @_here_or_there
 def export(
     study: Name,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write [default: stdout]")] = None,
+    output: Output = None,
     to: Annotated[
         str | None,
         typer.Option(
@@ -368,11 +370,57 @@ def export(
     from study.findings.collect import load
     from study.findings.recommend import defaults_file, recommend
     from study.options import connecting
-    from study.show import show_defaults
+    from study.show import deliver
 
     with connecting(tracking=tracking) as chosen:
         text = defaults_file(recommend(load(study, chosen.connections.tracking)))
-    show_defaults(text, output)
+    deliver(text.encode(), output, "export")
+
+
+@app.command()
+@_here_or_there
+def report(study: Name, output: Output = None, tracking: Tracking = None, address: Address = None) -> None:
+    """Write a report as one HTML file, with the answer, pictures and data.
+
+    It needs no network and no other file: the answer in two sentences, the comparisons with their intervals, the
+    objective over the average's coordinates, the regime map, learning curves, the average's responses, every setting's
+    figures and how to reproduce them.
+    """
+    from study.findings.collect import load
+    from study.options import connecting
+    from study.report.page import report as page
+    from study.show import deliver
+
+    with connecting(tracking=tracking) as chosen:
+        typer.echo(f"drawing the report of {study}", err=True)
+        text = page(load(study, chosen.connections.tracking))
+    deliver(text.encode(), output, "report")
+
+
+@app.command()
+@_here_or_there
+def plot(
+    study: Name,
+    kind: Annotated[str, typer.Argument(metavar="KIND", help=f"Which picture: {', '.join(PICTURES)}.")],
+    output: Output = None,
+    form: Annotated[
+        Literal["png", "svg"] | None,
+        typer.Option("--format", help="Which kind of file [default: what its name ends in, or svg]"),
+    ] = None,
+    theme: Annotated[Literal["light", "dark"], typer.Option(help="Its colours.")] = "light",
+    tracking: Tracking = None,
+    address: Address = None,
+) -> None:
+    """Write one of the report's pictures as a PNG or SVG file."""
+    from study.findings.collect import load
+    from study.options import connecting
+    from study.pictures.catalogue import image, picture
+    from study.show import deliver, picture_form
+
+    chosen_form = picture_form(output, form)
+    with connecting(tracking=tracking) as chosen:
+        content = image(picture(load(study, chosen.connections.tracking), kind), chosen_form, theme)
+    deliver(content, output, "plot")
 
 
 @app.command()

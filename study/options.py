@@ -15,7 +15,8 @@ from study.errors import BadInput, StudyError
 
 TRAINING = ("run", "resume", "extend")  # commands that take --inline
 STORED = (*TRAINING, "sync", "status", "doctor")  # commands that take --storage
-TRACKED = (*TRAINING, "sync", "list", "best", "regimes", "compare", "export", "doctor")  # and --tracking
+READING = ("list", "best", "regimes", "compare", "export", "report", "plot")
+TRACKED = (*TRAINING, *READING, "sync", "doctor")  # and --tracking
 ADDRESSED = (*{*STORED, *TRACKED} - {"doctor"}, "stop", "logs")  # and --address
 CONNECTION = re.compile(r"(?P<key>tracking\.uri|storage\.url)=(?P<url>.*)|\W*(?P<entry>tracking|storage)\b", re.DOTALL)
 COMMAND = re.compile(r"belay-study (\w+)( [\w.-]+)?")
@@ -26,6 +27,7 @@ OPTIONS = {  # by which the command line gives what other parts of the program k
     "baseline": "--baseline",
     "to": "--to",
     "module": "--task",
+    "kind": "KIND",
 }
 RULE = re.compile(rf"`({'|'.join(OPTIONS)})`(?= must )")
 asked_from = ContextVar("asked_from", default="")  # the `--address` by which a client asked for what this process does

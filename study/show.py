@@ -25,6 +25,13 @@ if TYPE_CHECKING:
     from study.execute.train.probe import Room
 
 Format = Literal["table", "json", "yaml"]
+PictureForm = Literal["png", "svg"]
+
+USES = {  # what to do with the file that a command wrote
+    "export": '; load it with belay.load_defaults("{}", steps=...)',
+    "report": "; open it in a browser",
+    "plot": "",
+}
 
 WIDE = 1000  # characters a line where stdout is no terminal: more than any table has, so that grep finds whole rows
 
@@ -130,20 +137,37 @@ def show_seed(setting: Setting, result: SeedResult) -> None:
     print("\n".join(f"{head:<12}{text}" for head, text in lines))  # noqa: T201
 
 
-def show_defaults(text: str, output: Path | None) -> None:
-    """Prints a defaults file, or writes it and says so.
+def picture_form(output: Path | None, form: PictureForm | None) -> PictureForm:
+    """The form of a picture's file: the one asked for, or that of the file's name; SVG where neither says.
+
+    Raises:
+        BadInput: The file's name ends in another form.
+    """
+    ending = output.suffix.lower().removeprefix(".") if output is not None else form or "svg"
+    if ending not in ("png", "svg") or (form or ending) != ending:
+        raise BadInput(
+            f"`--output` must be a file whose name ends in {'.png or .svg' if form is None else f'.{form}'}, got "
+            f"{output}; change it."
+        )
+    return "png" if ending == "png" else "svg"
+
+
+def deliver(content: bytes, output: Path | None, command: str) -> None:
+    """Writes what a command made to stdout, or to a file and says what that is for.
 
     Raises:
         BadInput: It cannot be written.
     """
     if output is None:
-        print(text, end="")  # noqa: T201
+        sys.stdout.flush()
+        sys.stdout.buffer.write(content)
+        sys.stdout.flush()
         return
     try:
-        output.write_text(text, encoding="utf-8")
+        output.write_bytes(content)
     except OSError as error:
         raise BadInput(
             f"`--output` must be a writable file, got {output}: {error.strerror}; choose another."
         ) from error
     shown = printable(str(output))
-    print(f'wrote {shown}; load it with belay.load_defaults("{shown}", steps=...)', file=sys.stderr)  # noqa: T201
+    print(f"wrote {shown}{USES[command].format(shown)}", file=sys.stderr)  # noqa: T201

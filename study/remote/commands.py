@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from study.remote.client import Cluster, StudyJob
 
 NAMES = {"form": "--format"}  # options that are not called as their values are
-OWN = ("study", "address", "output")  # what is no option of the command there
+ARGUMENTS = ("study", "kind")
+OWN = (*ARGUMENTS, "address", "output")  # what is no option of the command there
 RECENT = 5  # lines of a running job's log that are shown to who comes later
 SERVER = re.compile(r"(?!sqlite|file:)[\w+.-]+://.*|\$\{.*", re.DOTALL)  # what a cluster can reach, or knows alone
 
@@ -215,15 +216,19 @@ def _logs(cluster: Cluster, given: Mapping[str, Any]) -> int:
 
 def _read(cluster: Cluster, command: str, given: Mapping[str, Any]) -> int:
     """Has a command that only reads done there."""
+    if "kind" in given:
+        from study.show import picture_form
+
+        given = {**given, "form": picture_form(given["output"], given["form"])}
     options = [f"{NAMES.get(name, f'--{name}')}={value}" for name, value in given.items()
                if name not in OWN and value is not None]  # fmt: skip
-    names = ["--", given["study"]] if "study" in given else []
+    names = ["--", *(given[name] for name in ARGUMENTS if name in given)] if "study" in given else []
     chosen = {name: given[name] for name in PLACES if name in given}
     answer = _job(cluster, _order(cluster, [command, *options, *names], chosen))
     if answer.code == 0 and given.get("output") is not None:
-        from study.show import show_defaults
+        from study.show import deliver
 
-        show_defaults(answer.out.decode(), given["output"])
+        deliver(answer.out, given["output"], command)
     else:
         _print(answer)
     return answer.code

@@ -1,0 +1,66 @@
+"""How sure it is, and what matters: intervals of the comparisons, and the parameters' importance."""
+
+from __future__ import annotations
+
+import altair as alt
+
+from study.findings.collect import Records
+from study.findings.compare import comparisons
+from study.pictures.base import Picture, Unsupported, specification, tooltips
+from study.pictures.points import recommended
+
+ROW = 44  # pixels of a line of bars or intervals
+NAMES = {"ema": "best EMA", "damped": "best damped", "belay": "best BELAY", "push": "best push", "none": "no averaging"}
+
+
+def comparison(records: Records) -> Picture:
+    """The paired difference of the recommended setting to the best of each family.
+
+    Raises:
+        Unsupported: There is nothing to compare with, or one seed.
+    """
+    best = recommended(records)
+    compared = comparisons(records, best.setting)
+    data = (
+        compared[compared["setting"].ne(best.setting) | compared["baseline"].eq("none")] if len(compared) else compared
+    )
+    if data.empty:
+        raise Unsupported("the study measured nothing to compare the recommended setting with")
+    if data["low"].isna().all():
+        raise Unsupported("one seed gives no interval; give `seeds` at least 2")
+    data = data.drop(columns="metric").assign(against="vs " + data["baseline"].map(NAMES))
+    told = "; ".join(
+        f"{one.against} {one.difference:+.3g} ({one.low:+.3g} to {one.high:+.3g})" for one in data.itertuples()
+    )
+    return Picture(
+        chart=specification(alt.layer(*_intervals(records)).properties(name="comparison", height=ROW * len(data) + 20)),
+        data={"compared": data},
+        caption=(
+            "The recommended setting against the best of each family, paired seed by seed"
+            f"{', on fresh seeds where they have them' if data['fresh'].any() else ''}: mean difference and its 95 % "
+            "interval, which holds for all that it was chosen from, in the metric's unit, better to the right. An "
+            "interval that reaches over the dashed line leaves open which is better."
+        ),
+        description=f"Intervals of the paired differences: {told}.",
+    )
+
+
+def _intervals(records: Records) -> list[alt.Chart]:
+    base = alt.Chart(alt.NamedData("compared")).encode(
+        y=alt.Y("against:N", title=None, sort=None, axis=alt.Axis(domain=False, ticks=False))
+    )
+    title = [f"difference in {records.metric}", "better to the right"]
+    shown = [
+        alt.Tooltip("against:N"),
+        alt.Tooltip("difference:Q", format="+.4~g"),
+        alt.Tooltip("low:Q", title="95 % from", format="+.4~g"),
+        alt.Tooltip("high:Q", title="to", format="+.4~g"),
+        *tooltips({"setting": "setting", "seeds": "seeds"}),
+    ]
+    return [
+        alt.Chart(alt.NamedData("compared")).mark_rule(style="zero").encode(x=alt.datum(0)),
+        base.mark_rule(style="interval", strokeWidth=4, opacity=0.45).encode(x=alt.X("low:Q"), x2="high:Q"),
+        base.mark_circle(style="interval", size=110, opacity=1).encode(
+            x=alt.X("difference:Q", title=title, axis=alt.Axis(format="~g", tickCount=6)), tooltip=shown
+        ),
+    ]

@@ -1,0 +1,119 @@
+"""The settings as points: the frame that the regime map, the coordinates and the parallel axes draw."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import numpy as np
+import pandas as pd
+
+from study.design.schema import NATURAL, PARAMETERS
+from study.errors import FailedWork
+from study.findings.collect import Records
+from study.findings.compare import ranking
+from study.findings.recommend import Recommendation, recommend
+from study.pictures.base import Unsupported
+from study.show import number
+
+SHOWN = 2000  # settings up to which each point carries its hyperparameters
+WIDE = 30  # ratio of greatest to least from which a scale is logarithmic
+FAMILIES = {"ema": "EMA", "damped": "damped", "belay": "BELAY", "push": "push"}
+TITLES = {
+    "setting": "setting",
+    "state": "state",
+    "family": "family",
+    "objective": "objective",
+    "se": "standard error",
+    "seeds": "seeds",
+    **{name: name for name in PARAMETERS},
+    "damping_ratio": "damping ratio",
+    "memory": "memory, share of the run",
+    "mass_ratio": "mass ratio",
+    "others": "with",
+}
+TEXTS = ("state", "family", "others")
+
+
+@functools.lru_cache(maxsize=2)
+def points(records: Records) -> pd.DataFrame:
+    """A row for each setting and rider, by number: what `TITLES` names, ``gap``, 1 - decay, and ``shown_ratio``."""
+    settings, ranked = records.settings, ranking(records)
+    found = settings[["state", *PARAMETERS, *NATURAL]].reset_index()
+    found[["objective", "se", "seeds"]] = ranked[["mean", "se", "seeds"]].reindex(settings.index).to_numpy()
+    found["state"] = found["state"].mask((found["state"] == "complete") & found["objective"].isna(), "unfinished")
+    found["family"] = settings["family"].map(FAMILIES).to_numpy()
+    found["gap"] = 1 - found["decay"]
+    found["shown_ratio"] = _shown(found["damping_ratio"])
+    found["others"] = _others(records)
+    return found
+
+
+def complete(records: Records) -> pd.DataFrame:
+    """The points that have an objective, the best last, where it is drawn above the others.
+
+    Raises:
+        Unsupported: There is none.
+    """
+    found = points(records)
+    found = found[found["objective"].notna()]
+    if found.empty:
+        raise Unsupported("no setting was completed by every seed")
+    return found.sort_values("objective", ascending=records.mode == "max", kind="stable")
+
+
+@functools.lru_cache(maxsize=2)
+def recommended(records: Records) -> Recommendation:
+    """The setting to take.
+
+    Raises:
+        Unsupported: No setting was completed.
+    """
+    try:
+        return recommend(records)
+    except FailedWork as error:
+        raise Unsupported("no setting was completed by every seed") from error
+
+
+def usual(values: pd.Series, mode: str, reach: float) -> tuple[float, float, bool] | None:
+    """The range that is worth its ink: from the best to `reach` times as far as the median, and whether logarithmic.
+
+    Settings that did not learn at all would else leave nothing to be seen of all others. None if all values are equal.
+    """
+    wide = is_wide(float(values.min()), float(values.max()))
+    held = np.log(values) if wide else values
+    best, worst = (held.max(), held.min()) if mode == "max" else (held.min(), held.max())
+    far = best + reach * (held.median() - best)
+    if held.median() != best and abs(far - best) < abs(worst - best):
+        worst = far
+    low, high = sorted((float(best), float(worst)))
+    if wide:
+        low, high = math.exp(low), math.exp(high)
+    return (low, high, wide) if low < high else None
+
+
+def is_wide(low: float, high: float) -> bool:
+    """Whether values span so much that they want a logarithmic scale."""
+    return low > 0 and high / low > WIDE
+
+
+def decade(ratio: pd.Series) -> float:
+    """The decade above the greatest finite damping ratio."""
+    most = ratio[np.isfinite(ratio)].max()
+    return float(10.0 ** (math.floor(math.log10(most)) + 1)) if most > 0 else 10.0
+
+
+def _shown(ratio: pd.Series) -> pd.Series:
+    """The damping ratio where a logarithmic axis can show it: EMA's, which is infinite, at thrice the next decade."""
+    return ratio.where(np.isfinite(ratio), 3 * decade(ratio)).where(ratio.notna())
+
+
+def _others(records: Records) -> list[str]:
+    """The hyperparameters that vary, as text; without them where settings are many."""
+    names, settings = [name for name in records.varied if name not in PARAMETERS], records.settings
+    if not names or len(settings) > SHOWN:
+        return [""] * len(settings)
+    return [
+        ", ".join(f"{name} {number(value)}" for name, value in zip(names, values, strict=True))
+        for values in settings[names].astype(object).itertuples(index=False, name=None)
+    ]

@@ -1,0 +1,103 @@
+"""The answer in two sentences, the figures below it, and what to beware of."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+
+from study.answer import BASELINE_TEXTS, difference_text, setting_text, sureness, verdict
+from study.design.schema import PARAMETERS, Tag, figures
+from study.findings.collect import Records
+from study.findings.recommend import Recommendation
+from study.pictures.points import FAMILIES
+from study.show import number
+
+Figure = tuple[str, str, str]  # what it is, its value, and more in small letters
+
+
+def sentences(found: Recommendation) -> list[str]:
+    """What the data support; and the setting to take, which oscillator it is and how it compares."""
+    said = verdict(found)
+    return [*([f"{said[0].upper()}{said[1:]}."] if said else []), f"{_setting(found)} {_worth(found)}"]
+
+
+def _setting(found: Recommendation) -> str:
+    """The setting to take, and which oscillator it is."""
+    records, average = found.records, found.oscillator
+    varied = [name for name in records.varied if name not in PARAMETERS]
+    derived, kind = figures(average, records.steps), records.settings["family"][found.setting]
+    named = {"ema": "EMA", "damped": f"{average.regime} average without coupling"}
+    which = named.get(kind, f"{average.regime} {FAMILIES[kind]}")
+    article = "an" if which[0] in "aeiouE" else "a"
+    return (
+        f"Take {setting_text(found.parameters, [*PARAMETERS, *varied])}: {article} {which} with memory "
+        f"{100 * derived['memory']:.3g} % of the run, damping ratio {number(derived['damping_ratio'])} and mass ratio "
+        f"{number(derived['mass_ratio'])}."
+    )
+
+
+def _worth(found: Recommendation) -> str:
+    """What it is worth, and what it is over the others."""
+    seeds = f"{found.fresh} fresh seeds" if found.fresh else f"the {_counted(found.seeds)} that chose it"
+    parts = [f"It came to {found.records.metric} {number(found.mean)} on {seeds}"]
+    for comparison in found.versus:
+        name = BASELINE_TEXTS[comparison.baseline]
+        if comparison.setting == found.setting and comparison.baseline != "none":
+            parts.append(f"is itself {name}")
+        else:
+            parts.append(f"{difference_text(comparison.difference)} over {name}")
+    return ", ".join(parts) + "."
+
+
+def notices(records: Records, found: Recommendation | None) -> Iterator[str]:
+    """What to beware of."""
+    done = len(records.settings)
+    if found is not None:
+        done = found.tried + found.pruned + found.diverged + found.failed
+    if done < records.planned:
+        yield f"The study is not finished: {done} of {records.planned} settings are done."
+    if records.seeds < 2:
+        yield "One seed tells nothing of chance: there are no errors, no intervals and no rivals."
+    elif found is not None and not found.fresh:
+        yield "Chosen and measured on the same seeds: the figures flatter the winner. `confirm` mends it."
+
+
+def key_figures(found: Recommendation) -> list[Figure]:
+    """The figures that describe the setting to take."""
+    records, average = found.records, found.oscillator
+    derived = figures(average, records.steps)
+    error = "one seed: no error is known" if math.isnan(found.se) else f"standard error {found.se:.2g}"
+    coupled = f"coupling {number(average.coupling)}" if average.coupling else "no pull on the model"
+    factors = [number(derived[name]) for name in ("immediate_lr_factor", "slow_mode_lr_factor")]
+    return [
+        (records.metric, number(found.mean), f"{error}, {_counted(found.fresh or found.seeds)}"),
+        ("cannot be told from it", f"{len(found.rivals)} of the others", sureness(found)),
+        ("regime", average.regime, f"damping ratio {number(derived['damping_ratio'])}"),
+        (
+            "memory",
+            f"{100 * derived['memory']:.3g} % of the run",
+            f"lag {number(derived['lag'])} steps, half-life {number(derived['half_life'])}",
+        ),
+        ("mass ratio", number(derived["mass_ratio"]), coupled),
+        ("learning rate", f"x {factors[0]} at once", f"x {factors[1]} in slow modes"),
+    ]
+
+
+def _counted(seeds: int) -> str:
+    return f"{seeds} seed{'' if seeds == 1 else 's'}"
+
+
+def origin(records: Records) -> list[tuple[str, str]]:
+    """Where the figures come from."""
+    versions = json.loads(records.tags.get(Tag.VERSIONS, "{}"))
+    rows = [
+        ("study", f"{records.planned} settings planned, {records.seeds} seeds at least, {records.steps} steps each"),
+        ("task", ", ".join(f"{name} {number(value)}" for name, value in records.task.items())),
+        ("objective", f"{records.metric}, {'greater' if records.mode == 'max' else 'smaller'} is better"),
+        ("data", records.tags.get(Tag.DATA, "")),
+        ("commit", records.tags.get(Tag.COMMIT, "")),
+        ("versions", ", ".join(f"{package} {version}" for package, version in versions.items())),
+        ("MLflow run", records.run),
+    ]
+    return [(head, value) for head, value in rows if value]

@@ -1,0 +1,167 @@
+"""Each picture draws what the records hold, says why it cannot, and becomes a file."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import recorded
+import vl_convert
+from recorded import STEPS
+from typer.testing import CliRunner
+
+from study import cli
+from study.errors import BadInput
+from study.findings.compare import comparisons, ranking
+from study.findings.recommend import recommend
+from study.pictures.base import Picture, drawn
+from study.pictures.catalogue import KINDS, image, picture
+from study.pictures.points import FAMILIES, points
+from study.pictures.theme import PALETTES
+
+pytestmark = [pytest.mark.filterwarnings(warning) for warning in recorded.WARNINGS]
+
+STOPPED = {"all-diverged", "all-failed"}
+
+
+def of(name: str, kind: str) -> Picture:
+    return picture(recorded.records(name), kind)
+
+
+def test_the_command_line_offers_every_kind_of_picture_and_no_other() -> None:
+    assert tuple(KINDS) == cli.PICTURES
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_becomes_a_file_in_both_forms_and_themes(kind: str) -> None:
+    assert image(of("mixed", kind), "png", "light").startswith(b"\x89PNG")
+    dark = image(of("mixed", kind), "svg", "dark")
+    assert dark.startswith(b"<svg")
+    assert PALETTES["dark"]["paper"] in dark.decode()
+
+
+def test_every_setting_is_a_point_with_its_value_or_its_state() -> None:
+    records, ranked = recorded.records("mixed"), ranking(recorded.records("mixed"))
+    data = of("mixed", "regimes").data["points"].set_index("setting")
+    assert list(data.index) == list(range(7))
+    assert data["objective"].dropna().to_dict() == ranked["mean"].sort_index().to_dict()
+    assert data["state"].to_dict() == {**dict.fromkeys(range(5), "complete"), 5: "diverged", 6: "failed"}
+    assert list(data["family"]) == [FAMILIES[name] for name in records.settings["family"]]
+    assert data.loc[3, "others"] == "lr 1, optimizer sgd"
+
+
+def test_the_ring_is_around_the_setting_to_take() -> None:
+    best = recommend(recorded.records("mixed")).setting
+    rings = [layer["transform"] for layer in of("mixed", "regimes").chart["layer"] if "best" in str(layer.get("mark"))]
+    assert rings == [[{"filter": f"datum.setting == {best}"}]]
+
+
+def test_a_setting_that_left_a_race_is_drawn_and_not_called_unfinished() -> None:
+    assert set(points(recorded.records("raced"))["state"]) == {"complete"}
+    assert points(recorded.records("raced"))["seeds"].tolist() == [2, 6, 14, 2, 14]
+
+
+def test_the_intervals_are_those_of_the_comparisons() -> None:
+    records = recorded.records("mixed")
+    data = of("mixed", "comparison").data["compared"]
+    told = comparisons(records, recommend(records).setting).set_index("baseline")
+    assert list(data["baseline"]) == ["ema", "damped", "none"]  # of BELAY it is the best itself
+    for row in data.itertuples():
+        assert (row.low, row.difference, row.high) == tuple(told.loc[row.baseline, ["low", "difference", "high"]])
+
+
+def test_the_curves_are_the_means_over_seeds_with_their_errors_of_the_best_of_each_family() -> None:
+    data = of("mixed", "curves").data["curves_of"]
+    assert set(data["series"]) == {"best EMA", "best damped", "best BELAY"}
+    values = recorded.MIXED[3].values[recorded.AVERAGE]
+    mean = math.fsum(values) / len(values)
+    error = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values))
+    best = data[(data["series"] == "best BELAY") & (data["weights"] == "averaged")].set_index("step")
+    assert best["mean"].to_dict() == pytest.approx({300: mean - 1, 600: mean})
+    assert best["se"].to_dict() == pytest.approx({300: error, 600: error})
+
+
+def test_the_responses_are_those_of_the_average_to_take_and_of_the_best_ema() -> None:
+    records = recorded.records("mixed")
+    data = of("mixed", "response").data["responses"]
+    oscillator = recommend(records).oscillator
+    ours = data[(data["average"] == f"recommended, {oscillator.regime}") & (data["kind"] == "impulse")]
+    assert ours["value"].to_numpy() == pytest.approx(oscillator.kernel(STEPS)[ours["age"]])
+    ema = data[(data["average"] == "best EMA") & (data["kind"] == "step")].set_index("age")["value"]
+    assert ema[0] == pytest.approx(1 - 0.99)
+
+
+def test_an_ema_s_infinite_damping_ratio_has_a_place_and_a_name_on_each_axis() -> None:
+    panel = of("mixed", "coordinates").chart["concat"][2]["encoding"]["x"]
+    assert "'EMA'" in panel["axis"]["labelExpr"]
+    shown = of("mixed", "coordinates").data["points"]
+    emas = shown["family"] == "EMA"
+    assert (shown.loc[emas, "shown_ratio"] == max(panel["axis"]["values"])).all()
+    lines, ticks = (of("mixed", "parallel").data[name] for name in ("lines", "ticks"))
+    ratio = lines[lines["axis"] == "damping_ratio"].set_index("setting")["place"]
+    assert (ratio[[0, 1]] == 1).all()
+    assert (ratio[[2, 3, 4]] < 1).all()
+    assert "inf" in set(ticks.loc[ticks["axis"] == "damping_ratio", "text"])
+
+
+def test_parameters_of_every_type_have_places_side_by_side() -> None:
+    lines = of("shaped", "parallel").data["lines"]
+    assert lines["place"].between(0, 1).all()
+    layers = lines[lines["axis"] == "layers"].set_index("setting")["place"]
+    assert layers[0] == layers[2] != layers[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "why"),
+    [
+        ("one-seed", "comparison", "one seed gives no interval; give `seeds` at least 2"),
+        ("coupled", "comparison", "the study measured nothing to compare the recommended setting with"),
+        ("pushed", "parallel", "fewer than two parameters vary among complete settings"),
+        ("shaped", "curves", "the study measured its settings at one step only; give `evaluations` at least 2"),
+        *((name, kind, "no setting was completed") for name in STOPPED for kind in ("curves", "response")),
+    ],
+)  # fmt: skip
+def test_a_picture_that_the_study_cannot_support_says_why_and_which_others_there_are(
+    name: str, kind: str, why: str
+) -> None:
+    with pytest.raises(BadInput, match=rf"`kind` must be one that '{name}' has data for, got '{kind}': {why}.*draw an"):
+        of(name, kind)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["one-seed", "all-diverged", "constant", "raced", "shaped"])
+def test_a_picture_of_a_poor_study_is_drawn_or_left_out(name: str, kind: str) -> None:
+    try:
+        found = of(name, kind)
+    except BadInput:
+        assert name in STOPPED or kind in ("comparison", "parallel", "curves")
+    else:
+        assert vl_convert.vegalite_to_vega(found.complete("light"))["marks"]
+        assert found.caption.endswith(".")
+
+
+def test_what_is_not_finite_is_drawn_as_nothing() -> None:
+    assert [drawn(value) for value in (math.inf, math.nan, 0.123456789, 3, None, "x")] == [
+        None,
+        None,
+        0.123457,
+        3,
+        None,
+        "x",
+    ]
+
+
+def test_the_command_writes_the_form_that_the_file_s_name_asks_for_or_svg_to_stdout(tmp_path: Path) -> None:
+    recorded.records("mixed")
+    command, file = ["plot", "mixed", "response", "--tracking", recorded.uri()], tmp_path / "a.png"
+    told = CliRunner().invoke(cli.app, [*command, "-o", str(file)])
+    assert told.stderr.endswith(f"wrote {file}\n")
+    assert file.read_bytes().startswith(b"\x89PNG")
+    assert CliRunner().invoke(cli.app, [*command, "--theme", "dark"]).stdout.startswith("<svg")
+
+
+@pytest.mark.parametrize("arguments", [["-o", "a.pdf"], ["-o", "a"], ["-o", "a.png", "--format", "svg"]])
+def test_another_form_of_file_is_refused_before_anything_is_read(arguments: list[str]) -> None:
+    with pytest.raises(BadInput, match=r"`--output` must be a file whose name ends in \.(png or \.svg|svg), got a"):
+        CliRunner().invoke(cli.app, ["plot", "none", "response", *arguments], catch_exceptions=False)

@@ -1,0 +1,134 @@
+"""The report holds the answer, the settings and what it takes to have them again, as one file, as text."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import gzip
+import html
+import io
+import json
+import re
+
+import pandas as pd
+import pytest
+import recorded
+from study_pages import MARKUP, hostile
+from typer.testing import CliRunner
+
+from study import cli
+from study.answer import answer
+from study.findings.compare import ranking
+from study.findings.recommend import recommend
+from study.report import listing
+from study.report.page import report
+
+pytestmark = [pytest.mark.filterwarnings(warning) for warning in recorded.WARNINGS]
+
+
+def text_of(page: str, pattern: str) -> list[str]:
+    found = re.findall(pattern, without_scripts(page), re.DOTALL)
+    return [html.unescape(re.sub("<[^>]+>", " ", each)) for each in found]
+
+
+def without_scripts(page: str) -> str:
+    return re.sub("<script>.*?</script>", "", page, flags=re.DOTALL)
+
+
+def data_of(page: str) -> dict[str, object]:
+    (found,) = re.findall(r'<script type="application/json" id="page-data">(.*?)</script>', page, re.DOTALL)
+    return dict(json.loads(found))
+
+
+def test_it_begins_with_the_verdict_and_the_setting_to_take() -> None:
+    records = recorded.records("raced")
+    (lead,) = re.findall('<p class="lead">(.*?)</p>', report(records))
+    verdict, take = text_of(lead, "<span>(.*?)</span>")
+    assert verdict == "Better than the best EMA, beyond chance."
+    assert take.startswith("Take decay 0.96, damping 1, coupling 0.2: an overdamped BELAY with memory 4.17 % of")
+    assert "It came to average/excess_loss 0.185 on the 14 seeds that chose it, +0.015" in take
+    told = answer(recommend(records))
+    for figure in ("+0.015 (95 % +0.00667 to +0.0233) over the best EMA", "0.185"):
+        assert figure in told
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("mixed", "The study is not finished: 7 of 9 settings are done."),
+        ("one-seed", "One seed tells nothing of chance: there are no errors, no intervals and no rivals."),
+        ("coupled", "Chosen and measured on the same seeds: the figures flatter the winner. `confirm` mends it."),
+    ],
+)
+def test_it_says_what_to_beware_of(name: str, said: str) -> None:
+    assert said in text_of(report(recorded.records(name)), '<p class="notice">(.*?)</p>')
+
+
+@pytest.mark.parametrize("name", ["all-diverged", "all-failed"])
+def test_a_study_without_an_answer_says_why(name: str) -> None:
+    page = report(recorded.records(name))
+    assert "There is no answer: a setting must have completed every seed" in page
+    assert "No setting was completed by every seed." in page
+
+
+def test_its_table_has_every_complete_setting_best_first_and_below_it_those_that_did_not_finish() -> None:
+    records = recorded.records("mixed")
+    heads, rows = listing.table(records)
+    place = [head.name for head in heads].index("setting")
+    assert [int(row.cells[place]) for row in rows] == list(ranking(records).index)
+    assert [row.cells[-1] for row in rows][:1] == [recommend(records).oscillator.regime]
+    ended, note = listing.ended(records)
+    assert [(setting, state, step) for setting, state, step, _ in ended] == [
+        ("5", "diverged", "17"),
+        ("6", "failed", "-"),
+    ]
+    assert ended[1][3] == "RuntimeError: no batch fits\\nhere"
+    assert note == "2 settings in all; riders are not counted."
+
+
+def test_all_its_data_can_be_taken_out_of_it() -> None:
+    records = recorded.records("mixed")
+    (content,) = re.findall(r'href="data:application/gzip;base64,(.*?)"', report(records))
+    table = pd.read_csv(io.BytesIO(gzip.decompress(base64.b64decode(content))))
+    assert len(table) == len(records.table)
+    assert table[recorded.AVERAGE].sum() == pytest.approx(records.table[recorded.AVERAGE].sum())
+
+
+def test_data_that_are_too_many_are_taken_out_by_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "CELLS", 10)
+    found = listing.download(recorded.records("mixed"))
+    assert found.name == "mixed-settings.csv.gz"
+    assert found.note.startswith("7 rows, one for each setting")
+
+
+def test_it_has_the_config_and_the_commands_that_make_it_again() -> None:
+    page = report(recorded.records("mixed"))
+    commands, config = text_of(page, "<pre>(.*?)</pre>")
+    assert commands.endswith("belay-study report mixed -o report.html")
+    assert "name: mixed" in config
+    assert "label_noise: 0.2" in config
+
+
+def test_the_same_records_give_the_same_page() -> None:
+    assert report(recorded.records("mixed")) == report(dataclasses.replace(recorded.records("mixed")))
+
+
+def test_it_asks_for_nothing_from_elsewhere() -> None:
+    page = report(recorded.records("mixed"))
+    assert "default-src 'none'" in html.unescape(page)
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', without_scripts(page))
+
+
+def test_nothing_that_a_study_names_is_markup() -> None:
+    page = report(hostile())
+    assert "<img src=x" not in page
+    assert text_of(page, "<h1>(.*?)</h1>") == [MARKUP]
+    assert any("<img src=x" in value for value in data_of(page)["data"]["points"]["others"])  # type: ignore[index]
+
+
+def test_the_command_writes_the_page(tmp_path: object) -> None:
+    records = recorded.records("mixed")
+    told = CliRunner().invoke(cli.app, ["report", "mixed", "--tracking", recorded.uri(), "-o", f"{tmp_path}/r.html"])
+    assert told.exit_code == 0, told.output
+    assert told.stderr.endswith(f"wrote {tmp_path}/r.html; open it in a browser\n")
+    assert open(f"{tmp_path}/r.html", encoding="utf-8").read() == report(records)  # noqa: SIM115, PTH123
