@@ -169,3 +169,8 @@ def test_where_nothing_is_beyond_chance_the_verdict_says_what_would_tell():
         f"{nothing}about 40 fresh ones would tell -0.02"
     )  # of no finalist
     assert "one seed settles nothing, about 6 fresh ones" in verdict(found, -1, 1, 1, needed=math.nan)
+
+
+def test_hyperparameters_of_every_type_are_named_where_they_vary():
+    lines = by_head(answer(recommend(recorded.records("shaped"))))
+    assert lines["best"].endswith("coupling 0, clip null, layers [64, 64], power 1, tag 1e-3")
