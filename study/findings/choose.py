@@ -57,7 +57,8 @@ def leads(ours: pd.Series, others: pd.DataFrame, mode: str) -> pd.DataFrame:
 def level(measured: pd.DataFrame, mode: str, confidence: float = CONFIDENCE) -> list[int]:
     """The settings that cannot be told from the best, itself among them, best first.
 
-    The truly best one is among them with this confidence, whatever the others are (Hsu's comparisons with the best).
+    The truly best one is among them with this confidence, whatever the others are (Hsu's comparisons with the best). Of
+    two, the other one is told from the best two-sided: if they are as good, either may have been ahead by chance.
 
     Args:
         measured: Values by setting (rows) and seed (columns), without nan.
@@ -71,7 +72,7 @@ def level(measured: pd.DataFrame, mode: str, confidence: float = CONFIDENCE) -> 
     if not rest or len(measured.columns) < 2:
         return [best, *rest]
     found = leads(row(measured, best), measured.loc[rest], mode)
-    critical = dunnett(len(rest), float(found["df"].iloc[0]), confidence, two_sided=False)
+    critical = dunnett(len(rest), float(found["df"].iloc[0]), confidence, two_sided=len(rest) == 1)
     return [best, *map(int, found.index[found["mean"] <= critical * found["se"]])]
 
 
