@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from study.design.schema import NATURAL, PARAMETERS, Scalar, figures, host_of
+from study.errors import printable
 from study.findings.choose import FEWEST, row
-from study.findings.compare import Baseline, Comparison, Difference
+from study.findings.compare import Baseline, Comparison, Difference, runner_up
 from study.findings.recommend import Recommendation
 from study.show import number
 
@@ -47,39 +48,69 @@ def difference_text(difference: Difference) -> str:
 def answer(found: Recommendation) -> str:
     """The recommendation in a few lines: what, which regime and rates, how sure, how much better, what next."""
     records = found.records
-    varied = [name for name in records.varied if name not in PARAMETERS]
-    derived = figures(found.oscillator, records.steps)
-    ended = "".join(
-        f", {count} {what}"
-        for what, count in (("pruned", found.pruned), ("diverged", found.diverged), ("failed", found.failed))
-        if count
-    )
-    done = found.tried + found.pruned + found.diverged + found.failed
+    varied = _varied(found)
     error = "one seed: no error is known" if math.isnan(found.se) else f"standard error {found.se:.2g}"
     lines = [
-        ("study", f"{records.name}: {done} of {records.planned} settings x {_seeds(found)} seeds done{ended}"),
-        ("best", setting_text(found.parameters, [*PARAMETERS, *varied])),
+        _tried(found),
+        ("best", setting_text(found.parameters, _named(found)) or "the only setting"),
         *([("verdict", said)] if (said := verdict(found)) else []),
         ("measured", f"{records.metric} {number(found.mean)} ({error}){_on(found)}"),
-        (
-            "regime",
-            f"{found.oscillator.regime}: {setting_text(derived, list(NATURAL))} (lag {number(derived['lag'])} of "
-            f"{records.steps} steps)",
-        ),
-        ("rates", _rates(derived, found.parameters.get(LEARNING_RATE))),
+        *_as_oscillator(found),
         ("how sure", sureness(found)),
     ]
     if found.riders:
         lines.append(("riders", _ridden(found)))
     lines += [(f"vs {comparison.baseline}", _versus(found, comparison, varied)) for comparison in found.versus]
-    if not any(comparison.baseline == "ema" for comparison in found.versus):
+    if records.run and not any(comparison.baseline == "ema" for comparison in found.versus):
         lines.append(("vs ema", "no plain EMA was measured; leave `search.baseline` out to have some tried"))
     if flattered := [comparison.baseline for comparison in found.versus if not comparison.fresh]:
         which = "the differences" if len(flattered) == len(found.versus) else f"vs {', '.join(flattered)}, numbers that"
-        flattery = f"{which} flatter the winner, though their intervals allow for it; `confirm` mends it"
-        lines.append(("", f"chosen and measured on the same seeds: {flattery}"))
-    lines.append(("next", f"belay-study export {records.name} -o defaults.yaml"))
-    return "\n".join(f"{head:<10}{text}" for head, text in lines)
+        flattery = f"{which} flatter the winner, though their intervals allow for it"
+        mends = "`confirm` mends it" if records.run else "fresh seeds of the best few would not"
+        lines.append(("", f"chosen and measured on the same seeds: {flattery}; {mends}"))
+    lines += [("note", note) for note in records.notes]
+    if records.run:
+        lines.append(("next", f"belay-study export {records.name} -o defaults.yaml"))
+    return "\n".join(printable(f"{head:<10}{text}") for head, text in lines)
+
+
+def _varied(found: Recommendation) -> list[str]:
+    """The parameters beside the oscillator's in which settings differ."""
+    return [name for name in found.records.varied if found.oscillator is None or name not in PARAMETERS]
+
+
+def _named(found: Recommendation) -> list[str]:
+    """The parameters that tell one setting from others, or all where there are no others."""
+    varied = _varied(found)
+    return [*PARAMETERS, *varied] if found.oscillator else varied or found.records.parameters
+
+
+def _tried(found: Recommendation) -> tuple[str, str]:
+    """What was chosen from, and how the rest ended."""
+    records = found.records
+    counts = {name: getattr(found, name) for name in ("pruned", "diverged", "failed")}
+    ended = "".join(f", {count} {what}" for what, count in (counts | {"unfinished": found.unfinished}).items() if count)
+    if not records.run:
+        return "table", f"{records.name}: {_count(records.planned, 'setting')} x {_count(records.seeds, 'seed')}{ended}"
+    done = found.tried + sum(counts.values())
+    return "study", f"{records.name}: {done} of {records.planned} settings x {_seeds(found)} seeds done{ended}"
+
+
+def _count(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def _as_oscillator(found: Recommendation) -> Iterator[tuple[str, str]]:
+    """Which regime the best average is in and what it leaves of the learning rate, if settings are averages."""
+    if found.oscillator is None:
+        return
+    steps = found.records.steps
+    derived = figures(found.oscillator, steps)
+    of_the_run = f" of {steps}" if steps else ""
+    known = [name for name in NATURAL if steps or name != "memory"]
+    lag = f"lag {number(derived['lag'])}{of_the_run} steps"
+    yield "regime", f"{found.oscillator.regime}: {setting_text(derived, known)} ({lag})"
+    yield "rates", _rates(derived, found.parameters.get(LEARNING_RATE))
 
 
 def _seeds(found: Recommendation) -> str:
@@ -96,27 +127,53 @@ def _on(found: Recommendation) -> str:
 
 
 def verdict(found: Recommendation) -> str:
-    """Whether the best setting differs from the best EMA beyond chance, and if not, what would tell; "" without one."""
+    """Whether the best setting differs from the best EMA beyond chance, and if not, what would tell; "" without one.
+
+    Where a table has no EMA, or nothing to set against it, whether it differs from all others.
+    """
     versus = {comparison.baseline: comparison for comparison in found.versus}
-    if "ema" not in versus:
-        return ""
-    leads, ahead = [versus["ema"].difference], "better than the best EMA"
-    if versus["ema"].setting == found.setting:
-        leads = [versus[name].difference for name in ("belay", "push") if name in versus]
-        ahead = "EMA is the best, better than any coupled average"
+    leads: list[Difference] = []
+    ahead = "better than the best EMA"
+    if "ema" in versus:
+        leads = [versus["ema"].difference]
+        if versus["ema"].setting == found.setting:
+            leads = [versus[name].difference for name in ("belay", "push") if name in versus]
+            ahead = "EMA is the best, better than any coupled average"
     if untold := [each for each in leads if not (each.settled and each.mean > 0)]:
         nearest = min(untold, key=lambda each: each.mean)
         return f"no setting is better than EMA beyond chance; {_what_would_tell(found, nearest)}"
-    return f"{ahead}, beyond chance" if leads else ""
+    if leads:
+        return f"{ahead}, beyond chance"
+    return "" if found.records.run else _against_runner_up(found)
+
+
+def _against_runner_up(found: Recommendation) -> str:
+    """Whether a table's best setting is told from all others; if not, from which it is not, and what would tell."""
+    second = runner_up(found.records, found.setting, found.rivals)
+    if second is None:
+        return "no other setting to compare it with"
+    setting, lead = second
+    named = setting_text(row(found.records.settings, setting), _named(found))
+    if found.settled:
+        others = _count(found.tried - 1, "other complete setting")
+        return f"better than {others}, beyond chance: {lead.mean:+.3g} (95 % at least {lead.low:+.3g}) over {named}"
+    if not lead.mean:
+        return f"not better than {named}, which measured the same"
+    return f"not better than {named} beyond chance; {_what_would_tell(found, lead)}"
 
 
 def _what_would_tell(found: Recommendation, between: Difference) -> str:
-    """How many seeds would tell a difference from 0, and the command that trains them."""
+    """How many seeds would tell a difference from 0, and of a study the command that trains them."""
     if between.needed == math.inf:
         return "the best of each measured the same"
     if between.needed > MOST_CONFIRMED:
         return f"{between.mean:+.2g} would take more than {MOST_CONFIRMED:,} seeds to tell"
     needed = max(int(between.needed), FEWEST) if not math.isnan(between.needed) else FEWEST
+    if not found.records.run:
+        if math.isnan(between.needed):
+            return f"one seed settles nothing, give at least {FEWEST}"
+        few = "" if between.seeds >= FEWEST else f"fewer than {FEWEST} seeds settle nothing, "
+        return f"{few}about {needed} seeds would tell {between.mean:+.2g}"
     grown = f"confirm.seeds={needed}" if found.fresh else f"'confirm={{finalists: 4, seeds: {needed}}}'"
     few = ""
     if between.seeds < FEWEST:
@@ -151,7 +208,9 @@ def _versus(found: Recommendation, comparison: Comparison, varied: Sequence[str]
 def sureness(found: Recommendation) -> str:
     """How many of the others cannot be told from the best setting."""
     if found.seeds < 2:
-        return "unknown with one seed; give `seeds` at least 2"
+        return f"unknown with one seed; {'give `seeds` at least 2' if found.records.run else 'add rows of other seeds'}"
+    if found.tried + found.riders == 1:
+        return "no other setting was completed"
     others = f"{found.tried + found.riders - 1 - found.left} settings{' and riders' if found.riders else ''}"
     judged = f"paired over {found.seeds} seeds"
     if found.fresh:

@@ -19,6 +19,7 @@ from study.errors import BadInput, StudyError
 
 if TYPE_CHECKING:
     from study.design.study import Study
+    from study.findings.collect import Records
     from study.options import Chosen
 
 ENVIRONMENT = {  # of MLflow, which reads it as it is imported
@@ -257,7 +258,13 @@ def status(study: Name, form: Form = "table", storage: Storage = None, address: 
 @app.command()
 @_here_or_there
 def best(
-    study: Name,
+    study: Annotated[str | None, typer.Argument(metavar="[STUDY]", help="The study's name.")] = None,
+    table: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="FILE", help="Read a table of results (.csv, .tsv, .parquet), not a study."),
+    ] = None,
+    metric: Annotated[str | None, typer.Option(help="The column of the table that decides.")] = None,
+    mode: Annotated[Literal["max", "min"] | None, typer.Option(help="Which of its values are better.")] = None,
     top: Annotated[int | None, typer.Option(min=1, help="Print this many settings, best first.")] = None,
     by: Annotated[
         str | None, typer.Option(help="Print the best setting for each value, or quarter, of a parameter.")
@@ -268,17 +275,18 @@ def best(
 ) -> None:
     """Print the best setting and how sure it is.
 
-    With its regime, its rivals, and how much better it is than the best EMA and than no averaging.
+    With its regime, its rivals, and how much better it is than the best EMA and than no averaging. Of a study, or of a
+    table with a row for each setting and seed: a column `seed`, the metric, and all others parameters.
     """
     from study.answer import answer
-    from study.findings.collect import load
     from study.findings.compare import best_by, ranking
     from study.findings.recommend import as_data, recommend
     from study.options import connecting
     from study.show import show_data, show_rows
 
+    _check_source(study, table, metric, mode, tracking)
     with connecting(tracking=tracking) as chosen:
-        records = load(study, chosen.connections.tracking)
+        records = _records(study, table, metric, mode, chosen)
         found = recommend(records)
     if by is not None:
         show_rows(best_by(records, by), form)
@@ -502,6 +510,34 @@ def doctor(tracking: Tracking = None, storage: Storage = None) -> None:
         typer.echo(f"{'ok  ' if check.good else 'BAD '} {check.name:<12}{check.text}")
     if not all(check.good for check in checks):
         raise typer.Exit(1)
+
+
+def _check_source(
+    study: str | None, table: Path | None, metric: str | None, mode: str | None, tracking: str | None
+) -> None:
+    """Raises BadInput unless a study is named, or a table with all that it needs."""
+    if (study is None) == (table is None):
+        got = "neither" if study is None else f"{study} and {table}"
+        raise BadInput(f"`best` must have either a STUDY or `--from FILE`, got {got}; name one of them.")
+    for option, given in (("--metric", metric), ("--mode", mode)):
+        if (given is None) != (table is None):
+            rule, got = (
+                ("come with", "none; add it") if table else ("come without a study, with", f"{given}; leave it out")
+            )
+            raise BadInput(f"`{option}` must {rule} `--from`, got {got}.")
+    if table is not None and tracking is not None:
+        raise BadInput(f"`--tracking` must come with a study, got {table}; leave it out.")
+
+
+def _records(study: str | None, table: Path | None, metric: str | None, mode: Any, chosen: Chosen) -> Records:
+    """The records of a study, or of a table."""
+    if table is not None:
+        from study.findings.table import read_table
+
+        return read_table(table, str(metric), mode)
+    from study.findings.collect import load
+
+    return load(str(study), chosen.connections.tracking)
 
 
 def _run(study: Study, chosen: Chosen) -> None:

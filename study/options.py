@@ -25,6 +25,8 @@ OPTIONS = {  # by which the command line gives what other parts of the program k
     "tracking": "--tracking",
     "parameter": "--by",
     "baseline": "--baseline",
+    "table": "--from",
+    "metric": "--metric",
     "to": "--to",
     "module": "--task",
     "kind": "KIND",

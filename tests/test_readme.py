@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
@@ -14,11 +15,14 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from belay import Oscillator, methods
+from study.answer import answer
 from study.cli import app
 from study.design.config import StudyConfig, load_config
 from study.design.schema import FIGURES
 from study.design.study import Study
 from study.design.tasks import BUILT_IN
+from study.findings.recommend import recommend
+from study.findings.table import read_table
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -136,6 +140,14 @@ def test_every_built_in_task_is_documented_and_no_other() -> None:
 def test_its_python_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     exec(compile(block, "README.md", "exec"), {})
+
+
+def test_what_it_prints_of_a_table_is_what_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = [block for block in blocks("python") if 'to_csv("table.csv")' in block]
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, "README.md", "exec"), {})
+    said = answer(recommend(read_table(Path("table.csv"), "accuracy", "max")))
+    assert textwrap.indent(said, "    ") + "\n\n" in README
 
 
 def test_every_method_is_in_its_table_as_it_is_called() -> None:

@@ -129,9 +129,12 @@ def figures(oscillator: Oscillator, steps: int) -> dict[str, float]:
 
 
 def natural(oscillator: Oscillator, steps: int) -> dict[str, float]:
-    """The natural coordinates of an average in a run of `steps` steps; the damping ratio may be inf or nan."""
+    """The natural coordinates of an average in a run of `steps` steps; the damping ratio may be inf or nan.
+
+    Where the steps are not known, 0, the memory is nan.
+    """
     return {
-        "memory": (oscillator.lag + 1) / steps,
+        "memory": (oscillator.lag + 1) / steps if steps else math.nan,
         "damping_ratio": oscillator.damping_ratio,
         "mass_ratio": oscillator.effective_mass_ratio,
     }

@@ -42,12 +42,12 @@ class Records:
     """One study's records.
 
     Attributes:
-        name: The study.
-        uri: The tracking URI that they were read from.
-        run: Id of its MLflow run.
+        name: The study, or the file of a table that is none (`study.findings.table`).
+        uri: The tracking URI that they were read from; "" of a table.
+        run: Id of its MLflow run; "" of a table.
         metric: The objective.
         mode: Its better direction.
-        steps: Optimizer steps of each run.
+        steps: Optimizer steps of each run; of a table 0 if they are not known.
         seeds: Seeds that every setting has; in a race some have more.
         planned: Settings that the study tries.
         task: The config's ``task`` entry.
@@ -58,7 +58,9 @@ class Records:
             settings too, with numbers of their own (`study.design.schema.host_of`) and averaged weights' values alone.
         fresh: The same of the finalists' fresh seeds, which took no part in the search: a row for each seed that was
             completed; ``state`` is that of all of them.
-        parameters: Columns of `table` that hold the setting: the oscillator's, and the hyperparameters as recorded.
+        parameters: Columns of `table` that hold the setting: the oscillator's, and the hyperparameters as recorded. A
+            table without a decay has no oscillator's, nor memory, damping_ratio, mass_ratio and family.
+        notes: What was left out or renamed as a table was read, a sentence each.
     """
 
     name: str
@@ -74,11 +76,17 @@ class Records:
     table: pd.DataFrame
     fresh: pd.DataFrame
     parameters: list[str]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def derived(self) -> list[str]:
+        """Columns of `table` that follow from the oscillator; none if there is none."""
+        return [*NATURAL, "family"] if "decay" in self.parameters else []
 
     @functools.cached_property
     def settings(self) -> pd.DataFrame:
         """What each setting and rider is: a row for each, by its number, with what is one for all its seeds."""
-        shared = ["state", "message", "diverged_at", *self.parameters, *NATURAL, "family"]
+        shared = ["state", "message", "diverged_at", *self.parameters, *self.derived]
         return self.table.drop_duplicates("setting").set_index("setting")[shared]
 
     @functools.cached_property

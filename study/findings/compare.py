@@ -83,7 +83,7 @@ def values(records: Records, metric: str, fresh: bool = False) -> pd.DataFrame:
         fresh: Whether on the finalists' fresh seeds, or on those of the search.
     """
     table = records.fresh if fresh else records.table
-    if metric not in table:
+    if metric not in table or metric in records.parameters:
         return pd.DataFrame()
     complete = table[table["state"] == "complete"]
     measured = complete.pivot(index="setting", columns="seed", values=metric)
@@ -103,14 +103,16 @@ def ranking(records: Records, metric: str | None = None) -> pd.DataFrame:
     before the others. Ties go to the lower number.
     """
     measured = values(records, metric or records.metric)
-    table = records.settings.loc[measured.index, [*records.parameters, *NATURAL, "family"]].copy()
+    table = records.settings.loc[measured.index, [*records.parameters, *records.derived]].copy()
     table.insert(0, "mean", [over_seeds(seeds[~np.isnan(seeds)]) for seeds in measured.to_numpy()])
     table.insert(1, "se", measured.sem(axis=1))
     table.insert(2, "seeds", measured.count(axis=1))
     return table.sort_values(["seeds", "mean"], ascending=[False, records.mode == "min"], kind="stable")
 
 
-def difference(ours: pd.Series, others: pd.DataFrame, setting: int, mode: str, chosen_from: int) -> Difference:
+def difference(
+    ours: pd.Series, others: pd.DataFrame, setting: int, mode: str, chosen_from: int, two_sided: bool = True
+) -> Difference:
     """The difference of two settings over the seeds that both have.
 
     Args:
@@ -120,6 +122,7 @@ def difference(ours: pd.Series, others: pd.DataFrame, setting: int, mode: str, c
         setting: The other of the two.
         mode: Which direction is better, "max" or "min".
         chosen_from: How many settings these two were chosen from, for which the interval has to hold at once.
+        two_sided: Whether its two ends hold at once; else each for itself, as for what is told by `rivals`.
     """
     lead = row(leads(ours, others, mode), setting)
     theirs = row(others, setting)
@@ -129,7 +132,7 @@ def difference(ours: pd.Series, others: pd.DataFrame, setting: int, mode: str, c
         return Difference(mean, math.nan, math.nan, seeds, math.nan, math.nan, math.nan)
     if not each.any():  # of a setting to itself, or to one that is the same in all but name
         return Difference(0.0, 0.0, 0.0, seeds, 0.5, 1.0, math.inf)
-    critical = dunnett(max(1, chosen_from - 1), float(lead["df"]))
+    critical = dunnett(max(1, chosen_from - 1), float(lead["df"]), two_sided=two_sided)
     superiority = float((each > 0).mean() + (each == 0).mean() / 2)
     needed = seeds_needed(mean, se, seeds, critical)
     return Difference(mean, mean - critical * se, mean + critical * se, seeds, superiority, sign_flip(each), needed)
@@ -153,9 +156,27 @@ def rivals(records: Records, best: int) -> list[int]:
     return [setting for setting in found if setting != best]
 
 
+def runner_up(records: Records, best: int, rivals: list[int]) -> tuple[int, Difference] | None:
+    """The next best setting and the lead over it, where there is another setting; a rival before one that is none.
+
+    Args:
+        records: A table's records, without fresh seeds and races.
+        best: The best setting.
+        rivals: Those that cannot be told from it.
+    """
+    others = [*rivals, *(int(setting) for setting in ranking(records).index if setting != best)]
+    if not others:
+        return None
+    measured = values(records, records.metric)
+    ours = row(measured, best)
+    return others[0], difference(ours, measured, others[0], records.mode, len(measured), two_sided=len(measured) == 2)
+
+
 def against(records: Records, best: int, baseline: Baseline) -> Comparison | None:
     """The best setting against a baseline's own best; None if the study has not measured the baseline."""
     metric = records.metric
+    if not records.derived:
+        return None
     if baseline == "none":
         if not metric.startswith(AVERAGE):
             return None
@@ -214,18 +235,21 @@ def best_by(records: Records, parameter: str) -> pd.DataFrame:
 
     The columns are the parameter's value in the best setting, of quarters the least and largest value (``from``,
     ``to``), how many ``settings`` there are, the ``best`` one's mean, its standard error ``se`` and number ``setting``,
-    and the ``median`` of all means. Any study has memory, damping_ratio and mass_ratio too. Settings whose number is
+    and the ``median`` of all means. Averages have memory, damping_ratio and mass_ratio too. Settings whose number is
     infinite are a group of their own.
 
     Raises:
         BadInput: There is no such parameter.
     """
     table = ranking(records)
-    if parameter not in (names := [*PARAMETERS, *NATURAL, *records.parameters[len(PARAMETERS) :]]):
+    names = records.parameters
+    if records.derived:
+        names = [*PARAMETERS, *NATURAL, *names[len(PARAMETERS) :]]
+    if parameter not in names:
         raise BadInput(f"`parameter` must be one of {', '.join(names)}, got {parameter!r}.")
-    if parameter in NATURAL:  # computed, so that values that were drawn equal are equal to rounding
+    if parameter in NATURAL and records.derived:  # computed, so that values that were drawn equal are equal to rounding
         table[parameter] = table[parameter].map(lambda value: float(f"{value:.6g}"))
-    column = table[parameter].map(lambda value: json.dumps(value) if isinstance(value, list | dict) else value)
+    column = table[parameter].map(lambda value: json.dumps(value) if isinstance(value, bool | list | dict) else value)
     known = column[column != math.inf].dropna().infer_objects()
     quarters = pd.api.types.is_numeric_dtype(known) and known.nunique() > DISTINCT
     groups = pd.qcut(known, 4, labels=False, duplicates="drop").reindex(table.index) if quarters else column

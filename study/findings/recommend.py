@@ -39,6 +39,7 @@ class Recommendation:
         pruned: Settings that stopped early.
         diverged: Settings that diverged.
         failed: Settings that failed.
+        unfinished: Settings and riders that ended well as far as they are known, but lack a seed that all must have.
         versus: The comparisons that could be made with the best EMA and with no averaging; where an EMA is the best,
             also with the best BELAY and the best push.
     """
@@ -60,6 +61,7 @@ class Recommendation:
     pruned: int
     diverged: int
     failed: int
+    unfinished: int
     versus: list[Comparison]
 
     @property
@@ -69,9 +71,9 @@ class Recommendation:
         return others and not self.rivals and (self.fresh or self.seeds) >= FEWEST
 
     @property
-    def oscillator(self) -> Oscillator:
-        """The recommended average."""
-        return oscillator_of(self.parameters)
+    def oscillator(self) -> Oscillator | None:
+        """The recommended average; None of a table without averages."""
+        return oscillator_of(self.parameters) if self.records.derived else None
 
 
 def recommend(records: Records) -> Recommendation:
@@ -96,7 +98,7 @@ def recommend(records: Records) -> Recommendation:
     best = finalists[0] if finalists else int(table.index[0])
     chosen = row(table, best)
     measured = row(values(records, records.metric, fresh=bool(finalists)), best).dropna()
-    rivals_of_ema: tuple[Baseline, ...] = ("belay", "push") if chosen["family"] == "ema" else ()
+    rivals_of_ema: tuple[Baseline, ...] = ("belay", "push") if records.derived and chosen["family"] == "ema" else ()
     baselines: tuple[Baseline, ...] = ("ema", *rivals_of_ema, "none")
     return Recommendation(
         records=records,
@@ -116,6 +118,7 @@ def recommend(records: Records) -> Recommendation:
         pruned=int(states.get("pruned", 0)),
         diverged=int(states.get("diverged", 0)),
         failed=int(states.get("failed", 0)),
+        unfinished=int(states.get("complete", 0)) - len(table),
         versus=[found for baseline in baselines if (found := against(records, best, baseline))],
     )
 
@@ -123,6 +126,7 @@ def recommend(records: Records) -> Recommendation:
 def as_data(recommendation: Recommendation) -> dict[str, Any]:
     """The recommendation as plain data: what ``belay-study best --format json`` prints."""
     found, records = recommendation, recommendation.records
+    average = found.oscillator
     return {
         "study": records.name,
         "setting": found.parameters,
@@ -142,11 +146,13 @@ def as_data(recommendation: Recommendation) -> dict[str, Any]:
         "pruned": found.pruned,
         "diverged": found.diverged,
         "failed": found.failed,
+        "unfinished": found.unfinished,
         "rivals": found.rivals,
         "settled": found.settled,
-        "regime": found.oscillator.regime,
-        "oscillator": {name: plain(value) for name, value in figures(found.oscillator, records.steps).items()},
+        "regime": average and average.regime,
+        "oscillator": average and {name: plain(value) for name, value in figures(average, records.steps).items()},
         "versus": {comparison.baseline: _compared(comparison) for comparison in found.versus},
+        "notes": list(records.notes),
     }
 
 

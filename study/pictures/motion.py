@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from belay import Oscillator
-from study.design.schema import AVERAGE, figures, host_of
+from study.design.schema import AVERAGE, figures, host_of, oscillator_of
 from study.errors import BadInput
 from study.findings.collect import Records, curves
 from study.findings.compare import ranking
@@ -57,7 +57,8 @@ def _averages(records: Records) -> Averages:
     emas = [comparison.setting for comparison in found.versus if comparison.baseline == "ema"]
     averages = {"ema": ("best EMA", Oscillator.ema(float(records.settings["decay"][emas[0]])))} if emas else {}
     family = records.settings["family"][found.setting]
-    return averages | {family: (f"recommended, {found.oscillator.regime}", found.oscillator)}
+    taken = oscillator_of(found.parameters)
+    return averages | {family: (f"recommended, {taken.regime}", taken)}
 
 
 def _in_colours(names: Averages) -> list[str]:

@@ -77,10 +77,10 @@ def _open(address: str) -> Cluster:
 
 def _check_options(given: Mapping[str, Any]) -> None:
     """Raises BadInput if an option makes no sense on another machine."""
-    for name in ("inline", "debug"):
+    for name, option in (("inline", "--inline"), ("debug", "--debug"), ("table", "--from")):
         if given.get(name):
             raise BadInput(
-                f"`--{name}` must come without a cluster, got the address {without_password(given['address'])}; leave "
+                f"`{option}` must come without a cluster, got the address {without_password(given['address'])}; leave "
                 "out `--address`, and unset BELAY_ADDRESS."
             )
     for name in PLACES:
@@ -222,7 +222,8 @@ def _read(cluster: Cluster, command: str, given: Mapping[str, Any]) -> int:
         given = {**given, "form": picture_form(given["output"], given["form"])}
     options = [f"{NAMES.get(name, f'--{name}')}={value}" for name, value in given.items()
                if name not in OWN and value is not None]  # fmt: skip
-    names = ["--", *(given[name] for name in ARGUMENTS if name in given)] if "study" in given else []
+    arguments = [given[name] for name in ARGUMENTS if given.get(name) is not None]
+    names = ["--", *arguments] if arguments else []
     chosen = {name: given[name] for name in PLACES if name in given}
     answer = _job(cluster, _order(cluster, [command, *options, *names], chosen))
     if answer.code == 0 and given.get("output") is not None:

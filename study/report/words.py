@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 
 from study.answer import BASELINE_TEXTS, difference_text, setting_text, sureness, verdict
-from study.design.schema import PARAMETERS, Tag, figures
+from study.design.schema import PARAMETERS, Tag, figures, oscillator_of
 from study.findings.collect import Records
 from study.findings.recommend import Recommendation
 from study.pictures.points import FAMILIES
@@ -24,7 +24,7 @@ def sentences(found: Recommendation) -> list[str]:
 
 def _setting(found: Recommendation) -> str:
     """The setting to take, and which oscillator it is."""
-    records, average = found.records, found.oscillator
+    records, average = found.records, oscillator_of(found.parameters)
     varied = [name for name in records.varied if name not in PARAMETERS]
     derived, kind = figures(average, records.steps), records.settings["family"][found.setting]
     named = {"ema": "EMA", "damped": f"{average.regime} average without coupling"}
@@ -65,7 +65,7 @@ def notices(records: Records, found: Recommendation | None) -> Iterator[str]:
 
 def key_figures(found: Recommendation) -> list[Figure]:
     """The figures that describe the setting to take."""
-    records, average = found.records, found.oscillator
+    records, average = found.records, oscillator_of(found.parameters)
     derived = figures(average, records.steps)
     error = "one seed: no error is known" if math.isnan(found.se) else f"standard error {found.se:.2g}"
     coupled = f"coupling {number(average.coupling)}" if average.coupling else "no pull on the model"

@@ -1,0 +1,79 @@
+"""Reads a file as columns of plain values: null, booleans, numbers and texts."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+
+from study.errors import BadInput, reason
+
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
+COUNTED = ("", "Unnamed: 0", "__index_level_0__")  # what pandas calls the numbers of rows, which are no parameter
+NUMBER = re.compile(r"[-+]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?")  # 007 and 1_000 are texts
+BOOLEANS = {"true": True, "false": False}
+
+
+def read_columns(path: Path) -> dict[str, list[Any]]:
+    """A file's columns by name; those without a name, or that only count rows, are left out."""
+    kind = path.suffix.lower()
+    if kind not in (*SEPARATORS, ".parquet"):
+        raise BadInput(f"`table` must be a .csv, .tsv or .parquet file, got {path}; write it as one of these.")
+    try:
+        data = path.read_bytes()
+        names, columns = _parquet(data) if kind == ".parquet" else _text(data, SEPARATORS[kind])
+    except OSError as error:
+        raise BadInput(f"`table` must be a readable file, got {path}: {error.strerror or reason(error)}.") from error
+    except (csv.Error, ValueError, ArithmeticError, pyarrow.ArrowException) as error:
+        raise BadInput(f"`table` must be a {kind} file, got {path}: {reason(error)}; write it anew.") from error
+    if not columns or not columns[0]:
+        raise BadInput(f"`table` must have a line of names and a row for each setting and seed, got none in {path}.")
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1 and name not in COUNTED]:
+        raise BadInput(f"`table` must name each column once, got {twice[0]!r} twice; rename one.")
+    return {name: cells for name, cells in zip(names, columns, strict=True) if name not in COUNTED}
+
+
+def _text(data: bytes, separator: str) -> tuple[list[str], list[list[Any]]]:
+    """The names and columns of a text file.
+
+    Raises:
+        ValueError: It is no text, or a row has more or fewer cells than there are names.
+    """
+    text = io.StringIO(data.decode("utf-8-sig"), newline="")
+    lines = [line for line in csv.reader(text, delimiter=separator, skipinitialspace=True, strict=True) if line]
+    for number, line in enumerate(lines):
+        if len(line) != len(lines[0]):
+            raise ValueError(f"row {number} has {len(line)} cells where there are {len(lines[0])} names")
+    names = [name.strip() for name in lines[0]] if lines else []
+    return names, [[_cell(line[place].strip()) for line in lines[1:]] for place in range(len(names))]
+
+
+def _parquet(data: bytes) -> tuple[list[str], list[list[Any]]]:
+    """The names and columns of a Parquet file."""
+    table = pyarrow.parquet.ParquetFile(io.BytesIO(data)).read()
+    return list(table.column_names), [[_plain(value) for value in column.to_pylist()] for column in table.columns]
+
+
+def _cell(text: str) -> Any:
+    """What a cell of a text file holds: null if it is empty, else a boolean, a number, or the text itself."""
+    if text == "" or text.lower() in BOOLEANS:
+        return BOOLEANS.get(text.lower())
+    if not NUMBER.fullmatch(text) or math.isinf(float(text)):
+        return text
+    return float(text) if set(".eE") & set(text) else int(text)
+
+
+def _plain(value: Any) -> Any:
+    """A value of a Parquet file as null, a boolean, a number or a text."""
+    if value is None or value != value:
+        return None
+    if isinstance(value, list | dict):
+        return json.dumps(value, default=str)
+    return value if isinstance(value, bool | int | float | str) else str(value)
