@@ -307,21 +307,31 @@ def regimes(
     tracking: Tracking = None,
     address: Address = None,
 ) -> None:
-    """Print the best settings as oscillators.
+    """Print the region of the truly best setting, and the best settings as oscillators.
 
-    Regime, memory as a share of the run, damping ratio, mass ratio, lag, half-life, noise gain, overshoot, the factors
-    on the learning rate (of the gradient's immediate step, of slow modes), stability limit.
+    The region allows for chance, which decided what measured best: probabilities of regimes and families, ranges of
+    figures, how much of the objective either system of coordinates explains. Then of each setting: regime, memory as a
+    share of the run, damping ratio, mass ratio, lag, half-life, noise gain, overshoot, the factors on the learning rate
+    (of the gradient's immediate step, of slow modes), stability limit.
     """
     from study.findings.collect import load
+    from study.findings.explained import explained
     from study.findings.recommend import recommend
     from study.findings.regimes import regimes as tabulate
+    from study.findings.regimes import region
+    from study.insights import region_text
     from study.options import connecting
-    from study.show import show_rows
+    from study.show import as_plain, rows_of, show_data, show_rows
 
     with connecting(tracking=tracking) as chosen:
         records = load(study, chosen.connections.tracking)
-        recommend(records)  # says why if there is nothing to rank
-    show_rows(tabulate(records, top).reset_index(), form)
+        where = region(records, recommend(records).setting)
+    shares, settings = explained(records), tabulate(records, top).reset_index()
+    if form == "table":
+        typer.echo(f"{region_text(where, shares)}\n")
+        show_rows(settings, form)
+    else:
+        show_data({"region": as_plain(where), "explained": as_plain(shares), "settings": rows_of(settings)}, form)
 
 
 @app.command()

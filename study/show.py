@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -69,7 +70,21 @@ def show_rows(table: pd.DataFrame, form: Format) -> None:
     if form == "table":
         show_table(table)
     else:
-        show_data([{name: plain(value) for name, value in row.items()} for row in table.to_dict("records")], form)
+        show_data(rows_of(table), form)
+
+
+def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """A table's rows as plain data."""
+    return [{str(name): plain(value) for name, value in row.items()} for row in table.to_dict("records")]
+
+
+def as_plain(found: Any) -> Any:
+    """A finding, of dataclasses, mappings and lists, as plain data."""
+    if is_dataclass(found) and not isinstance(found, type):
+        found = asdict(found)
+    if isinstance(found, dict):
+        return {name: as_plain(value) for name, value in found.items()}
+    return [as_plain(value) for value in found] if isinstance(found, list) else plain(found)
 
 
 def show_catalogue(tasks: list[dict[str, Any]]) -> None:

@@ -21,6 +21,7 @@ CONFIDENCE = 0.95
 POWER = 0.8  # probability of telling a difference apart, for which `seeds_needed` asks
 FEWEST = 6  # seeds below which no sign-flip test comes to 5 %: nothing is settled by fewer
 MOST_WORTH = 1e6  # degrees of freedom that a typical variance is worth, at most
+MOST_SHARED = 4  # times its own degrees of freedom that a variance is worth with those of others, at most
 MOST_FLIPPED = 16  # seeds whose signs are all flipped: 65,536 ways
 
 
@@ -45,12 +46,12 @@ def leads(ours: pd.Series, others: pd.DataFrame, mode: str) -> pd.DataFrame:
     found = pd.DataFrame({"mean": differences.mean(axis=1), "seeds": differences.count(axis=1)})
     own = (found["seeds"] - 1).clip(lower=0)
     variances = differences.var(axis=1)
-    prior, typical = _typical(variances.to_numpy(), own.to_numpy())
+    prior, usual = typical(variances.to_numpy(), own.to_numpy())
     known = own.mask(own == 0)  # nan with one seed
-    moderated = (prior * typical + known * variances) / (prior + known)
+    moderated = (prior * usual + known * variances) / (prior + known)
     found["se"] = (moderated / found["seeds"]).pow(0.5)
     # All differences share our own noise, of which others say nothing: hence at most four times what a pair has.
-    found["df"] = (prior + known).clip(upper=4 * known)
+    found["df"] = (prior + known).clip(upper=MOST_SHARED * known)
     return found
 
 
@@ -159,7 +160,7 @@ def seeds_needed(mean: float, se: float, seeds: int, critical: float) -> float:
     return max(FEWEST, math.ceil(seeds * ((critical + float(ndtri(POWER))) * se / mean) ** 2))
 
 
-def _typical(variances: NDArray[np.float64], df: NDArray[np.int64]) -> tuple[float, float]:
+def typical(variances: NDArray[np.float64], df: NDArray[np.int64]) -> tuple[float, float]:
     """How many degrees of freedom the variances of others are worth, and their typical value; 0 if there are few.
 
     Source: Smyth 2004, section 6.2.

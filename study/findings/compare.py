@@ -138,14 +138,19 @@ def difference(
     return Difference(mean, mean - critical * se, mean + critical * se, seeds, superiority, sign_flip(each), needed)
 
 
+def beside(records: Records, best: int) -> pd.DataFrame:
+    """The objective by setting and seed, on the best setting's seeds of the search, of those that have all of them."""
+    searched = values(records, records.metric)
+    return searched[row(searched, best).dropna().index].dropna()
+
+
 def rivals(records: Records, best: int) -> list[int]:
     """Settings that cannot be told from the best, best first: at 95 % over all of them at once; none with one seed.
 
     Finalists are judged by their fresh seeds, all others by those of the search. One that left a race before the best
     is no rival.
     """
-    searched = values(records, records.metric)
-    searched = searched[row(searched, best).dropna().index].dropna()
+    searched = beside(records, best)
     if len(searched.columns) < 2:
         return []
     fresh = values(records, records.metric, fresh=True)

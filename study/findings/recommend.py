@@ -14,7 +14,7 @@ from study.design.schema import NATURAL, PARAMETERS, Scalar, Tag, figures, host_
 from study.errors import FailedWork
 from study.findings.choose import FEWEST, row, shrunken
 from study.findings.collect import Records
-from study.findings.compare import Baseline, Comparison, against, confirmed, ranking, rivals, values
+from study.findings.compare import Baseline, Comparison, against, beside, confirmed, ranking, rivals, values
 
 
 @dataclass(frozen=True)
@@ -188,8 +188,7 @@ def defaults_file(recommendation: Recommendation) -> str:
 
 def _shrunken(records: Records, best: int) -> float | None:
     """The best setting's mean among those of all that have as many seeds; None with one seed."""
-    searched = values(records, records.metric)
-    searched = searched[row(searched, best).dropna().index].dropna()
+    searched = beside(records, best)
     return float(shrunken(searched)[best]) if len(searched.columns) > 1 else None
 
 

@@ -165,7 +165,12 @@ def test_best_lists_settings_best_first_and_by_parameter(finished: CommandLine) 
 
 def test_regimes_and_compare_agree_with_best(finished: CommandLine) -> None:
     best = json.loads(finished("best", "small", "--format", "json").out)
-    first = json.loads(finished("regimes", "small", "--format", "json").out)[0]
+    data = json.loads(finished("regimes", "small", "--format", "json").out)
+    assert yaml.safe_load(finished("regimes", "small", "--format", "yaml").out) == data
+    assert sum(data["region"]["regimes"].values()) == pytest.approx(1)
+    assert set(data["explained"]) == {"settings", "logarithm", "unknown", "natural", "raw"}
+    assert finished("regimes", "small").out.startswith("region ")
+    first = data["settings"][0]
     assert first["regime"] == best["regime"]
     assert first["lag"] == pytest.approx(best["oscillator"]["lag"])
     (row,) = json.loads(finished("compare", "small", "--baseline", "none", "--format", "json").out)

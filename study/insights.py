@@ -1,0 +1,74 @@
+"""Where the best setting lies, in a few lines of text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from study.findings.explained import Explained, Share
+from study.findings.regimes import CRITICAL, Range, Region
+from study.show import number
+
+
+def region_text(region: Region | None, explained: Explained) -> str:
+    """The region of the truly best setting, and how much of the objective its coordinates explain."""
+    if region is None:
+        lines = [
+            ("region", "nothing is known with one seed of which setting is truly the best; give `seeds` at least 2")
+        ]
+    else:
+        lines = [
+            ("region", _candidates(region)),
+            *((name, _range(ends)) for name, ends in region.ranges.items()),
+            ("regime", f"{_likely(region.regimes)} (critical: damping ratio within {100 * CRITICAL:.0f} % of 1)"),
+            ("family", _likely(region.families)),
+        ]
+    return aligned([*lines, ("explained", _explained(explained))])
+
+
+def aligned(lines: Sequence[tuple[str, str]]) -> str:
+    """Lines of a head and a text, the texts below each other."""
+    width = 2 + max(len(head) for head, _ in lines)
+    return "\n".join(f"{head:<{width}}{text}" for head, text in lines)
+
+
+def interval(share: Share) -> str:
+    """A share with its interval, in per cent."""
+    return f"{100 * share.share:.0f} % (95 % {100 * share.low:.0f} to {100 * share.high:.0f} %)"
+
+
+def of_what(logarithm: bool) -> str:
+    """What has the variance that is explained."""
+    return f"the {'logarithm of the ' if logarithm else ''}objective's variance"
+
+
+def _candidates(region: Region) -> str:
+    judged = f"judged by {region.seeds} seeds"
+    if region.fresh:
+        judged = f"finalists judged by {region.fresh} fresh seeds, others by {region.seeds}"
+    return (
+        f"with 95 % the truly best of {region.candidates} candidates is one of {region.likely} ({judged}), which span:"
+    )
+
+
+def _likely(probabilities: Mapping[Any, float]) -> str:
+    """Kinds and their probabilities, the most probable first."""
+    ordered = sorted(probabilities.items(), key=lambda one: -one[1])
+    return ", ".join(f"{kind} {100 * probability:.0f} %" for kind, probability in ordered)
+
+
+def _range(ends: Range) -> str:
+    if math.isnan(ends.median):
+        return "none: they alternate"
+    return f"{number(ends.low)} to {number(ends.high)}, median {number(ends.median)}"
+
+
+def _explained(found: Explained) -> str:
+    if found.natural is None or found.raw is None:
+        return found.unknown
+    shares = f"{interval(found.natural)} by natural coordinates, {interval(found.raw)} by raw ones"
+    return (
+        f"of {of_what(found.logarithm)} over {found.settings} settings and riders, held out: {shares}, each with the "
+        "other hyperparameters"
+    )
