@@ -336,6 +336,30 @@ def regimes(
 
 @app.command()
 @_here_or_there
+def importance(study: Name, form: Form = "table", tracking: Tracking = None, address: Address = None) -> None:
+    """Print which parameters matter, and which act together.
+
+    By Optuna's fANOVA (shares of the objective's variance) and PED-ANOVA (being among the best), with intervals.
+    """
+    from study.findings.collect import load
+    from study.findings.importance import importances
+    from study.insights import importance_tables, importance_text
+    from study.options import connecting
+    from study.show import as_plain, show_data, show_rows
+
+    with connecting(tracking=tracking) as chosen:
+        found = importances(load(study, chosen.connections.tracking))
+    if form != "table":
+        show_data(as_plain(found), form)
+        return
+    typer.echo(importance_text(found))
+    for table in importance_tables(found):
+        typer.echo()
+        show_rows(table, form)
+
+
+@app.command()
+@_here_or_there
 def compare(
     study: Name,
     baseline: Annotated[

@@ -6,7 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pandas as pd
+
 from study.findings.explained import Explained, Share
+from study.findings.importance import Importances
 from study.findings.regimes import CRITICAL, Range, Region
 from study.show import number
 
@@ -25,6 +28,22 @@ def region_text(region: Region | None, explained: Explained) -> str:
             ("family", _likely(region.families)),
         ]
     return aligned([*lines, ("explained", _explained(explained))])
+
+
+def importance_text(found: Importances) -> str:
+    """What importances are of, and how far to trust them."""
+    what = f"{of_what(found.logarithm)} over {found.settings} settings, riders left out; {found.system} coordinates"
+    if found.predicted is None:
+        return aligned([("of", what), ("unknown", found.unknown)])
+    trust = f"{interval(found.predicted)} of it in settings held out"
+    if found.predicted.low <= 0:
+        trust += ", which cannot be told from nothing: these may be importances of noise"
+    return aligned([("of", what), ("predicted", trust)])
+
+
+def importance_tables(found: Importances) -> list[pd.DataFrame]:
+    """A table of parameters and one of pairs; none where nothing can be told."""
+    return [pd.DataFrame(rows) for rows in (found.single, found.pairs) if rows]
 
 
 def aligned(lines: Sequence[tuple[str, str]]) -> str:

@@ -15,7 +15,7 @@ from study.errors import BadInput, StudyError
 
 TRAINING = ("run", "resume", "extend")  # commands that take --inline
 STORED = (*TRAINING, "sync", "status", "doctor")  # commands that take --storage
-READING = ("list", "best", "regimes", "compare", "export", "report", "plot")
+READING = ("list", "best", "regimes", "importance", "compare", "export", "report", "plot")
 TRACKED = (*TRAINING, *READING, "sync", "doctor")  # and --tracking
 ADDRESSED = (*{*STORED, *TRACKED} - {"doctor"}, "stop", "logs")  # and --address
 CONNECTION = re.compile(r"(?P<key>tracking\.uri|storage\.url)=(?P<url>.*)|\W*(?P<entry>tracking|storage)\b", re.DOTALL)

@@ -18,7 +18,12 @@ FILES = sorted([*ROOT.glob("belay/**/*.py"), *ROOT.glob("study/**/*.py")])
 CONFINED = {
     "ray": ["study/execute/tune.py", "study/execute/worker.py", "study/remote/client.py"],
     "aiohttp": ["study/remote/client.py"],
-    "optuna": ["study/execute/ask.py", "study/execute/export.py", "study/design/space.py"],
+    "optuna": [
+        "study/execute/ask.py",
+        "study/execute/export.py",
+        "study/design/space.py",
+        "study/findings/importance.py",
+    ],
     "mlflow": ["study/execute/record.py", "study/findings/collect.py", "study/results.py", "study/tracking.py"],
     "typer": ["study/cli.py"],
     "study": ["study"],

@@ -32,6 +32,7 @@ COMMANDS = [
     "status",
     "best",
     "regimes",
+    "importance",
     "compare",
     "export",
     "tasks",
@@ -177,6 +178,13 @@ def test_regimes_and_compare_agree_with_best(finished: CommandLine) -> None:
     assert row["difference"] == pytest.approx(best["versus"]["none"]["difference"]["mean"])
     refused = finished("compare", "small", "--baseline", "push")
     assert_refused(refused, 2, "`--baseline` must have been measured, got 'push'")
+
+
+def test_importance_says_what_it_is_of_or_why_there_is_none(finished: CommandLine) -> None:
+    data = json.loads(finished("importance", "small", "--format", "json").out)
+    assert (data["predicted"] is None) == bool(data["unknown"])
+    assert yaml.safe_load(finished("importance", "small", "--format", "yaml").out) == data
+    assert f"over {data['settings']} settings" in finished("importance", "small").out
 
 
 def test_export_writes_defaults_that_belay_loads(finished: CommandLine, home: Path) -> None:
