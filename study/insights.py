@@ -66,20 +66,28 @@ def _candidates(region: Region) -> str:
     judged = f"judged by {region.seeds} seeds"
     if region.fresh:
         judged = f"finalists judged by {region.fresh} fresh seeds, others by {region.seeds}"
-    return (
-        f"with 95 % the truly best of {region.candidates} candidates is one of {region.likely} ({judged}), which span:"
-    )
+    few = f"one of {region.likely} ({judged}), which span:" if region.likely > 1 else f"a single one ({judged}):"
+    return f"with 95 % the truly best of {region.candidates} candidates is {few}"
 
 
 def _likely(probabilities: Mapping[Any, float]) -> str:
     """Kinds and their probabilities, the most probable first."""
     ordered = sorted(probabilities.items(), key=lambda one: -one[1])
-    return ", ".join(f"{kind} {100 * probability:.0f} %" for kind, probability in ordered)
+    return ", ".join(f"{kind} {_percent(probability)}" for kind, probability in ordered)
+
+
+def _percent(probability: float) -> str:
+    """A probability in per cent, which is 0 or 100 only where it is to within a ten thousandth."""
+    if 1e-4 < probability < 0.005:
+        return "under 1 %"
+    return "over 99 %" if 0.995 < probability < 1 - 1e-4 else f"{100 * probability:.0f} %"
 
 
 def _range(ends: Range) -> str:
     if math.isnan(ends.median):
         return "none: they alternate"
+    if ends.low == ends.high:
+        return number(ends.low)
     return f"{number(ends.low)} to {number(ends.high)}, median {number(ends.median)}"
 
 

@@ -186,6 +186,17 @@ def test_the_same_study_has_the_same_region_and_it_is_strict_json() -> None:
     assert asdict(where)["candidates"] == 3
 
 
+def test_a_region_of_one_setting_is_told_as_one_and_no_probability_is_rounded_to_certainty() -> None:
+    records = recorded.records("mixed")
+    where = region(records, recommend(records).setting)
+    assert where is not None
+    nearly = replace(where, families={"belay": 0.998, "ema": 0.002, "damped": 0.0, "push": 0.0}, likely=1)
+    text = region_text(nearly, explained(records))
+    assert "belay over 99 %, ema under 1 %, damped 0 %, push 0 %" in text
+    assert "with 95 % the truly best of 5 candidates is a single one (judged by 5 seeds):" in text
+    assert "immediate_lr_factor  0.9\n" in text
+
+
 # --- what coordinates explain -----------------------------------------------------------------------------------------
 
 
