@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +21,22 @@ def load_defaults(path: str | Path, *, steps: int | None = None, batch_size: int
     """Reads a defaults file and fits its oscillator to a run.
 
     What carries over is dimensionless: the memory as a share of the run, the damping ratio and the effective mass
-    ratio. A run of n times fewer steps gets `Oscillator.rescale` by n.
+    ratio. A run of n times fewer steps gets `Oscillator.rescale` by n. The learning rate is not fitted: tune it anew.
 
     Args:
         path: A file written by ``belay-study export``.
-        steps: Optimizer steps of the new run, >= 1. If given, `batch_size` is not needed and not used.
+        steps: Optimizer steps of the new run, >= 1. If given, it decides alone: a larger batch in as many steps changes
+            nothing, and `batch_size` is not used.
         batch_size: Batch size of the new run, >= 1; without `steps` the run is taken to see as many samples as the
-            one measured, so that an n times larger batch means n times fewer steps.
+            one measured, so that an n times larger batch means n times fewer steps. Where it does not, give `steps`.
 
     Returns:
         The oscillator for the new run; the file's own if neither is given.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is not a defaults file, lacks what is asked of it, or its oscillator cannot be rescaled that far.
+        ValueError: It is not a defaults file, lacks what is asked of it, or its oscillator cannot be fitted that far;
+            the message says how far it can be.
     """
     document = read_defaults(path)
     setting, measured = document["setting"], document["transfer"]
@@ -41,11 +44,8 @@ def load_defaults(path: str | Path, *, steps: int | None = None, batch_size: int
         oscillator = Oscillator(*(_number(name, setting[name]) for name in PARAMETERS))
     except (TypeError, ValueError) as error:
         raise ValueError(f"`path` must hold a valid setting, got {path}: {error}") from error
-    if steps is not None:
-        return oscillator.rescale(_known(path, measured, "steps") / whole("steps", steps, 1))
-    if batch_size is not None:
-        return oscillator.rescale(whole("batch_size", batch_size, 1) / _known(path, measured, "batch_size"))
-    return oscillator
+    name, asked = ("batch_size", batch_size) if steps is None else ("steps", steps)
+    return oscillator if asked is None else _fitted(oscillator, path, name, whole(name, asked, 1), measured)
 
 
 def read_defaults(path: str | Path) -> dict[str, Any]:
@@ -74,15 +74,47 @@ def read_defaults(path: str | Path) -> dict[str, Any]:
     return dict(document)
 
 
-def _known(path: str | Path, measured: dict[str, Any], name: str) -> float:
+def _fitted(oscillator: Oscillator, path: str | Path, name: str, asked: int, measured: dict[str, Any]) -> Oscillator:
+    """The oscillator in a run of so many `steps`, or with such a `batch_size`.
+
+    Raises:
+        ValueError: There is none; the message names the last count, on the way from the measured one, that has one.
+    """
+    fits = _known(path, measured, name)
+
+    def at(count: int) -> Oscillator:
+        return oscillator.rescale(fits / count if name == "steps" else count / fits)
+
+    try:
+        return at(asked)
+    except (ValueError, OverflowError) as error:
+        raise ValueError(
+            f"`{name}` must be near enough to {fits}, at which {path} was measured, for {oscillator} to be fitted, got "
+            f"{_shown(asked)}; take {_shown(_last(at, fits, asked))}, as far as it goes, or run a study there."
+        ) from error
+
+
+def _last(at: Callable[[int], Oscillator], fits: int, fails: int) -> int:
+    """A count that has an oscillator, next to one that has none."""
+    while abs(fails - fits) > 1:
+        middle = (fits + fails) // 2
+        try:
+            at(middle)
+            fits = middle
+        except (ValueError, OverflowError):
+            fails = middle
+    return fits
+
+
+def _known(path: str | Path, measured: dict[str, Any], name: str) -> int:
     value = measured.get(name)
     try:
         number = 0.0 if value is None else _number(name, value)
     except TypeError:
         number = 0.0
-    if not 0 < number < math.inf:
+    if not (number > 0 and number.is_integer()):
         raise ValueError(f"`{name}` cannot be fitted: {path} was measured at {name} {_shown(value)}; leave it out.")
-    return number
+    return int(number)
 
 
 def _number(name: str, value: object) -> float:

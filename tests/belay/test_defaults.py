@@ -49,7 +49,9 @@ def test_a_run_that_is_no_count_is_refused(write, name, value):
         load_defaults(write(), **{name: value})
 
 
-@pytest.mark.parametrize("measured", [{}, {"batch_size": None}, {"batch_size": True}, {"batch_size": 0}])
+@pytest.mark.parametrize(
+    "measured", [{}, {"batch_size": None}, {"batch_size": True}, {"batch_size": 0}, {"batch_size": 31.5}]
+)
 def test_a_file_that_does_not_say_what_it_was_measured_at_cannot_be_fitted(write, measured):
     path = write(transfer=measured)
     value = measured.get("batch_size")
@@ -59,10 +61,36 @@ def test_a_file_that_does_not_say_what_it_was_measured_at_cannot_be_fitted(write
     assert load_defaults(path) == Oscillator(**SETTING)
 
 
-def test_a_run_too_short_for_the_oscillator_is_refused(write):
-    path = write(setting={"decay": 0.999, "damping": 0.1, "coupling": 0.5})
-    with pytest.raises(ValueError, match=r"^`n` must lead to an oscillator, got n=600\.0 for .*$"):
-        load_defaults(path, steps=1)
+HEAVY = {"decay": 0.99, "damping": 1.0, "coupling": 0.05}  # 5 models; n of at most ln 0.8 / ln 0.99 = 22.2
+
+
+@pytest.mark.parametrize(("name", "asked", "last", "beyond"), [("steps", 1, 28, 27), ("batch_size", 4096, 710, 711)])
+def test_an_oscillator_that_cannot_be_fitted_that_far_is_refused_with_how_far_it_can(write, name, asked, last, beyond):
+    path = write(setting=HEAVY)
+    message = (
+        rf"^`{name}` must be near enough to {MEASURED[name]}, at which .*defaults\.yaml was measured, for "
+        rf"Oscillator\(.*\) to be fitted, got {asked}; take {last}, as far as it goes, or run a study there\.$"
+    )
+    with pytest.raises(ValueError, match=message):
+        load_defaults(path, **{name: asked})
+    assert load_defaults(path, **{name: last}).effective_mass_ratio == pytest.approx(5)
+    with pytest.raises(ValueError, match=f"^`{name}` must be near enough"):
+        load_defaults(path, **{name: beyond})
+
+
+def test_an_average_that_alternates_is_fitted_to_whole_multiples_alone(write):
+    path = write(setting={"decay": 0.9, "damping": 1.5, "coupling": 0.0})
+    assert load_defaults(path, steps=200) == Oscillator(0.9, 1.5).rescale(3)
+    with pytest.raises(ValueError, match=r"^`steps` must be near enough to 600, .*, got 599; take 600, as far as it"):
+        load_defaults(path, steps=599)
+
+
+@pytest.mark.parametrize("digits", [400, 5000])
+@pytest.mark.parametrize("name", ["steps", "batch_size"])
+def test_a_run_beyond_all_numbers_is_refused_in_one_short_line(write, name, digits):
+    with pytest.raises(ValueError, match=rf"^`{name}` must be near enough to .*, got a value of type int; ") as caught:
+        load_defaults(write(), **{name: 10**digits})
+    assert len(str(caught.value)) < 500
 
 
 @pytest.mark.parametrize(
