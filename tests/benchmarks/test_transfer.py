@@ -91,7 +91,7 @@ QUESTIONS = {
     "quadratic": Question(
         {"name": "quadratic"},
         "average/excess_loss",
-        tuple(0.005 * 2 ** (power / 2) for power in (range(13) if FULL else (8,))),
+        tuple(0.005 * 2 ** (power / 2) for power in (range(15) if FULL else (8,))),
         (24, 72, 256) if FULL else (2, 2, 2),
         256,
         LENGTHS,
