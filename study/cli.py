@@ -29,7 +29,7 @@ ENVIRONMENT = {  # of MLflow, which reads it as it is imported
 }
 
 OPTUNA = "optuna:"  # what a `--to` begins with
-PICTURES = ("comparison", "coordinates", "regimes", "curves", "response", "parallel")  # that `plot` draws
+PICTURES = ("comparison", "coordinates", "regimes", "curves", "response", "importance", "parallel")  # that `plot` draws
 
 app = typer.Typer(
     help="Find a model's best weight averaging: sweep decay, damping and coupling, and say how sure the answer is.",

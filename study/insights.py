@@ -24,8 +24,8 @@ def region_text(region: Region | None, explained: Explained) -> str:
         lines = [
             ("region", _candidates(region)),
             *((name, _range(ends)) for name, ends in region.ranges.items()),
-            ("regime", f"{_likely(region.regimes)} (critical: damping ratio within {100 * CRITICAL:.0f} % of 1)"),
-            ("family", _likely(region.families)),
+            ("regime", f"{shares_text(region.regimes)} (critical: damping ratio within {100 * CRITICAL:.0f} % of 1)"),
+            ("family", shares_text(region.families)),
         ]
     return aligned([*lines, ("explained", _explained(explained))])
 
@@ -57,6 +57,12 @@ def interval(share: Share) -> str:
     return f"{100 * share.share:.0f} % (95 % {100 * share.low:.0f} to {100 * share.high:.0f} %)"
 
 
+def shares_text(probabilities: Mapping[Any, float]) -> str:
+    """Kinds and their probabilities, the most probable first."""
+    ordered = sorted(probabilities.items(), key=lambda one: -one[1])
+    return ", ".join(f"{kind} {_percent(probability)}" for kind, probability in ordered)
+
+
 def of_what(logarithm: bool) -> str:
     """What has the variance that is explained."""
     return f"the {'logarithm of the ' if logarithm else ''}objective's variance"
@@ -68,12 +74,6 @@ def _candidates(region: Region) -> str:
         judged = f"finalists judged by {region.fresh} fresh seeds, others by {region.seeds}"
     few = f"one of {region.likely} ({judged}), which span:" if region.likely > 1 else f"a single one ({judged}):"
     return f"with 95 % the truly best of {region.candidates} candidates is {few}"
-
-
-def _likely(probabilities: Mapping[Any, float]) -> str:
-    """Kinds and their probabilities, the most probable first."""
-    ordered = sorted(probabilities.items(), key=lambda one: -one[1])
-    return ", ".join(f"{kind} {_percent(probability)}" for kind, probability in ordered)
 
 
 def _percent(probability: float) -> str:

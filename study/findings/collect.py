@@ -43,7 +43,6 @@ class Records:
 
     Attributes:
         name: The study, or the file of a table that is none (`study.findings.table`).
-        uri: The tracking URI that they were read from; "" of a table.
         run: Id of its MLflow run; "" of a table.
         metric: The objective.
         mode: Its better direction.
@@ -61,10 +60,10 @@ class Records:
         parameters: Columns of `table` that hold the setting: the oscillator's, and the hyperparameters as recorded. A
             table without a decay has no oscillator's, nor memory, damping_ratio, mass_ratio and family.
         notes: What was left out or renamed as a table was read, a sentence each.
+        uri: The tracking URI that they were read from; "" of a table.
     """
 
     name: str
-    uri: str
     run: str
     metric: str
     mode: Direction
@@ -77,6 +76,7 @@ class Records:
     fresh: pd.DataFrame
     parameters: list[str]
     notes: tuple[str, ...] = ()
+    uri: str = ""
 
     @property
     def derived(self) -> list[str]:

@@ -103,7 +103,7 @@ def varying(records: Records, settings: pd.Index, system: System) -> pd.DataFram
     The damping ratio becomes a finite number in the same order: EMA has 1, and averages that alternate have their
     damping, above 1. Values that are no numbers are counted through. Hyperparameters that some lack are left out.
     """
-    table = records.table.drop_duplicates("setting").set_index("setting").loc[settings]
+    table = records.settings.loc[settings].copy()
     ratio = table["damping_ratio"].astype(float)
     table["damping_ratio"] = (ratio / (1 + ratio)).mask(ratio == math.inf, 1.0).fillna(table["damping"])
     table[list(NATURAL)] = table[list(NATURAL)].map(lambda value: float(f"{value:.9g}"))  # computed, equal to rounding

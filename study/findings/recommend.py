@@ -15,6 +15,7 @@ from study.errors import FailedWork
 from study.findings.choose import FEWEST, row, shrunken
 from study.findings.collect import Records
 from study.findings.compare import Baseline, Comparison, against, beside, confirmed, ranking, rivals, values
+from study.findings.regimes import Region, region
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,7 @@ def as_data(recommendation: Recommendation) -> dict[str, Any]:
 def defaults_file(recommendation: Recommendation) -> str:
     """The text of the defaults file that `belay.load_defaults` reads."""
     found, records, data = recommendation, recommendation.records, as_data(recommendation)
+    where = region(records, found.setting)
     as_good = ranking(records).loc[[found.setting, *found.rivals]]
     transfer = {name: data["oscillator"][name] for name in NATURAL}
     evidence = ["metric", "mode", "mean", "standard_error", "seeds", "fresh_seeds"]
@@ -171,6 +173,7 @@ def defaults_file(recommendation: Recommendation) -> str:
             **{name: [plain(as_good[name].min()), plain(as_good[name].max())] for name in (*PARAMETERS, *NATURAL)},
         },
         "oscillator": {"regime": data["regime"], **data["oscillator"]},
+        "region": where and _region(where),
         "transfer": {"steps": records.steps, "batch_size": found.parameters.get("batch_size"), **transfer},
         "evidence": {name: data[name] for name in evidence},
         "origin": {
@@ -184,6 +187,22 @@ def defaults_file(recommendation: Recommendation) -> str:
     }
     head = f"# Recommended by the study {records.name}; load it with belay.load_defaults(path, steps=...).\n"
     return head + dump_document(document)
+
+
+def _region(found: Region) -> dict[str, Any]:
+    """Where the truly best setting lies: ranges and probabilities, of regimes and families that may be it."""
+    return {
+        "candidates": found.candidates,
+        "likely": found.likely,
+        "regimes": {kind: round(share, 4) for kind, share in found.regimes.items() if share >= 1e-4},
+        "families": {kind: round(share, 4) for kind, share in found.families.items() if share >= 1e-4},
+        "ranges": {name: [_rounded(ends.low), _rounded(ends.high)] for name, ends in found.ranges.items()},
+    }
+
+
+def _rounded(value: float) -> Any:
+    """A figure at nine digits, as plain data: equal ones that were computed in two ways are the same."""
+    return plain(float(f"{value:.9g}"))
 
 
 def _shrunken(records: Records, best: int) -> float | None:

@@ -70,14 +70,13 @@ def region(records: Records, best: int) -> Region | None:
     if len(searched.columns) < 2 or len(fresh.columns) == 1:
         return None
     chance = chances(searched, fresh, records.mode)
-    settings = records.table.drop_duplicates("setting").set_index("setting").loc[chance.index]
+    settings = records.settings.loc[chance.index]
     likely = int((chance.cumsum() < CONFIDENCE - 1e-9).sum()) + 1
     averages = [Oscillator(*average) for average in settings[list(PARAMETERS)].itertuples(index=False)]
     kinds: list[str] = [regime_of(average) for average in averages]
     columns = pd.DataFrame([figures(average, records.steps) for average in averages], index=settings.index)
-    for name in records.parameters[len(PARAMETERS) :]:
-        column = records.table[name].infer_objects()
-        if column.dtype.kind in "if" and column.nunique() > 1:
+    for name in records.varied:
+        if name not in PARAMETERS and records.settings[name].infer_objects().dtype.kind in "if":
             columns[name] = settings[name].astype(float)
     return Region(
         candidates=len(searched),

@@ -12,7 +12,7 @@ from study.errors import BadInput
 from study.findings.collect import Records
 from study.pictures.base import Picture, Unsupported
 from study.pictures.coordinates import coordinates
-from study.pictures.evidence import comparison
+from study.pictures.evidence import comparison, importance
 from study.pictures.motion import learning_curves, response
 from study.pictures.parallel import parallel
 from study.pictures.plane import regime_map
@@ -34,6 +34,7 @@ KINDS = {
     "regimes": Kind("Regime map", regime_map),
     "curves": Kind("Learning curves", learning_curves),
     "response": Kind("The average itself", response),
+    "importance": Kind("What matters", importance),
     "parallel": Kind("Parallel coordinates", parallel),
 }
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import altair as alt
+import pandas as pd
 
+from study.errors import FailedWork
 from study.findings.collect import Records
 from study.findings.compare import comparisons
+from study.findings.importance import importances
 from study.pictures.base import Picture, Unsupported, specification, tooltips
 from study.pictures.points import recommended
 
+EVALUATORS = {"FanovaImportanceEvaluator": "fANOVA", "PedAnovaImportanceEvaluator": "PED-ANOVA"}
 ROW = 44  # pixels of a line of bars or intervals
 NAMES = {"ema": "best EMA", "damped": "best damped", "belay": "best BELAY", "push": "best push", "none": "no averaging"}
 
@@ -43,6 +47,52 @@ def comparison(records: Records) -> Picture:
         ),
         description=f"Intervals of the paired differences: {told}.",
     )
+
+
+def importance(records: Records) -> Picture:
+    """How much each parameter matters for the objective.
+
+    Raises:
+        Unsupported: Nothing can be told from these settings.
+    """
+    try:
+        found = importances(records)
+    except FailedWork as error:
+        raise Unsupported("no setting was completed by every seed") from error
+    if found.predicted is None:
+        raise Unsupported(found.unknown)
+    data = pd.DataFrame(found.single).assign(by=[EVALUATORS[one.evaluator] for one in found.single])
+    order = list(data.groupby("parameter", sort=False)["importance"].max().sort_values(ascending=False).index)
+    trust = "" if found.predicted.low > 0 else " They predict nothing in settings held out: this may be noise."
+    return Picture(
+        chart=specification(alt.layer(*_bars(order)).properties(name="importance", height=ROW * len(order) + 20)),
+        data={"importances": data},
+        caption=(
+            f"How much each parameter matters for {records.metric} over {found.settings} settings, with 95 % "
+            "intervals: as a share of the variance over all that was searched (fANOVA), and for being among the best "
+            "(PED-ANOVA). Riders are left out."
+            f"{trust}"
+        ),
+        description=f"Bars: importance of {', '.join(order)}, most important first.",
+    )
+
+
+def _bars(order: list[str]) -> list[alt.Chart]:
+    evaluators = list(EVALUATORS.values())
+    base = alt.Chart(alt.NamedData("importances")).encode(
+        y=alt.Y("parameter:N", sort=order, title=None, axis=alt.Axis(domain=False, ticks=False, labelLimit=220)),
+        yOffset=alt.YOffset("by:N", sort=evaluators),
+        tooltip=[
+            alt.Tooltip("parameter:N"),
+            alt.Tooltip("by:N"),
+            *tooltips({"importance": "importance", "low": "95 % from", "high": "to"}),
+        ],
+    )
+    bars = base.mark_bar(cornerRadiusEnd=2).encode(
+        x=alt.X("importance:Q", title="importance, share of the whole", axis=alt.Axis(format="~g", tickCount=6)),
+        color=alt.Color("by:N", scale=alt.Scale(domain=evaluators), title=None),
+    )
+    return [bars, base.mark_rule(style="theory").encode(x="low:Q", x2="high:Q")]
 
 
 def _intervals(records: Records) -> list[alt.Chart]:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from study.answer import BASELINE_TEXTS, difference_text, setting_text, sureness, verdict
 from study.design.schema import PARAMETERS, Tag, figures, oscillator_of
 from study.findings.collect import Records
 from study.findings.recommend import Recommendation
+from study.findings.regimes import Region, region
+from study.insights import shares_text
 from study.pictures.points import FAMILIES
 from study.show import number
+
+IMPOSSIBLE = 1e-4  # a probability that is not worth its words
 
 Figure = tuple[str, str, str]  # what it is, its value, and more in small letters
 
@@ -64,28 +69,42 @@ def notices(records: Records, found: Recommendation | None) -> Iterator[str]:
 
 
 def key_figures(found: Recommendation) -> list[Figure]:
-    """The figures that describe the setting to take."""
+    """The figures that describe the setting to take, and where those of the truly best one lie."""
     records, average = found.records, oscillator_of(found.parameters)
     derived = figures(average, records.steps)
     error = "one seed: no error is known" if math.isnan(found.se) else f"standard error {found.se:.2g}"
     coupled = f"coupling {number(average.coupling)}" if average.coupling else "no pull on the model"
     factors = [number(derived[name]) for name in ("immediate_lr_factor", "slow_mode_lr_factor")]
+    where = region(records, found.setting)
     return [
         (records.metric, number(found.mean), f"{error}, {_counted(found.fresh or found.seeds)}"),
         ("cannot be told from it", f"{len(found.rivals)} of the others", sureness(found)),
-        ("regime", average.regime, f"damping ratio {number(derived['damping_ratio'])}"),
+        ("regime", average.regime, f"the best one: {shares_text(_possible(where.regimes))}" if where else ""),
+        ("damping ratio", number(derived["damping_ratio"]), _span(where, "damping_ratio")),
         (
             "memory",
             f"{100 * derived['memory']:.3g} % of the run",
-            f"lag {number(derived['lag'])} steps, half-life {number(derived['half_life'])}",
+            f"lag {number(derived['lag'])} steps{_span(where, 'lag', ', ')}",
         ),
-        ("mass ratio", number(derived["mass_ratio"]), coupled),
+        ("mass ratio", number(derived["mass_ratio"]), f"{coupled}{_span(where, 'mass_ratio', '; ')}"),
         ("learning rate", f"x {factors[0]} at once", f"x {factors[1]} in slow modes"),
     ]
 
 
 def _counted(seeds: int) -> str:
     return f"{seeds} seed{'' if seeds == 1 else 's'}"
+
+
+def _possible(probabilities: Mapping[Any, float]) -> dict[Any, float]:
+    return {kind: probability for kind, probability in probabilities.items() if probability >= IMPOSSIBLE}
+
+
+def _span(where: Region | None, name: str, head: str = "") -> str:
+    """Where a figure of the truly best setting lies; nothing where that is one value or not known."""
+    ends = where and where.ranges[name]
+    if not ends or not ends.low < ends.high:
+        return ""
+    return f"{head}{number(ends.low)} to {number(ends.high)} with 95 %"
 
 
 def origin(records: Records) -> list[tuple[str, str]]:

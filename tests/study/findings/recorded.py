@@ -220,6 +220,16 @@ def many_and_emas() -> None:
     accuracy("many-and-emas", tried, 2)
 
 
+def steep() -> None:
+    """Enough settings to tell what matters: the learning rate does."""
+    rng = np.random.default_rng(9)
+    tried = []
+    for lr in np.geomspace(0.1, 4, 24):
+        drawn = average(float(rng.uniform(0.8, 0.99)), float(rng.uniform(0.1, 1)), lr=float(lr), optimizer="sgd")
+        tried.append(Tried(drawn, {AVERAGE: list(0.6 + 0.1 * np.log(lr) + rng.normal(0, 0.005, 2))}))
+    accuracy("steep", tried, 2)
+
+
 def in_natural_coordinates() -> None:
     """Two memories with two damping ratios and EMA, drawn in natural coordinates."""
     space = {"memory": {"choice": [0.05, 0.1]}, "damping_ratio": {"choice": [0.3, 0.7, "inf"]}, "mass_ratio": 2}
@@ -264,6 +274,7 @@ STUDIES = {
     "coupled": coupled,
     "many": many,
     "many-and-emas": many_and_emas,
+    "steep": steep,
     "natural": in_natural_coordinates,
     "shaped": shaped,
 }

@@ -33,7 +33,14 @@ def study(count: int, truth: Any, lr: bool = True, seed: int = 0) -> Records:
         coordinates = {"memory": 0.02 * 20**memory, "damping_ratio": 0.5 * 20**ratio if lr else 2.0, "mass_ratio": 0.0}
         average = from_natural(coordinates, STEPS)
         shared = {name: getattr(average, name) for name in PARAMETERS} | natural(average, STEPS)
-        shared |= {"setting": number, "state": "complete", "family": family(average), LR: 0.1 * 10**rate if lr else 1.0}
+        shared |= {
+            "setting": number,
+            "state": "complete",
+            "message": "",
+            "diverged_at": np.nan,
+            "family": family(average),
+            LR: 0.1 * 10**rate if lr else 1.0,
+        }
         value = truth(memory, ratio, rate)
         rows += [shared | {"seed": seed, recorded.AVERAGE: value + 0.02 * rng.normal()} for seed in range(3)]
     names = [*PARAMETERS, LR]

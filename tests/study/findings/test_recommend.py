@@ -190,7 +190,8 @@ def test_a_task_without_a_batch_size_says_so_when_one_is_given(tmp_path):
 
 def test_the_file_holds_the_setting_its_rivals_range_the_evidence_and_where_it_came_from(tmp_path):
     document, chosen, data = yaml.safe_load(defaults_file(found("mixed"))), found("mixed"), as_data(found("mixed"))
-    assert list(document) == ["format", "setting", "as_good", "oscillator", "transfer", "evidence", "origin"]
+    sections = ["format", "setting", "as_good", "oscillator", "region", "transfer", "evidence", "origin"]
+    assert list(document) == sections
     assert document["setting"] == chosen.parameters
     as_good = document["as_good"]
     naturals = [natural(Oscillator(*average, 0.1), 600) for average in ((0.95, 0.4), (0.96, 0.5))]
@@ -315,3 +316,15 @@ def test_what_was_not_confirmed_is_compared_on_the_seeds_of_the_search_and_said_
     assert not versus["ema"].fresh
     assert versus["ema"].difference.seeds == records.seeds
     assert "chosen and measured on the same seeds: " in answer(found)
+
+
+def test_the_defaults_file_says_where_the_truly_best_setting_lies():
+    document = yaml.safe_load(defaults_file(recommend(recorded.records("mixed"))))
+    where = document["region"]
+    assert where["likely"] <= where["candidates"] == 5
+    assert sum(where["regimes"].values()) == pytest.approx(1, abs=1e-3)
+    assert set(where["families"]) <= {"ema", "damped", "belay"}
+    for name in ("memory", "damping_ratio", "mass_ratio"):
+        low, high = (math.inf if end == ".inf" else end for end in where["ranges"][name])
+        assert low * (1 - 1e-8) <= document["transfer"][name] <= high * (1 + 1e-8)  # they have nine digits
+    assert yaml.safe_load(defaults_file(recommend(recorded.records("one-seed"))))["region"] is None

@@ -25,6 +25,7 @@ pytestmark = [pytest.mark.filterwarnings(warning) for warning in recorded.WARNIN
 
 Array = NDArray[np.float64]
 STEPS = 600
+COMPLETE = {"state": "complete", "message": "", "diverged_at": math.nan}
 
 
 def drawn(count: int, rng: np.random.Generator) -> list[Oscillator]:
@@ -40,7 +41,14 @@ def drawn(count: int, rng: np.random.Generator) -> list[Oscillator]:
 def study(averages: list[Oscillator], values: Array, fresh: dict[int, Array] | None = None) -> Records:
     """Records of these averages, with an objective's values by setting and seed."""
     rows = [
-        {"setting": number, "seed": seed, "state": "complete", recorded.AVERAGE: value}
+        {
+            "setting": number,
+            "seed": seed,
+            "state": "complete",
+            "message": "",
+            "diverged_at": np.nan,
+            recorded.AVERAGE: value,
+        }
         | {name: getattr(average, name) for name in PARAMETERS}
         | {**natural(average, STEPS), "family": family(average)}
         for number, average in enumerate(averages)
@@ -48,7 +56,14 @@ def study(averages: list[Oscillator], values: Array, fresh: dict[int, Array] | N
     ]
     table = pd.DataFrame(rows)
     again = [
-        {"setting": number, "seed": CONFIRMATION + seed, "state": "complete", recorded.AVERAGE: value}
+        {
+            "setting": number,
+            "seed": CONFIRMATION + seed,
+            "state": "complete",
+            "message": "",
+            "diverged_at": np.nan,
+            recorded.AVERAGE: value,
+        }
         for number, each in (fresh or {}).items()
         for seed, value in enumerate(each)
     ]

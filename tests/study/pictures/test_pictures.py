@@ -35,8 +35,9 @@ def test_the_command_line_offers_every_kind_of_picture_and_no_other() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_becomes_a_file_in_both_forms_and_themes(kind: str) -> None:
-    assert image(of("mixed", kind), "png", "light").startswith(b"\x89PNG")
-    dark = image(of("mixed", kind), "svg", "dark")
+    drawn = of("steep" if kind == "importance" else "mixed", kind)
+    assert image(drawn, "png", "light").startswith(b"\x89PNG")
+    dark = image(drawn, "svg", "dark")
     assert dark.startswith(b"<svg")
     assert PALETTES["dark"]["paper"] in dark.decode()
 
@@ -92,6 +93,15 @@ def test_the_responses_are_those_of_the_average_to_take_and_of_the_best_ema() ->
     assert ema[0] == pytest.approx(1 - 0.99)
 
 
+def test_the_bars_are_the_importances_by_either_evaluator_the_largest_first() -> None:
+    found = of("steep", "importance")
+    assert set(found.data["importances"]["by"]) == {"fANOVA", "PED-ANOVA"}
+    bars = found.chart["layer"][0]["encoding"]
+    assert bars["y"]["sort"][0] == "lr"
+    assert set(bars["y"]["sort"]) == {"lr", "memory", "damping_ratio"}
+    assert "noise" not in found.caption
+
+
 def test_an_ema_s_infinite_damping_ratio_has_a_place_and_a_name_on_each_axis() -> None:
     panel = of("mixed", "coordinates").chart["concat"][2]["encoding"]["x"]
     assert "'EMA'" in panel["axis"]["labelExpr"]
@@ -118,6 +128,7 @@ def test_parameters_of_every_type_have_places_side_by_side() -> None:
         ("one-seed", "comparison", "one seed gives no interval; give `seeds` at least 2"),
         ("coupled", "comparison", "the study measured nothing to compare the recommended setting with"),
         ("pushed", "parallel", "fewer than two parameters vary among complete settings"),
+        ("mixed", "importance", "nothing can be told from 5 trainings"),
         ("shaped", "curves", "the study measured its settings at one step only; give `evaluations` at least 2"),
         *((name, kind, "no setting was completed") for name in STOPPED for kind in ("curves", "response")),
     ],
@@ -135,7 +146,7 @@ def test_a_picture_of_a_poor_study_is_drawn_or_left_out(name: str, kind: str) ->
     try:
         found = of(name, kind)
     except BadInput:
-        assert name in STOPPED or kind in ("comparison", "parallel", "curves")
+        assert name in STOPPED or kind in ("comparison", "parallel", "curves", "importance")
     else:
         assert vl_convert.vegalite_to_vega(found.complete("light"))["marks"]
         assert found.caption.endswith(".")
