@@ -11,18 +11,18 @@ import pandas as pd
 from study.design.schema import NATURAL, PARAMETERS, Scalar, figures, host_of
 from study.errors import printable
 from study.findings.choose import FEWEST, row
-from study.findings.compare import Baseline, Comparison, Difference, runner_up
+from study.findings.compare import Comparison, Difference, runner_up
 from study.findings.recommend import Recommendation
 from study.show import number
 
-BASELINE_TEXTS: dict[Baseline, str] = {
+BASELINE_TEXTS: dict[str, str] = {
     "ema": "the best EMA",
     "damped": "the best damped average",
     "belay": "the best BELAY",
     "push": "the best push",
     "none": "no averaging",
 }
-BASELINE_PARAMETERS: dict[Baseline, Sequence[str]] = {  # those in which averages of one family differ
+BASELINE_PARAMETERS: dict[str, Sequence[str]] = {  # those in which averages of one family differ
     "ema": ["decay"],
     "damped": ["decay", "damping"],
     "belay": list(PARAMETERS),

@@ -29,6 +29,8 @@ ENVIRONMENT = {  # of MLflow, which reads it as it is imported
 }
 
 OPTUNA = "optuna:"  # what a `--to` begins with
+FAMILIES = Literal["ema", "damped", "belay", "push"]
+METHODS = Literal["ema_of_ema", "pace", "primal_averaging", "nesterov"]
 PICTURES = ("comparison", "coordinates", "regimes", "curves", "response", "importance", "parallel")  # that `plot` draws
 
 app = typer.Typer(
@@ -363,26 +365,32 @@ def importance(study: Name, form: Form = "table", tracking: Tracking = None, add
 def compare(
     study: Name,
     baseline: Annotated[
-        Literal["ema", "damped", "belay", "push", "none"] | None,
-        typer.Option(help="Compare with the best of this family alone [default: with each that was measured]"),
+        Literal[FAMILIES, "none", METHODS] | None,
+        typer.Option(help="Compare with the best of this one alone [default: with each family that was measured]"),
+    ] = None,
+    family: Annotated[
+        Literal[FAMILIES, METHODS] | None,
+        typer.Option(help="Compare the best of this family or method [default: the best setting]"),
     ] = None,
     form: Form = "table",
     tracking: Tracking = None,
     address: Address = None,
 ) -> None:
-    """Compare the best setting with other families.
+    """Compare the best setting, or the best of a family, with other families.
 
-    With the best EMA, damped average, BELAY, push (coupling below 0) and with no averaging, paired over seeds.
+    With the best EMA, damped average, BELAY, push (coupling below 0) and with no averaging, paired over seeds; or with
+    the best setting that is a method of `belay.methods`.
     """
     from study.findings.collect import load
-    from study.findings.compare import comparisons
+    from study.findings.compare import best_of, comparisons
     from study.findings.recommend import recommend
     from study.options import connecting
     from study.show import show_rows
 
     with connecting(tracking=tracking) as chosen:
         records = load(study, chosen.connections.tracking)
-        show_rows(comparisons(records, recommend(records).setting, baseline), form)
+        best = best_of(records, family) if family else recommend(records).setting
+        show_rows(comparisons(records, best, baseline), form)
 
 
 @app.command()

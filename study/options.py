@@ -25,6 +25,7 @@ OPTIONS = {  # by which the command line gives what other parts of the program k
     "tracking": "--tracking",
     "parameter": "--by",
     "baseline": "--baseline",
+    "family": "--family",
     "table": "--from",
     "metric": "--metric",
     "to": "--to",

@@ -16,6 +16,7 @@ from study.findings.choose import CONFIDENCE, FEWEST, best_first, dunnett, leads
 from study.findings.collect import Records
 
 Baseline = Literal["ema", "damped", "belay", "push", "none"]
+Method = Literal["ema_of_ema", "pace", "primal_averaging", "nesterov"]  # of `belay.methods`: each a part of a family
 BASELINES: tuple[Baseline, ...] = ("ema", "damped", "belay", "push", "none")
 DISTINCT = 12  # the most values of a parameter that are shown one by one
 
@@ -56,7 +57,8 @@ class Comparison:
 
     Attributes:
         baseline: "ema" (damping 1, coupling 0), "damped" (damping not 1, coupling 0), "belay" (coupling above 0),
-            "push" (coupling below 0) or "none" (no averaging: the model's own weights, coupling 0).
+            "push" (coupling below 0) or "none" (no averaging: the model's own weights, coupling 0); or a method, as
+            `members` says.
         setting: Number of the baseline's best setting.
         metric: What was measured of it.
         mean: Its mean over seeds.
@@ -64,7 +66,7 @@ class Comparison:
         fresh: Whether both were measured on fresh seeds, which took no part in the search.
     """
 
-    baseline: Baseline
+    baseline: Baseline | Method
     setting: int
     metric: str
     mean: float
@@ -177,8 +179,42 @@ def runner_up(records: Records, best: int, rivals: list[int]) -> tuple[int, Diff
     return others[0], difference(ours, measured, others[0], records.mode, len(measured), two_sided=len(measured) == 2)
 
 
-def against(records: Records, best: int, baseline: Baseline) -> Comparison | None:
-    """The best setting against a baseline's own best; None if the study has not measured the baseline."""
+def members(table: pd.DataFrame, baseline: Baseline | Method) -> pd.Series:
+    """Which settings of a table belong to a family, to no averaging or to a method, each with any learning rate.
+
+    An EMA of an EMA is every damped average without coupling that neither rings nor alternates; PACE with a constant
+    pull, as elastic averaging and Lookahead at every step, pulls at damping 1; generalized primal averaging pushes at
+    damping 1; Nesterov's momentum does so with a decay of 0.
+    """
+    plain, coupling = table["damping"] == 1, table["coupling"]
+    if baseline == "none":
+        return coupling == 0
+    if baseline == "ema_of_ema":
+        return (coupling == 0) & (table["damping"] < 1) & (table["damping_ratio"] > 1 - 1e-6)
+    if baseline == "pace":
+        return plain & (coupling > 0)
+    if baseline in ("primal_averaging", "nesterov"):
+        return plain & (coupling < 0) & ((table["decay"] == 0) | (baseline == "primal_averaging"))
+    return table["family"] == baseline
+
+
+def best_of(records: Records, family: Baseline | Method) -> int:
+    """The best setting of a family: of its finalists by their fresh seeds, where it has some, else by the search.
+
+    Raises:
+        BadInput: None of its settings was completed.
+    """
+    table = ranking(records)
+    candidates = table.index[members(table, family)]
+    if candidates.empty:
+        raise BadInput(_unmeasured(records, "family", family))
+    measured = values(records, records.metric, fresh=True)
+    finalists = measured.index.intersection(candidates)
+    return best_first(measured.loc[finalists], records.mode)[0] if len(finalists) else int(candidates[0])
+
+
+def against(records: Records, best: int, baseline: Baseline | Method) -> Comparison | None:
+    """A setting against a baseline's own best; None if the study has not measured the baseline."""
     metric = records.metric
     if not records.derived:
         return None
@@ -189,7 +225,7 @@ def against(records: Records, best: int, baseline: Baseline) -> Comparison | Non
     table = ranking(records, metric)
     if table.empty:
         return None
-    candidates = table.index[table["coupling"] == 0 if baseline == "none" else table["family"] == baseline]
+    candidates = table.index[members(table, baseline)]
     if candidates.empty:
         return None
     measured = values(records, metric, fresh=True)
@@ -204,8 +240,8 @@ def against(records: Records, best: int, baseline: Baseline) -> Comparison | Non
     return Comparison(baseline, setting, metric, over_seeds(row(measured, setting).dropna()), between, fresh)
 
 
-def comparisons(records: Records, best: int, only: Baseline | None = None) -> pd.DataFrame:
-    """A row for each baseline: its best setting, metric, mean, and the paired difference of the best setting to it.
+def comparisons(records: Records, best: int, only: Baseline | Method | None = None) -> pd.DataFrame:
+    """A row for each baseline: its best setting, metric, mean, and the paired difference of a setting to it.
 
     ``fresh`` tells whether that is over fresh seeds, on which both settings were confirmed.
 
@@ -228,11 +264,15 @@ def comparisons(records: Records, best: int, only: Baseline | None = None) -> pd
             line["fresh"] = found.fresh
             rows.append(line)
         elif only:
-            raise BadInput(
-                f"`baseline` must have been measured, got {baseline!r}: no setting of {records.name} belongs to it "
-                f"or reports its metric; add it to the space or to `search.baseline`."
-            )
+            raise BadInput(_unmeasured(records, "baseline", only))
     return pd.DataFrame(rows)
+
+
+def _unmeasured(records: Records, option: str, family: str) -> str:
+    return (
+        f"`{option}` must have been measured, got {family!r}: no setting of {records.name} belongs to it or reports "
+        "its metric; add it to the space or to `search.baseline`."
+    )
 
 
 def best_by(records: Records, parameter: str) -> pd.DataFrame:

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Sequence
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -15,16 +16,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from study.design.schema import NATURAL, PARAMETERS, natural, oscillator_of
+from belay import Oscillator, methods
+from study import cli
+from study.design.schema import NATURAL, PARAMETERS, family, natural, oscillator_of
 from study.errors import BadInput
 from study.findings.choose import dunnett, level, row
 from study.findings.compare import (
     BASELINES,
     Difference,
+    Method,
     against,
     best_by,
+    best_of,
     comparisons,
     difference,
+    members,
     ranking,
     rivals,
     values,
@@ -300,6 +306,11 @@ def test_one_baseline_can_be_asked_for():
     assert list(comparisons(recorded.records("mixed"), 3, "damped")["setting"]) == [2]
 
 
+def test_asking_for_the_best_of_a_family_that_was_not_measured_is_refused():
+    with pytest.raises(BadInput, match="`family` must have been measured, got 'nesterov': no setting of mixed"):
+        best_of(recorded.records("mixed"), "nesterov")
+
+
 def test_asking_for_a_baseline_that_was_not_measured_is_refused():
     with pytest.raises(BadInput) as caught:
         comparisons(recorded.records("coupled"), 0, "ema")
@@ -307,6 +318,52 @@ def test_asking_for_a_baseline_that_was_not_measured_is_refused():
         r"`baseline` must have been .*, got 'ema': no setting of coupled belongs to it or reports its metric; .*",
         str(caught.value),
     )
+
+
+def test_a_method_s_settings_are_those_of_its_oscillator():
+    averages = {
+        "ema": Oscillator.ema(0.9),
+        "ema_of_ema": methods.ema_of_ema(0.9, 0.8).oscillator,
+        "underdamped": Oscillator(0.9, 0.2),
+        "alternating": Oscillator(0.9, 1.2),
+        "pace": methods.pace(0.1, 0.05).oscillator,
+        "belay": Oscillator(0.9, 0.5, 0.1),
+        "primal_averaging": methods.primal_averaging(0.95, 0.5).oscillator,
+        "nesterov": methods.nesterov(0.5).oscillator,
+        "push": Oscillator(0.9, 0.5, -0.05),
+    }
+    rows = [{name: getattr(one, name) for name in PARAMETERS} | natural(one, 100) for one in averages.values()]
+    table = pd.DataFrame(rows, list(averages)).assign(family=[family(one) for one in averages.values()])
+    found = {name: list(table.index[members(table, name)]) for name in (*get_args(Method), "none")}
+    assert found == {
+        "ema_of_ema": ["ema_of_ema"],
+        "pace": ["pace"],
+        "primal_averaging": ["primal_averaging", "nesterov"],
+        "nesterov": ["nesterov"],
+        "none": ["ema", "ema_of_ema", "underdamped", "alternating"],
+    }
+
+
+def test_any_two_families_are_compared_by_the_best_of_each():
+    records = recorded.records("mixed")
+    assert [best_of(records, name) for name in ("ema", "damped", "belay")] == [1, 2, 3]
+    ours, theirs = best_of(records, "ema"), best_of(records, "damped")
+    forth, back = comparisons(records, ours, "damped"), comparisons(records, theirs, "ema")
+    assert [forth["setting"][0], back["setting"][0]] == [theirs, ours]
+    assert forth["difference"][0] == pytest.approx(-back["difference"][0])
+
+
+def test_the_best_of_a_family_is_that_of_its_finalists_by_fresh_seeds():
+    records = recorded.records("mixed")
+    fresh = records.table[records.table["setting"] == 0]
+    records = dataclasses.replace(records, fresh=fresh.assign(seed=10_000 + fresh["seed"]))
+    assert best_of(recorded.records("mixed"), "ema") == 1
+    assert best_of(records, "ema") == 0
+
+
+def test_the_command_line_names_every_family_and_method_and_no_other():
+    named = (*get_args(cli.FAMILIES), "none", *get_args(cli.METHODS))
+    assert named == (*BASELINES, *get_args(Method))
 
 
 # --- by a parameter ---------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from study.pictures.theme import PALETTES
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in recorded.WARNINGS]
 
-STOPPED = {"all-diverged", "all-failed"}
+STOPPED = ("all-diverged", "all-failed")
 
 
 def of(name: str, kind: str) -> Picture:
