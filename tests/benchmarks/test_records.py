@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import statistics
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from study.execute.train.probe import room
 from study.tracking import connect
 
 FULL = os.environ.get("BELAY_BENCHMARK_SIZE") == "full"
-SETTINGS, MANY, SEEDS, METRICS = 100, 10_000, 4, ("val_accuracy", "val_loss")
+SETTINGS, MANY, SEEDS, METRICS = 100, 10_000 if FULL else 1000, 4, ("val_accuracy", "val_loss")
 
 
 def asked(name: str, settings: int) -> Study:
@@ -81,10 +82,15 @@ def test_answer_from_many_settings(figure: Callable[..., None], databases: Path,
     rows = [row for each in tried(study, MANY) for row in results.rows(*each, "")]
     results.write(client, run.info.run_id, results.table(rows))
     commands = {"best": ("-m", "study", "best", "many"), "import": ("-c", "import mlflow")}
-    taken = {name: min(seconds_of(*command, home=tmp_path) for _ in range(3)) for name, command in commands.items()}
-    figure(
-        f"belay-study best, {MANY} settings x {SEEDS} seeds", "import mlflow", taken["best"] - taken["import"], 1, "s"
-    )
+    commands["report"] = ("-m", "study", "report", "many", "-o", "report.html")
+    times = 3 if FULL else 1
+    taken = {name: min(seconds_of(*command, home=tmp_path) for _ in range(times)) for name, command in commands.items()}
+    what = f"{MANY} settings x {SEEDS} seeds"
+    figure(f"belay-study best, {what}", "import mlflow", taken["best"] - taken["import"], 1, "s")
+    figure(f"belay-study report, {what}", "", taken["report"], 30, "s")
+    memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1000  # of the largest process
+    figure(f"belay-study report, {what}, memory", "", memory, 1000, "MB")
+    figure(f"belay-study report, {what}, file", "", (tmp_path / "report.html").stat().st_size / 1e6, 5, "MB")
 
 
 def test_training_with_records_beside_training_without(figure: Callable[..., None], databases: Path) -> None:
