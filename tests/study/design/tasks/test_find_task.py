@@ -166,7 +166,7 @@ def test_a_module_that_cannot_be_imported_is_refused_with_its_own_words(tmp_path
         ({"lr": 9, "width": 8}, r"`task`: lr times width must stay below 64; change it\."),
         ({"lr": 0.5, "sizes": [1, "a"]}, r"`task\.sizes\.1` must be a whole number, got 'a'; change it\."),
         ({"lr": 0.5, "sizes": [1, 2, [3]]}, r"`task\.sizes\.2` must be a whole number, got \[3\]; change it\."),
-        ({"lr": 0.5, "sizes": {1: 2}}, r"`task\.sizes`: must be a list, got \{1: 2\}; change it\."),
+        ({"lr": 0.5, "sizes": {1: 2}}, r"`task\.sizes` must be a list, got \{1: 2\}; change it\."),
     ],
 )
 def test_hyperparameters_that_a_task_refuses_are_refused_with_their_names(options, pattern):
