@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +14,8 @@ import pandas as pd
 import pytest
 import yaml
 from mlflow import MlflowClient
-from studies import Answer, CommandLine, copy_databases, environment_with, small, write
+from processes import forked
+from studies import Answer, CommandLine, copy_databases, small, write
 
 from belay import load_defaults
 from study.design.schema import host_of
@@ -99,10 +98,9 @@ def test_running_a_finished_study_again_prints_the_same_answer_at_once(finished:
 
 
 def test_a_finished_study_needs_no_ray_to_print_its_answer(finished: CommandLine, home: Path) -> None:
-    environment = environment_with(RAY_ADDRESS="127.0.0.1:1")
-    command = [sys.executable, "-m", "study", "run", "small.yaml"]
-    done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, (home / "answer.txt").read_text()), done.stderr
+    with forked("run", "small.yaml", home=home, RAY_ADDRESS="127.0.0.1:1") as driver:
+        done = driver.end()
+    assert (done.code, done.out) == (0, (home / "answer.txt").read_text()), done.err
 
 
 def test_ray_tries_the_same_settings_and_the_same_one_wins(
@@ -399,11 +397,10 @@ def test_an_unwritable_folder_is_refused(belay_study: CommandLine, tmp_path: Pat
 def test_a_ray_that_does_not_answer_is_failed_work_told_at_once(belay_study: CommandLine, databases: Path) -> None:
     """In a process of its own: in this one Ray may be running."""
     write(databases.parent / "small.yaml")
-    command = [sys.executable, "-m", "study", "run", "small.yaml"]
-    environment = environment_with(RAY_ADDRESS="127.0.0.1:1")
-    done = subprocess.run(command, cwd=databases.parent, env=environment, capture_output=True, text=True)
+    with forked("run", "small.yaml", home=databases.parent, RAY_ADDRESS="127.0.0.1:1") as driver:
+        done = driver.end()
     reason = "RAY_ADDRESS must answer, got 127.0.0.1:1: [Errno 111] Connection refused; start it or unset it."
-    assert_refused(Answer(done.returncode, done.stdout, done.stderr), 1, reason, after=[STARTING_RAY])
+    assert_refused(done, 1, reason, after=[STARTING_RAY])
     assert belay_study("run", "small.yaml", "--inline").code == 0
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
-from studies import environment_with
+from processes import forked
+from studies import Answer
 
 from study import doctor
 from study.doctor import Check, examine
@@ -123,24 +123,22 @@ def test_databases_with_their_tables_answer_and_stay_as_they_are(databases):
 # --- Ray --------------------------------------------------------------------------------------------------------------
 
 
-def doctor_at(address: str, folder: Path) -> subprocess.CompletedProcess[str]:
+def doctor_at(address: str, folder: Path) -> Answer:
     """The doctor in a process of its own: in this one a Ray may be connected already."""
-    command = [sys.executable, "-m", "study", "doctor"]
-    return subprocess.run(
-        command, cwd=folder, env=environment_with(RAY_ADDRESS=address), capture_output=True, text=True
-    )
+    with forked("doctor", home=folder, RAY_ADDRESS=address) as process:
+        return process.end()
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1"])
 def test_a_cluster_that_does_not_answer_is_bad_at_once(tmp_path, address):
     said = f"RAY_ADDRESS must answer, got {address}: [Errno 111] Connection refused; start it or unset it."
     done = doctor_at(address, tmp_path)
-    assert (done.returncode, done.stderr) == (1, "")
-    assert f"BAD  ray cluster {said}" in done.stdout.splitlines()
+    assert (done.code, done.err) == (1, "")
+    assert f"BAD  ray cluster {said}" in done.out.splitlines()
 
 
 def test_a_cluster_that_answers_is_good(ray_cluster, tmp_path):
     done = doctor_at(ray_cluster, tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert f"ok   ray cluster 1 node at {ray_cluster}" in done.stdout.splitlines()
+    assert (done.code, done.err) == (0, "")
+    assert f"ok   ray cluster 1 node at {ray_cluster}" in done.out.splitlines()
     assert list(tmp_path.iterdir()) == []

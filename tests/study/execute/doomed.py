@@ -1,8 +1,4 @@
-"""``python doomed.py PLACE CALL COMMAND...``: runs belay-study and kills it (SIGKILL) at the n-th call of a function.
-
-PLACE is ``module:Class.function``; with a ``+`` behind it the driver dies when the call returns, else when it begins.
-PLACE ``never`` kills nothing.
-"""
+"""Has a process kill itself (SIGKILL) at the n-th call of a function."""
 
 from __future__ import annotations
 
@@ -10,12 +6,17 @@ import functools
 import importlib
 import os
 import signal
-import sys
 from typing import Any
 
 
 def doom(place: str, call: int) -> None:
-    """Replaces the function by one that ends this process at its n-th call."""
+    """Replaces a function by one that ends this process at its n-th call.
+
+    Args:
+        place: ``module:Class.function``; with a ``+`` behind it the process dies when the call returns, else when it
+            begins.
+        call: Which call; the first is 1.
+    """
     after = place.endswith("+")
     module, _, path = place.removesuffix("+").partition(":")
     owner: Any = importlib.import_module(module)
@@ -36,15 +37,3 @@ def doom(place: str, call: int) -> None:
         return result
 
     setattr(owner, name, counted)
-
-
-if __name__ == "__main__":
-    where, count, *command = sys.argv[1:]
-    if where != "never":
-        doom(where, int(count))
-    # As at a terminal, also where the tests run in the background, whose processes inherit an ignored SIGINT.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    sys.argv = ["belay-study", *command]
-    from study.cli import main
-
-    main()

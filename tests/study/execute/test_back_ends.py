@@ -42,7 +42,7 @@ def done(study: Study, back_end: BackEnd) -> Progress:
 
 @pytest.mark.usefixtures("databases")
 def test_inline_imports_no_ray(tmp_path: Path) -> None:
-    write(tmp_path / "small.yaml")
+    write(tmp_path / "small.yaml", search={"sampler": "tpe", "settings": 2, "baseline": 1})
     code = f"""
 import sys
 sys.path.insert(0, {str(STUDY.parents[1])!r})

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from doomed import doom
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from studies import CommandLine, copy_databases, environment_with, started, write
+from processes import Process, forked
+from studies import CommandLine, copy_databases, write
 
 from study.execute.ledger import Ledger
 from study.execute.tables import opened
 from study.findings.collect import load
-
-DRIVER = Path(__file__).parent / "doomed.py"
-UNDISTURBED = ("never", 0)
 
 # Where the driver dies: (function, which call), in the order in which a setting passes them.
 PLACES = {
@@ -46,18 +44,17 @@ PLACES = {
 ON_RAY = ["before a result is kept", "after MLflow has begun a setting's run"]
 
 
-def driver(home: Path, ray: str, doom: tuple[str, int] = UNDISTURBED) -> AbstractContextManager[subprocess.Popen[str]]:
+def driver(home: Path, ray: str, first: Callable[[], None] | None = None) -> AbstractContextManager[Process]:
     """A process of its own that does `run small.yaml`, on the Ray at this address or, where that is "", inline."""
-    line = [sys.executable, *map(str, (DRIVER, *doom)), "run", "small.yaml", *([] if ray else ["--inline"])]
-    environment = environment_with(RAY_ADDRESS=ray)
-    return started(line, cwd=home, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    line = ["run", "small.yaml", *([] if ray else ["--inline"])]
+    return forked(*line, home=home, first=first, RAY_ADDRESS=ray)
 
 
-def end_of(process: subprocess.Popen[str], code: int = 0) -> str:
+def end_of(process: Process, code: int = 0) -> str:
     """Waits for its end with this exit code; what it printed, stdout before stderr."""
-    out, err = process.communicate(timeout=600)
-    assert process.returncode == code, err
-    return out + err
+    ended = process.end()
+    assert ended.code == code, ended
+    return ended.out + ended.err
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +122,7 @@ def assert_same_records(home: Path, other: Path) -> None:
 @pytest.mark.usefixtures("databases")
 def test_a_driver_killed(place: str, undisturbed: Path, belay_study: CommandLine, tmp_path: Path) -> None:
     write(tmp_path / "small.yaml")
-    with driver(tmp_path, ray="", doom=PLACES[place]) as doomed:
+    with driver(tmp_path, ray="", first=partial(doom, *PLACES[place])) as doomed:
         end_of(doomed, -signal.SIGKILL)
     resumed = belay_study("resume", "small", "--inline")
     assert resumed.code == 0, resumed.err
@@ -140,7 +137,7 @@ def test_a_driver_killed_on_ray(
     place: str, undisturbed: Path, belay_study: CommandLine, ray_cluster: str, tmp_path: Path
 ) -> None:
     write(tmp_path / "small.yaml")
-    with driver(tmp_path, ray_cluster, doom=PLACES[place]) as doomed:
+    with driver(tmp_path, ray_cluster, first=partial(doom, *PLACES[place])) as doomed:
         end_of(doomed, -signal.SIGKILL)
     resumed = belay_study("resume", "small")
     assert resumed.code == 0, resumed.err
@@ -198,8 +195,8 @@ def assert_stops_and_goes_on(stop: signal.Signals, ray: str, belay_study: Comman
     assert_nothing_twice_or_left_running(home)
 
 
-def wait_for(running: subprocess.Popen[str], reached: Callable[[], bool]) -> None:
+def wait_for(running: Process, reached: Callable[[], bool]) -> None:
     """Waits until the driver has reached a point, which it must before its end."""
     while not reached():
-        assert running.poll() is None, running.communicate()
+        assert running.running, running.end()
         time.sleep(0.05)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -15,7 +13,8 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from studies import CommandLine, environment_with, started, write
+from processes import Process, forked
+from studies import CommandLine, write
 
 from study.findings.collect import load
 
@@ -34,12 +33,11 @@ def open_gate(home: Path, name: str) -> None:
 
 
 @contextmanager
-def driver_at_the_gate(home: Path, config: Path) -> Iterator[subprocess.Popen[str]]:
+def driver_at_the_gate(home: Path, config: Path) -> Iterator[Process]:
     """A process of its own that drives the study, while it waits at the gate."""
-    line = [sys.executable, "-m", "study", "run", str(config), "--inline"]
-    with started(line, cwd=home, env=environment_with(), stderr=subprocess.PIPE) as driver:
+    with forked("run", config, "--inline", home=home) as driver:
         while not any((home / f"gate-{config.stem}").glob("waiting-*")):
-            assert driver.poll() is None, driver.communicate()[1]
+            assert driver.running, driver.end()
             time.sleep(0.05)
         yield driver
 
@@ -87,8 +85,8 @@ def test_a_second_driver_is_refused_and_changes_nothing(
             )
         assert stored(tmp_path) == before
         open_gate(tmp_path, "small")
-        _, err = first.communicate(timeout=600)
-        assert first.returncode == 0, err
+        ended = first.end()
+        assert ended.code == 0, ended.err
     pd.testing.assert_frame_equal(table(tmp_path, "small"), undisturbed)
 
 
@@ -112,9 +110,9 @@ def test_a_driver_that_was_taken_over_writes_nothing_more(
             database.execute("update belay_leases set token = 'of another driver'")
         before = stored(tmp_path)
         open_gate(tmp_path, "small")
-        _, err = first.communicate(timeout=600)
-    assert first.returncode == 1
-    assert "did not and another driver took 'small' over; `belay-study status small` says" in err.splitlines()[-1]
+        ended = first.end()
+    assert ended.code == 1
+    assert "did not and another driver took 'small' over; `belay-study status small` says" in ended.err.splitlines()[-1]
     assert stored(tmp_path) == before
     (row,) = json.loads(belay_study("list", "--format", "json").out)[:1]
     assert row["status"] == "running"  # as the other driver would have it
@@ -126,15 +124,14 @@ def test_a_driver_that_was_taken_over_writes_nothing_more(
 
 def test_of_two_drivers_that_begin_at_once_in_an_empty_folder_one_drives(tmp_path: Path) -> None:
     config = gated(tmp_path, "small")
-    line = [sys.executable, "-m", "study", "run", str(config), "--inline"]
-    options = {"cwd": tmp_path, "env": environment_with(), "stderr": subprocess.PIPE}
-    with started(line, **options) as one, started(line, **options) as other:
-        while one.poll() is None and other.poll() is None:  # the gate holds the one that drives
+    command = ("run", config, "--inline")
+    with forked(*command, home=tmp_path) as one, forked(*command, home=tmp_path) as other:
+        while one.running and other.running:  # the gate holds the one that drives
             time.sleep(0.05)
-        refused, drives = (other, one) if one.poll() is None else (one, other)
-        _, err = refused.communicate(timeout=600)
-        assert refused.returncode == 2, err
-        assert "a study must have one driver at a time, got 'small', which process" in err.splitlines()[-1]
+        refused, drives = (other, one) if one.running else (one, other)
+        ended = refused.end()
+        assert ended.code == 2, ended.err
+        assert "a study must have one driver at a time, got 'small', which process" in ended.err.splitlines()[-1]
         open_gate(tmp_path, "small")
-        _, err = drives.communicate(timeout=600)
-        assert drives.returncode == 0, err
+        ended = drives.end()
+        assert ended.code == 0, ended.err
