@@ -20,6 +20,7 @@ from studies import Answer, CommandLine, copy_databases, small, write
 from belay import load_defaults
 from study.design.schema import host_of
 from study.errors import BadInput
+from study.execute import tune
 from study.execute.ledger import stored_config
 from study.findings.collect import load
 
@@ -468,13 +469,16 @@ def test_a_metric_that_is_never_reported_ends_the_study_with_its_name(
     assert (listed["done"], listed["status"]) == (row["done"], "killed")
 
 
-@pytest.mark.parametrize(("task", "objective"), [
-    ("tasks_of_tests:dies_above_one", {"metric": "average/score", "mode": "max"}),
-    ("execute.train.stackable_tasks:Deadly", {"metric": "average/val_loss"}),
+@pytest.mark.parametrize(("task", "objective", "retries"), [
+    ("tasks_of_tests:dies_above_one", {"metric": "average/score", "mode": "max"}, tune.RETRIES),
+    ("execute.train.stackable_tasks:Deadly", {"metric": "average/val_loss"}, 0),  # its packs are split at once
 ], ids=["alone", "side-by-side"])  # fmt: skip
+@pytest.mark.usefixtures("databases", "ray_cluster")
 def test_a_worker_that_dies_fails_its_setting_and_not_the_study(
-    belay_study: CommandLine, tmp_path: Path, databases: Path, ray_cluster: str, task: str, objective: dict[str, str]
-) -> None:
+    belay_study: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    task: str, objective: dict[str, str], retries: int,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(tune, "RETRIES", retries)
     space = small()["space"] | {"lr": {"choice": [0.2, 1.5, 0.1]}, "decay": 0.9, "damping": 0.5, "coupling": 0.1}
     config = write(
         tmp_path / "dying.yaml",
