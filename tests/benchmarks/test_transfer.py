@@ -86,7 +86,7 @@ QUESTIONS = {
         tuple(0.05 * 2**power for power in (range(7) if FULL else (2,))),
         (6, 18, 48) if FULL else (2, 2, 2),
         32,
-        (*LENGTHS, *BATCHES) if FULL else (LENGTHS[0], BATCHES[1]),
+        (*LENGTHS, *BATCHES) if FULL else BATCHES[1:],
     ),
     "quadratic": Question(
         {"name": "quadratic"},
@@ -94,7 +94,7 @@ QUESTIONS = {
         tuple(0.005 * 2 ** (power / 2) for power in (range(15) if FULL else (8,))),
         (24, 72, 256) if FULL else (2, 2, 2),
         256,
-        LENGTHS,
+        LENGTHS if FULL else LENGTHS[1:],
     ),
 }
 

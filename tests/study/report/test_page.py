@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import functools
 import gzip
 import html
 import io
@@ -35,6 +36,11 @@ def without_scripts(page: str) -> str:
     return re.sub("<script>.*?</script>", "", page, flags=re.DOTALL)
 
 
+@functools.cache
+def page_of(name: str) -> str:
+    return report(recorded.records(name))
+
+
 def data_of(page: str) -> dict[str, object]:
     (found,) = re.findall(r'<script type="application/json" id="page-data">(.*?)</script>', page, re.DOTALL)
     return dict(json.loads(found))
@@ -42,7 +48,7 @@ def data_of(page: str) -> dict[str, object]:
 
 def test_it_begins_with_the_verdict_and_the_setting_to_take() -> None:
     records = recorded.records("raced")
-    (lead,) = re.findall('<p class="lead">(.*?)</p>', report(records))
+    (lead,) = re.findall('<p class="lead">(.*?)</p>', page_of(records.name))
     verdict, take = text_of(lead, "<span>(.*?)</span>")
     assert verdict == "Better than the best EMA, beyond chance."
     assert take.startswith("Take decay 0.96, damping 1, coupling 0.2: an overdamped BELAY with memory 4.17 % of")
@@ -61,12 +67,12 @@ def test_it_begins_with_the_verdict_and_the_setting_to_take() -> None:
     ],
 )
 def test_it_says_what_to_beware_of(name: str, said: str) -> None:
-    assert said in text_of(report(recorded.records(name)), '<p class="notice">(.*?)</p>')
+    assert said in text_of(page_of(name), '<p class="notice">(.*?)</p>')
 
 
 @pytest.mark.parametrize("name", ["all-diverged", "all-failed"])
 def test_a_study_without_an_answer_says_why(name: str) -> None:
-    page = report(recorded.records(name))
+    page = page_of(name)
     assert "There is no answer: a setting must have completed every seed" in page
     assert "No setting was completed by every seed." in page
 
@@ -88,7 +94,7 @@ def test_its_table_has_every_complete_setting_best_first_and_below_it_those_that
 
 def test_all_its_data_can_be_taken_out_of_it() -> None:
     records = recorded.records("mixed")
-    (content,) = re.findall(r'href="data:application/gzip;base64,(.*?)"', report(records))
+    (content,) = re.findall(r'href="data:application/gzip;base64,(.*?)"', page_of(records.name))
     table = pd.read_csv(io.BytesIO(gzip.decompress(base64.b64decode(content))))
     assert len(table) == len(records.table)
     assert table[recorded.AVERAGE].sum() == pytest.approx(records.table[recorded.AVERAGE].sum())
@@ -102,7 +108,7 @@ def test_data_that_are_too_many_are_taken_out_by_setting(monkeypatch: pytest.Mon
 
 
 def test_it_has_the_config_and_the_commands_that_make_it_again() -> None:
-    page = report(recorded.records("mixed"))
+    page = page_of("mixed")
     commands, config = text_of(page, "<pre>(.*?)</pre>")
     assert commands.endswith("belay-study report mixed -o report.html")
     assert "name: mixed" in config
@@ -110,11 +116,11 @@ def test_it_has_the_config_and_the_commands_that_make_it_again() -> None:
 
 
 def test_the_same_records_give_the_same_page() -> None:
-    assert report(recorded.records("mixed")) == report(dataclasses.replace(recorded.records("mixed")))
+    assert page_of("mixed") == report(dataclasses.replace(recorded.records("mixed")))
 
 
 def test_it_asks_for_nothing_from_elsewhere() -> None:
-    page = report(recorded.records("mixed"))
+    page = page_of("mixed")
     assert "default-src 'none'" in html.unescape(page)
     assert not re.findall(r'(?:src|href)="(?!data:|#)', without_scripts(page))
 
@@ -131,4 +137,4 @@ def test_the_command_writes_the_page(tmp_path: object) -> None:
     told = CliRunner().invoke(cli.app, ["report", "mixed", "--tracking", recorded.uri(), "-o", f"{tmp_path}/r.html"])
     assert told.exit_code == 0, told.output
     assert told.stderr.endswith(f"wrote {tmp_path}/r.html; open it in a browser\n")
-    assert open(f"{tmp_path}/r.html", encoding="utf-8").read() == report(records)  # noqa: SIM115, PTH123
+    assert open(f"{tmp_path}/r.html", encoding="utf-8").read() == page_of(records.name)  # noqa: SIM115, PTH123
