@@ -1,4 +1,4 @@
-"""Where the best setting lies, in a few lines of text."""
+"""What is known of the truly best setting, and which parameters matter, in a few lines of text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 
 from study.findings.explained import Explained, Share
 from study.findings.importance import Importances
-from study.findings.regimes import CRITICAL, Range, Region
+from study.findings.regimes import CRITICAL, IMPOSSIBLE, Range, Region
 from study.show import number
 
 
@@ -77,10 +77,10 @@ def _candidates(region: Region) -> str:
 
 
 def _percent(probability: float) -> str:
-    """A probability in per cent, which is 0 or 100 only where it is to within a ten thousandth."""
-    if 1e-4 < probability < 0.005:
+    """A probability in per cent, which is 0 or 100 only where it is nearly so."""
+    if IMPOSSIBLE <= probability < 0.005:
         return "under 1 %"
-    return "over 99 %" if 0.995 < probability < 1 - 1e-4 else f"{100 * probability:.0f} %"
+    return "over 99 %" if 0.995 < probability <= 1 - IMPOSSIBLE else f"{100 * probability:.0f} %"
 
 
 def _range(ends: Range) -> str:

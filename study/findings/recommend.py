@@ -15,7 +15,7 @@ from study.errors import FailedWork
 from study.findings.choose import FEWEST, row, shrunken
 from study.findings.collect import Records
 from study.findings.compare import Baseline, Comparison, against, beside, confirmed, ranking, rivals, values
-from study.findings.regimes import Region, region
+from study.findings.regimes import Region, possible, region
 
 
 @dataclass(frozen=True)
@@ -194,8 +194,8 @@ def _region(found: Region) -> dict[str, Any]:
     return {
         "candidates": found.candidates,
         "likely": found.likely,
-        "regimes": {kind: round(share, 4) for kind, share in found.regimes.items() if share >= 1e-4},
-        "families": {kind: round(share, 4) for kind, share in found.families.items() if share >= 1e-4},
+        "regimes": {kind: round(share, 4) for kind, share in possible(found.regimes).items()},
+        "families": {kind: round(share, 4) for kind, share in possible(found.families).items()},
         "ranges": {name: [_rounded(ends.low), _rounded(ends.high)] for name, ends in found.ranges.items()},
     }
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from study.findings.choose import CONFIDENCE
 from study.findings.collect import Records
 from study.findings.compare import beside, ranking, values
 
+IMPOSSIBLE = 1e-4  # a probability below which a kind is not worth its words
 CRITICAL = 0.05  # how far a damping ratio may be from 1 to count as critical: no study tells less apart
 
 
@@ -92,6 +94,11 @@ def region(records: Records, best: int) -> Region | None:
 def regime_of(average: Oscillator) -> Regime:
     """An average's regime as a region tells it, critical where the damping ratio is within `CRITICAL` of 1."""
     return "critical" if abs(average.damping_ratio - 1) <= CRITICAL else average.regime
+
+
+def possible(probabilities: Mapping[Any, float]) -> dict[str, float]:
+    """The kinds that the truly best setting may be of, with their probabilities."""
+    return {str(kind): share for kind, share in probabilities.items() if share >= IMPOSSIBLE}
 
 
 def _share(chance: pd.Series, kinds: list[str], kind: str) -> float:

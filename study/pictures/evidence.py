@@ -5,6 +5,7 @@ from __future__ import annotations
 import altair as alt
 import pandas as pd
 
+from study.answer import BASELINE_TEXTS
 from study.errors import FailedWork
 from study.findings.collect import Records
 from study.findings.compare import comparisons
@@ -14,7 +15,6 @@ from study.pictures.points import recommended
 
 EVALUATORS = {"FanovaImportanceEvaluator": "fANOVA", "PedAnovaImportanceEvaluator": "PED-ANOVA"}
 ROW = 44  # pixels of a line of bars or intervals
-NAMES = {"ema": "best EMA", "damped": "best damped", "belay": "best BELAY", "push": "best push", "none": "no averaging"}
 
 
 def comparison(records: Records) -> Picture:
@@ -32,7 +32,7 @@ def comparison(records: Records) -> Picture:
         raise Unsupported("the study measured nothing to compare the recommended setting with")
     if data["low"].isna().all():
         raise Unsupported("one seed gives no interval; give `seeds` at least 2")
-    data = data.drop(columns="metric").assign(against="vs " + data["baseline"].map(NAMES))
+    data = data.drop(columns="metric").assign(against="vs " + data["baseline"].map(BASELINE_TEXTS))
     told = "; ".join(
         f"{one.against} {one.difference:+.3g} ({one.low:+.3g} to {one.high:+.3g})" for one in data.itertuples()
     )

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from study.answer import BASELINE_TEXTS, difference_text, setting_text, sureness, verdict
 from study.design.schema import PARAMETERS, Tag, figures, oscillator_of
 from study.findings.collect import Records
 from study.findings.recommend import Recommendation
-from study.findings.regimes import Region, region
+from study.findings.regimes import Region, possible, region
 from study.insights import shares_text
 from study.pictures.points import FAMILIES
 from study.show import number
-
-IMPOSSIBLE = 1e-4  # a probability that is not worth its words
 
 Figure = tuple[str, str, str]  # what it is, its value, and more in small letters
 
@@ -57,9 +54,7 @@ def _worth(found: Recommendation) -> str:
 
 def notices(records: Records, found: Recommendation | None) -> Iterator[str]:
     """What to beware of."""
-    done = len(records.settings)
-    if found is not None:
-        done = found.tried + found.pruned + found.diverged + found.failed
+    done = int(records.tags[Tag.DONE])
     if done < records.planned:
         yield f"The study is not finished: {done} of {records.planned} settings are done."
     if records.seeds < 2:
@@ -79,7 +74,7 @@ def key_figures(found: Recommendation) -> list[Figure]:
     return [
         (records.metric, number(found.mean), f"{error}, {_counted(found.fresh or found.seeds)}"),
         ("cannot be told from it", f"{len(found.rivals)} of the others", sureness(found)),
-        ("regime", average.regime, f"the best one: {shares_text(_possible(where.regimes))}" if where else ""),
+        ("regime", average.regime, f"the best one: {shares_text(possible(where.regimes))}" if where else ""),
         ("damping ratio", number(derived["damping_ratio"]), _span(where, "damping_ratio")),
         (
             "memory",
@@ -93,10 +88,6 @@ def key_figures(found: Recommendation) -> list[Figure]:
 
 def _counted(seeds: int) -> str:
     return f"{seeds} seed{'' if seeds == 1 else 's'}"
-
-
-def _possible(probabilities: Mapping[Any, float]) -> dict[Any, float]:
-    return {kind: probability for kind, probability in probabilities.items() if probability >= IMPOSSIBLE}
 
 
 def _span(where: Region | None, name: str, head: str = "") -> str:

@@ -62,6 +62,7 @@ def test_coupled_settings(figure: Callable[..., None], tmp_path: Path) -> None:
     figure("twice as many settings, each", "one of these", more / (2 * ours), 1)
 
 
+@pytest.mark.skipif(not FULL, reason="the same but for the space")
 def test_averages_of_shared_trajectories(figure: Callable[..., None], tmp_path: Path) -> None:
     def space(averages: int) -> dict[str, Any]:
         decays = [1 - 0.1 / (1 + number) for number in range(averages // 2)]

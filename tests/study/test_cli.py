@@ -35,6 +35,8 @@ COMMANDS = [
     "importance",
     "compare",
     "export",
+    "report",
+    "plot",
     "tasks",
     "init",
     "schema",
