@@ -120,8 +120,7 @@ def dunnett(comparisons: int, df: float, confidence: float = CONFIDENCE, two_sid
     """
     if comparisons == 1:
         return float(stdtrit(df, (1 + confidence) / 2 if two_sided else confidence))
-    shared, weights = np.polynomial.hermite_e.hermegauss(51)  # over the noise that all differences share
-    places, lengths = np.polynomial.legendre.leggauss(80)  # over the estimated standard error, as a share of the true
+    shared, weights, places, lengths = _nodes()
     spread = np.sqrt(chdtri(df, (places + 1) / 2) / df)[:, None]
 
     def beyond(critical: float) -> float:
@@ -130,6 +129,12 @@ def dunnett(comparisons: int, df: float, confidence: float = CONFIDENCE, two_sid
         return float(lengths @ (each**comparisons) @ weights / lengths.sum() / weights.sum()) - confidence
 
     return float(brentq(beyond, 0.0, 1e4))
+
+
+@functools.cache
+def _nodes() -> tuple[NDArray[np.float64], ...]:
+    """Places and weights over the noise that all differences share, and over the standard error's quantiles."""
+    return *np.polynomial.hermite_e.hermegauss(51), *np.polynomial.legendre.leggauss(80)
 
 
 def sign_flip(differences: NDArray[np.float64]) -> float:

@@ -116,6 +116,7 @@ def measured(rng: np.random.Generator, means: NDArray[np.float64], seeds: int, s
     return pd.DataFrame(means[:, None] + shared + sizes * rng.standard_normal((len(means), seeds)))
 
 
+@pytest.mark.no_cover  # which would double its time
 @pytest.mark.parametrize(("settings", "seeds"), [(4, 16), (8, 32), (64, 4), (64, 14)])
 def test_the_truly_best_setting_is_among_those_that_cannot_be_told_from_the_best(settings: int, seeds: int) -> None:
     """All are as good, which is the hardest case; one of them, fixed beforehand, is the one that has to be there."""
@@ -124,6 +125,7 @@ def test_the_truly_best_setting_is_among_those_that_cannot_be_told_from_the_best
     assert 0.93 <= np.mean(there) <= 0.97
 
 
+@pytest.mark.no_cover  # which would double its time
 @pytest.mark.parametrize("spread", [0.3, 1.0])
 @pytest.mark.parametrize(("settings", "seeds"), [(4, 16), (64, 4)])
 def test_it_is_there_too_where_settings_differ_in_how_much_they_vary(settings: int, seeds: int, spread: float) -> None:
@@ -149,6 +151,7 @@ def test_settings_that_measured_the_same_on_every_seed_cannot_be_told_apart() ->
     assert level(pd.DataFrame([[0.5, 0.7, 0.6]] * 5), "max") == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.no_cover  # which would double its time
 def test_shrunken_means_are_nearer_to_the_truth_and_the_best_one_is_less_flattered() -> None:
     rng, raw, less = np.random.default_rng(7), [], []
     for _ in range(200):
@@ -178,6 +181,7 @@ def lead_over_ema(rng: np.random.Generator, means: NDArray[np.float64], seeds: i
     return found.low, found.high, float(means[best] - means[other])
 
 
+@pytest.mark.no_cover  # which would double its time
 @pytest.mark.parametrize("finalists", [3, 4, 8])
 def test_where_nothing_differs_nothing_is_said_to_be_better_than_ema(finalists: int) -> None:
     rng = np.random.default_rng(finalists)
@@ -185,6 +189,7 @@ def test_where_nothing_differs_nothing_is_said_to_be_better_than_ema(finalists: 
     assert np.mean([low <= 0 <= high for low, high, _ in studies]) >= 0.95
 
 
+@pytest.mark.no_cover  # which would double its time
 @pytest.mark.parametrize("means", [[0.0, 0.8, 0.8, 0.8], [0.0, 0.0, 0.0, 0.8], [0.0, 0.3, 0.6, 0.9]])
 def test_the_interval_of_the_chosen_one_s_lead_holds_though_it_was_chosen(means: list[float]) -> None:
     rng = np.random.default_rng(6)
@@ -192,6 +197,7 @@ def test_the_interval_of_the_chosen_one_s_lead_holds_though_it_was_chosen(means:
     assert np.mean([low <= true <= high for low, high, true in studies]) >= 0.95
 
 
+@pytest.mark.no_cover  # which would double its time
 def test_of_two_that_are_as_good_one_is_told_from_the_other_in_one_case_of_twenty():
     rng = np.random.default_rng(0)
     told = [len(level(pd.DataFrame(rng.normal(size=(2, 8))), "max")) == 1 for _ in range(250)]
