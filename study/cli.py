@@ -31,7 +31,16 @@ ENVIRONMENT = {  # of MLflow, which reads it as it is imported
 OPTUNA = "optuna:"  # what a `--to` begins with
 FAMILIES = Literal["ema", "damped", "belay", "push"]
 METHODS = Literal["ema_of_ema", "pace", "primal_averaging", "nesterov"]
-PICTURES = ("comparison", "coordinates", "regimes", "curves", "response", "importance", "parallel")  # that `plot` draws
+PICTURES = (  # that `plot` draws
+    "comparison",
+    "coordinates",
+    "regimes",
+    "stability",
+    "curves",
+    "response",
+    "importance",
+    "parallel",
+)
 
 app = typer.Typer(
     help="Find a model's best weight averaging: sweep decay, damping and coupling, and say how sure the answer is.",
@@ -312,28 +321,32 @@ def regimes(
     """Print the region of the truly best setting, and the best settings as oscillators.
 
     The region allows for chance, which decided what measured best: probabilities of regimes and families, ranges of
-    figures, how much of the objective either system of coordinates explains. Then of each setting: regime, memory as a
-    share of the run, damping ratio, mass ratio, lag, half-life, noise gain, overshoot, the factors on the learning rate
-    (of the gradient's immediate step, of slow modes), stability limit.
+    figures, how much of the objective either system of coordinates explains. Then how many settings went beyond the
+    stability limit of training, and what they came to. Then of each setting: regime, memory as a share of the run,
+    damping ratio, mass ratio, lag, half-life, noise gain, overshoot, the factors on the learning rate (of the
+    gradient's immediate step, of slow modes), stability limit.
     """
     from study.findings.collect import load
     from study.findings.explained import explained
     from study.findings.recommend import recommend
     from study.findings.regimes import regimes as tabulate
     from study.findings.regimes import region
-    from study.insights import region_text
+    from study.findings.stability import stability
+    from study.insights import region_text, stability_text
     from study.options import connecting
     from study.show import as_plain, rows_of, show_data, show_rows
 
     with connecting(tracking=tracking) as chosen:
         records = load(study, chosen.connections.tracking)
-        where = region(records, recommend(records).setting)
-    shares, settings = explained(records), tabulate(records, top).reset_index()
+        best = recommend(records).setting
+    where, shares, limit = region(records, best), explained(records), stability(records, best)
+    settings = tabulate(records, top).reset_index()
     if form == "table":
-        typer.echo(f"{region_text(where, shares)}\n")
+        typer.echo(f"{region_text(where, shares)}\n\n{stability_text(limit)}\n")
         show_rows(settings, form)
     else:
-        show_data({"region": as_plain(where), "explained": as_plain(shares), "settings": rows_of(settings)}, form)
+        found = {"region": as_plain(where), "explained": as_plain(shares), "stability": as_plain(limit)}
+        show_data(found | {"settings": rows_of(settings)}, form)
 
 
 @app.command()

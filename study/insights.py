@@ -1,4 +1,4 @@
-"""What is known of the truly best setting, and which parameters matter, in a few lines of text."""
+"""What is known of the truly best setting, the stability limit, which parameters matter, in a few lines of text."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pandas as pd
 from study.findings.explained import Explained, Share
 from study.findings.importance import Importances
 from study.findings.regimes import CRITICAL, IMPOSSIBLE, Range, Region
+from study.findings.stability import UNKNOWN, Side, Stability
 from study.show import number
 
 
@@ -28,6 +29,21 @@ def region_text(region: Region | None, explained: Explained) -> str:
             ("family", shares_text(region.families)),
         ]
     return aligned([*lines, ("explained", _explained(explained))])
+
+
+def stability_text(found: Stability | None) -> str:
+    """The stability limit of training, and what was measured on both sides of it."""
+    if found is None:
+        return aligned([("limit", f"of stable learning rates not known: {UNKNOWN}")])
+    spread = f"{number(found.low)} to {number(found.high)} over {found.seeds} seeds"
+    lines = [
+        ("limit", "plain SGD is unstable, by theory, where lr x curvature passes max_stable_step"),
+        ("curvature", f"{number(found.curvature)} at the initial weights ({spread}), the largest of the loss"),
+        ("recommended", f"{number(found.chosen)} times the limit"),
+        ("within it", _side(found.within)),
+        ("beyond it", _side(found.beyond)),
+    ]
+    return aligned(lines)
 
 
 def importance_text(found: Importances) -> str:
@@ -66,6 +82,13 @@ def shares_text(probabilities: Mapping[Any, float]) -> str:
 def of_what(logarithm: bool) -> str:
     """What has the variance that is explained."""
     return f"the {'logarithm of the ' if logarithm else ''}objective's variance"
+
+
+def _side(side: Side) -> str:
+    counted = f"{side.settings} settings, {side.diverged} of them diverged"
+    if math.isnan(side.best):
+        return counted
+    return f"{counted}; objective {number(side.best)} at best, {number(side.median)} in the median"
 
 
 def _candidates(region: Region) -> str:

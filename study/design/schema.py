@@ -85,6 +85,7 @@ class Tag:
     PLANNED, DONE = "belay.planned", "belay.done"  # settings
     METRIC, MODE, STEPS, SEEDS = "belay.metric", "belay.mode", "belay.steps", "belay.seeds"
     TASK, DATA, COMMIT, VERSIONS = "belay.task", "belay.data", "belay.commit", "belay.versions"
+    CURVATURES = "belay.curvatures"  # of the loss at some seeds' initial weights
     FAMILY, REGIME, OUTCOME = "belay.family", "belay.regime", "belay.outcome"
     CONFIRMED = "belay.confirmed"  # how a finalist's fresh seeds ended
     MESSAGE, DIVERGED_AT = "belay.message", "belay.diverged_at"

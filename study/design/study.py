@@ -80,6 +80,15 @@ class Study:
         fixed = all(main.get(name, value) == value for name, value in ema.items())
         return {"main": main} if fixed or self.config.search.baseline == 0 else {"main": main, "ema": main | ema}
 
+    @property
+    def is_plain_sgd(self) -> bool:
+        """Whether theory knows which learning rates are stable: the task's `lr`, of SGD alone, is all that varies."""
+        if not isinstance(self.task, Task) or "lr" not in self.task.hyperparameters:
+            return False
+        spec = self.task.describe_optimizer()
+        varied = self.config.space.keys() - COORDINATES
+        return (spec.kind, spec.momentum, spec.weight_decay) == ("sgd", 0, 0) and varied <= {"lr"}
+
     @functools.cached_property
     def riders(self) -> tuple[Oscillator, ...]:
         """The averages that watch each training that no average pulls; none where the objective is no average's.

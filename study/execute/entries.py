@@ -22,7 +22,10 @@ from study.design.schema import (
     over_seeds,
 )
 from study.design.study import Study
+from study.design.tasks.base import Task
+from study.design.tasks.curvature import largest_curvature
 
+CURVED = 4  # seeds at whose initial weights the curvature is measured
 POINTS = 10  # of a metric's history, evenly spread; each costs MLflow's database a row
 
 
@@ -44,7 +47,20 @@ def study_tags(study: Study) -> dict[str, str]:
         Tag.DATA: study.data_digest(),
         Tag.COMMIT: _commit(),
         Tag.VERSIONS: json.dumps({package: version(package) for package in PACKAGES}),
+        Tag.CURVATURES: json.dumps(_curvatures(study)),
     }
+
+
+def _curvatures(study: Study) -> list[float]:
+    """The largest curvature at the first seeds' initial weights, where it says which learning rates are stable."""
+    if not study.is_plain_sgd:
+        return []
+    assert isinstance(study.task, Task)
+    try:
+        found = [largest_curvature(study.task, seed) for seed in range(min(CURVED, study.config.seeds))]
+    except Exception:  # whatever a task may raise; a loss that cannot be taken at all is told of in training
+        return []
+    return [value for value in found if math.isfinite(value)]
 
 
 def _commit() -> str:

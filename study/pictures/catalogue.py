@@ -13,6 +13,7 @@ from study.findings.collect import Records
 from study.pictures.base import Picture, Unsupported
 from study.pictures.coordinates import coordinates
 from study.pictures.evidence import comparison, importance
+from study.pictures.limit import limit
 from study.pictures.motion import learning_curves, response
 from study.pictures.parallel import parallel
 from study.pictures.plane import regime_map
@@ -32,6 +33,7 @@ KINDS = {
     "comparison": Kind("Against the other families", comparison),
     "coordinates": Kind("Mass ratio, memory, damping ratio", coordinates),
     "regimes": Kind("Regime map", regime_map),
+    "stability": Kind("The stability limit", limit),
     "curves": Kind("Learning curves", learning_curves),
     "response": Kind("The average itself", response),
     "importance": Kind("What matters", importance),

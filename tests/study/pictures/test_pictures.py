@@ -35,7 +35,7 @@ def test_the_command_line_offers_every_kind_of_picture_and_no_other() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_becomes_a_file_in_both_forms_and_themes(kind: str) -> None:
-    drawn = of("steep" if kind == "importance" else "mixed", kind)
+    drawn = of({"importance": "steep", "stability": "tiny"}.get(kind, "mixed"), kind)
     assert image(drawn, "png", "light").startswith(b"\x89PNG")
     dark = image(drawn, "svg", "dark")
     assert dark.startswith(b"<svg")
@@ -146,7 +146,7 @@ def test_a_picture_of_a_poor_study_is_drawn_or_left_out(name: str, kind: str) ->
     try:
         found = of(name, kind)
     except BadInput:
-        assert name in STOPPED or kind in ("comparison", "parallel", "curves", "importance")
+        assert name in STOPPED or kind in ("comparison", "parallel", "curves", "importance", "stability")
     else:
         assert vl_convert.vegalite_to_vega(found.complete("light"))["marks"]
         assert found.caption.endswith(".")

@@ -1,0 +1,82 @@
+"""The stability limit: training diverges beyond it and not below, and records say how far each setting went."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import recorded
+
+from belay import Oscillator
+from study.design.config import parse_config
+from study.design.places import Connections
+from study.design.study import Study
+from study.execute.inline import back_end
+from study.execute.sweep import run
+from study.findings.collect import Records, load
+from study.findings.recommend import recommend
+from study.findings.stability import curvatures, shares, stability
+from study.insights import stability_text
+from study.pictures.base import Unsupported
+from study.pictures.limit import limit
+
+pytestmark = [pytest.mark.filterwarnings(warning) for warning in recorded.WARNINGS]
+RATES = [0.5, 1.95, 2.2, 2.6]  # times the largest curvature, which is 1: the limit is 2 without coupling, 2.46 with
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Records:
+    """A quadratic, on which theory is exact, with and without a pull."""
+    config: dict[str, Any] = {"name": "unstable", "task": "quadratic", "steps": 300, "seeds": 2, "evaluations": 1}
+    config |= {"objective": {"metric": "average/excess_loss"}, "search": {"sampler": "grid", "baseline": 0}}
+    space = {"decay": 0.9, "coupling": {"choice": [0.0, 0.3]}, "lr": {"choice": RATES}}
+    storage = f"sqlite:///{tmp_path_factory.mktemp('stability')}/ledger.db"
+    study = Study.of(parse_config(config | {"space": space}))
+    run(study, Connections.of(storage, recorded.uri()), back_end, lambda _: None, lambda _: None)
+    return load("unstable", recorded.uri())
+
+
+def test_training_diverges_beyond_the_limit_and_not_below_and_a_pull_moves_the_limit(trained: Records) -> None:
+    (curvature, _), settings = curvatures(trained), trained.settings
+    assert curvature == pytest.approx(1, rel=5e-3)
+    pulled = Oscillator(0.9, coupling=0.3).max_stable_step
+    assert 2.2 < pulled < 2.6
+    asked = settings[settings["coupling"].isin([0, 0.3]) & (settings.index < 2 * len(RATES))]
+    limits = asked["coupling"].map({0.0: 2.0, 0.3: pulled})
+    assert list(asked["state"] == "diverged") == list(asked["lr"] > limits)
+    assert shares(trained, 1.0)[asked.index].to_dict() == pytest.approx((asked["lr"] / limits).to_dict())
+
+
+def test_both_sides_are_counted_and_the_recommended_setting_stands_below(trained: Records) -> None:
+    best = recommend(trained)
+    found = stability(trained, best.setting)
+    assert found is not None
+    assert (found.within.settings, found.within.diverged) == (5, 0)
+    assert (found.beyond.settings, found.beyond.diverged) == (3, 3)
+    assert math.isnan(found.beyond.best)
+    assert found.within.best <= found.within.median
+    assert found.chosen < 1
+    assert (found.low, found.seeds) == (min(curvatures(trained)), 2)
+    text = stability_text(found)
+    assert "3 settings, 3 of them diverged" in text.splitlines()[-1]
+    assert "5 settings, 0 of them diverged; objective" in text
+
+
+def test_the_picture_has_those_without_an_objective_at_its_worse_edge(trained: Records) -> None:
+    data = limit(trained).data["limits"].set_index("setting")
+    assert list(data.index) == list(range(8))  # no riders
+    crosses = data[data["objective"].isna()]
+    assert list(crosses.index[crosses["state"] == "diverged"]) == list(crosses.index)
+    assert crosses["shown"].min() > data["objective"].max()
+    assert (crosses["share"] > 1).all()
+
+
+@pytest.mark.parametrize("name", ["mixed", "shaped"])  # of another optimizer too; a train function
+def test_without_a_curvature_nothing_is_said_of_a_limit_but_why(name: str) -> None:
+    records = recorded.records(name)
+    assert curvatures(records) == []
+    assert stability(records, 0) is None
+    assert "plain SGD" in stability_text(None)
+    with pytest.raises(Unsupported, match="plain SGD"):
+        limit(records)
