@@ -13,8 +13,7 @@ class StudyError(Exception):
     exit_code = 1
 
     def __init__(self, message: str) -> None:
-        text = printable(" ".join(message.split()))
-        super().__init__(text if len(text) <= LONGEST else f"{text[: LONGEST // 2]}...{text[-LONGEST // 2 :]}")
+        super().__init__(shortened(printable(" ".join(message.split())), LONGEST))
 
 
 class BadInput(StudyError):
@@ -35,6 +34,11 @@ class Interrupted(StudyError):
     """The user stopped the work; what was done is kept."""
 
     exit_code = 130
+
+
+def shortened(text: str, most: int) -> str:
+    """The text, or its beginning and its end if it has more than so many characters."""
+    return text if len(text) <= most else f"{text[: most // 2]}...{text[-most // 2 :]}"
 
 
 def printable(text: str) -> str:

@@ -60,9 +60,8 @@ def values_of(study: Study, outcome: Outcome) -> list[float]:
 
     A host that did not complete every seed, with riders on each, has none.
     """
-    searched = outcome.part("search")
-    if searched.state != "complete" or not all(result.riders for result in searched.seeds):
+    searched, metric = outcome.part("search"), study.config.objective.metric
+    if searched.state != "complete" or not all(metric in result.riders for result in searched.seeds):
         return []
-    metric = study.config.objective.metric
     columns = zip(*(result.riders[metric] for result in searched.seeds), strict=True)
     return [over_seeds(values) for values in columns]

@@ -56,9 +56,14 @@ RESERVED = frozenset(  # other columns of the tables that hold settings: names t
         *NATURAL,
     )
 )
-METRIC = re.compile(  # averaged weights or the model's own; in MLflow's characters, as a path that leads nowhere else
-    r"(?=.{1,200}\Z)(average|live)(/(?!\.\.?(/|\Z))[\w. -]+)+"
+# Averaged weights or the model's own; in MLflow's characters, as a path that leads nowhere else, and not as the records
+# name the error of a mean.
+METRIC = re.compile(r"(?=.{1,200}\Z)(average|live)(/(?!\.\.?(/|\Z))[\w. -]+)+(?<!\.se)")
+METRIC_NAMES = (
+    "letters, digits, `_`, `.`, `-` and spaces in parts between `/`, 200 characters in all, without `.se` at the end"
 )
+LARGEST_METRIC = 1e100  # in size; beyond it a run has diverged: its square, by which errors are told, must be a number
+LARGEST_STEP = 2**31 - 1  # that every database takes
 PLAIN = {"damping": 1.0, "coupling": 0.0}  # what makes an average an EMA
 INFINITE = "inf"  # an EMA's damping ratio as a space and the records' JSON write it
 NATURAL_PLAIN: Mapping[str, Scalar] = {"damping_ratio": INFINITE, "mass_ratio": 0.0}  # an EMA in natural coordinates

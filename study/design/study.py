@@ -20,6 +20,7 @@ from study.design.schema import (
     COORDINATES,
     LIVE,
     METRIC,
+    METRIC_NAMES,
     NATURAL,
     NATURAL_PLAIN,
     PARAMETERS,
@@ -202,7 +203,10 @@ def _direction(config: StudyConfig, task: AnyTask) -> Direction:
     metric, asked = config.objective.metric, config.objective.mode
     if task.metrics is None:
         if not METRIC.fullmatch(metric):
-            raise BadInput(f"`objective.metric` must be average/NAME or live/NAME, got {shown(metric)}; change it.")
+            raise BadInput(
+                f"`objective.metric` must be average/NAME or live/NAME, of {METRIC_NAMES}, got "
+                f"{shown(metric)}; change it."
+            )
         if asked is None:
             raise BadInput("`objective.mode` must be max or min where the task is a function, got nothing; add it.")
         return asked

@@ -25,7 +25,10 @@ from study.design.study import Study
 from study.design.tasks.base import Task
 from study.design.tasks.curvature import largest_curvature
 
+from study.errors import shortened
+
 CURVED = 4  # seeds at whose initial weights the curvature is measured
+LONGEST_MESSAGE = 500  # characters; the table of results has all that is kept
 POINTS = 10  # of a metric's history, evenly spread; each costs MLflow's database a row
 
 
@@ -81,7 +84,7 @@ def labels(setting: Setting, outcome: Outcome) -> dict[str, str]:
         Tag.REGIME: setting.oscillator.regime,
         Tag.OUTCOME: searched.state,
         Tag.SEEDS: str(len(outcome.seeds)),
-        Tag.MESSAGE: searched.message[:500],
+        Tag.MESSAGE: shortened(searched.message, LONGEST_MESSAGE),
     }
     if fresh.seeds:
         found[Tag.CONFIRMED] = fresh.state

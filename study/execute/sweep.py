@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from study.design.places import Connections
 from study.design.study import Study
-from study.errors import FailedWork, Interrupted
+from study.errors import FailedWork, Interrupted, shortened
 from study.execute.ask import Asker
 from study.execute.lease import Lease
 from study.execute.ledger import Ledger, check_name
@@ -19,6 +19,8 @@ from study.execute.train.probe import Room, room
 
 if TYPE_CHECKING:
     from study.execute.record import Ending, Recorder
+
+SHOWN = 500  # characters of what a task raised
 
 
 def run(
@@ -129,7 +131,7 @@ def _finishing(recorder: Recorder, packs: Packs, ending: Ending = "FINISHED") ->
 def _check_results(asker: Asker, progress: Progress) -> None:
     """Raises FailedWork if nothing can be said."""
     if progress.failed == progress.done > 0:
-        message = next(outcome.message for _, outcome in asker.outcomes())
+        message = shortened(next(outcome.message for _, outcome in asker.outcomes()), SHOWN)
         raise FailedWork(
             f"every setting failed ({progress.done} of {progress.planned} tried), the first with: {message}; mend the "
             "task and run it under a new name."

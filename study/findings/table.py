@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from study.design.faults import shown
-from study.design.schema import NATURAL, PARAMETERS, PLAIN, Direction, family, natural, oscillator_of
+from study.design.schema import LARGEST_METRIC, NATURAL, PARAMETERS, PLAIN, Direction, family, natural, oscillator_of
 from study.errors import BadInput, reason
 from study.findings.collect import Records
 from study.findings.columns import read_columns
@@ -19,7 +19,7 @@ SEED, DECAY, STEPS = "seed", "decay", "steps"
 RECORDED = {"setting", "state", "message", "diverged_at"}  # other columns of records
 SHOWN = {"mean", "se", "seeds", "settings", "best", "median", "from", "to"}  # columns that stand beside a parameter
 NO_METRIC = ("", "na", "n/a", "null", "none")
-SMALLEST, LARGEST = 1e-100, 1e100  # between these a metric's square is a number too
+SMALLEST = 1e-100  # in size, up to LARGEST_METRIC; between these a metric's square is a number too
 NUMERIC, TEXT = 2, 3  # kinds of values, after null and booleans
 KEY = ["setting", SEED]
 NAMED = 5  # settings or seeds that a note names
@@ -113,7 +113,7 @@ def _metric(cells: Sequence[Any], metric: str) -> list[float]:
                 f"`metric` must be a column of numbers, got {shown(cell)} in row {number} of {shown(metric)}; mend it, "
                 "or leave the cell empty where the run diverged."
             ) from error
-        values.append(value if abs(value) <= LARGEST else math.nan)
+        values.append(value if abs(value) <= LARGEST_METRIC else math.nan)
     if 0 < max((abs(value) for value in values if value == value), default=0) < SMALLEST:
         raise BadInput(
             f"`metric` must have values above {SMALLEST:g} in size, got none in {shown(metric)}; rescale it."

@@ -59,12 +59,6 @@ def reports_a_bare_name(setting: Mapping[str, Any], seed: int, report: Report) -
     report(1, {"score": 1.0})
 
 
-def turns_nan(setting: Mapping[str, Any], seed: int, report: Report) -> None:
-    """Reports a number, then nan where lr is above 1."""
-    report(1, {"average/score": 0.5})
-    report(7, {"average/score": float("nan") if setting["lr"] > 1 else 0.25})
-
-
 def dies_above_one(setting: Mapping[str, Any], seed: int, report: Report) -> None:
     """Takes its worker down where lr is above 1."""
     if setting["lr"] > 1:
@@ -87,7 +81,7 @@ def waits_at_a_gate(setting: Mapping[str, Any], seed: int, report: Report) -> No
 
 def raises_escapes(setting: Mapping[str, Any], seed: int, report: Report) -> None:
     """Raises with text that would act on a terminal, and that PostgreSQL does not keep."""
-    raise RuntimeError("\x1b[31mred\x00\x9b" + "long" * 10_000)
+    raise RuntimeError("\x1b[31mred\x00\x9b\udcfc" + "long" * 10_000)
 
 
 def reports_escapes(setting: Mapping[str, Any], seed: int, report: Report) -> None:

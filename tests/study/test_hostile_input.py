@@ -94,9 +94,19 @@ def test_values_with_control_characters_are_refused_which_postgresql_could_not_k
 
 
 @pytest.mark.parametrize(
-    "name", ["average/../live", "average/./x", "average//x", "average/x/", "average/..", f"average/{'n' * 250}", "x"]
+    "name",
+    [
+        "average/../live",
+        "average/./x",
+        "average//x",
+        "average/x/",
+        "average/..",
+        f"average/{'n' * 250}",
+        "average/x.se",
+        "x",
+    ],
 )
-def test_a_metric_whose_name_mlflow_would_take_for_another_path_is_none(name: str) -> None:
+def test_a_metric_whose_name_mlflow_or_the_records_take_for_another_is_none(name: str) -> None:
     assert not METRIC.fullmatch(name)
 
 

@@ -12,7 +12,7 @@ from typing import Any, cast, get_args
 from pydantic import ValidationError
 
 from study.design.faults import explain, shown
-from study.design.schema import AVERAGE, METRIC, PARAMETERS, RESERVED, Direction, Scalar
+from study.design.schema import AVERAGE, METRIC, METRIC_NAMES, PARAMETERS, RESERVED, Direction, Scalar
 from study.design.tasks.base import Task, TrainFunction
 from study.design.tasks.plain import AnyTask, PlainTask
 from study.errors import BadInput
@@ -104,10 +104,7 @@ def _check_class(name: str, task: type[Task]) -> None:
         raise BadInput(f"`metrics` of {name} must map each metric to max or min, got {shown(metrics)}; mend the class.")
     for metric in metrics:
         if not METRIC.fullmatch(AVERAGE + metric):
-            raise BadInput(
-                f"`metrics` of {name} must be named by letters, digits, `_`, `.`, `-`, `/` and spaces, got {metric!r}; "
-                "rename it."
-            )
+            raise BadInput(f"`metrics` of {name} must be named by {METRIC_NAMES}, got {shown(metric)}; rename it.")
     _check_fields(name, task)
 
 

@@ -18,7 +18,7 @@ from study.design.schema import AVERAGE, LIVE, SeedResult, Setting
 from study.design.study import Study
 from study.design.tasks.base import Task
 from study.execute.plan import JUDGED, Bars
-from study.execute.train.log import DIVERGED_LOSS, Diverged, Ended, Log
+from study.execute.train.log import DIVERGED_LOSS, Diverged, Ended, Log, in_range
 
 Errors = tuple[type[BaseException], ...]
 KEPT: Errors = (Exception, SystemExit)  # whatever a task may raise, but for Ctrl-C
@@ -170,12 +170,18 @@ def _train(
 
 
 def _measured(task: Task, model: nn.Module, bank: Bank) -> dict[str, list[float]]:
-    """What the riders measure, by metric."""
+    """What the riders measure, by metric; nan where it is out of range.
+
+    Raises:
+        ValueError: Some lack a metric that others have.
+    """
     columns: dict[str, list[float]] = {}
     for index in range(len(bank)):
         with bank.average_parameters(index):
             for name, value in _averaged(task, model).items():
-                columns.setdefault(name, []).append(value)
+                columns.setdefault(name, []).append(value if in_range(value) else math.nan)
+    if lacking := [name for name, values in columns.items() if len(values) < len(bank)]:
+        raise ValueError(f"`evaluate` must give every model the same metrics, got {lacking[0]!r} of some.")
     return columns
 
 

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
 
-from study.design.schema import METRIC, History, SeedResult
+import torch
+
+from study.design.faults import shown
+from study.design.schema import LARGEST_METRIC, LARGEST_STEP, METRIC, METRIC_NAMES, History, SeedResult
 from study.design.study import Study
-from study.errors import LONGEST, printable
+from study.errors import printable, shortened
 from study.execute.plan import Bars
 
+KEPT = 10_000  # characters of what a task raised, its beginning and its end
 DIVERGED_LOSS = 1e6  # times the first loss or 1, whichever is larger; training does not recover from such a loss
 
 
@@ -31,7 +37,58 @@ class Pruned(Ended):
 
 def raised(error: BaseException) -> str:
     """What a task raised, on one line that every database and terminal takes."""
-    return printable(" ".join(f"{type(error).__name__}: {error}".split()))[:LONGEST]
+    try:
+        text = str(error)
+    except Exception as fault:  # whatever the text of a task's own exception may raise
+        text = f"a text that cannot be made ({type(fault).__name__})"
+    return shortened(printable(" ".join(f"{type(error).__name__}: {text}".split())), KEPT)
+
+
+def whole_step(step: Any) -> int:
+    """A step as a task reports it, of whatever type.
+
+    Raises:
+        ValueError: It is no whole number, or too large.
+    """
+    with suppress(TypeError, ValueError, OverflowError, RuntimeError):  # the last of a tensor of several numbers
+        number = int(step)
+        if number == step and 0 <= number <= LARGEST_STEP:
+            return number
+    raise ValueError(f"`report` takes a whole number from 0 to {LARGEST_STEP:,} as step, got {shown(step)}; change it.")
+
+
+def numbers(metrics: Any) -> dict[str, float]:
+    """Metrics as a task reports them, of whatever type; inf for a number beyond floats.
+
+    Raises:
+        ValueError: They are no mapping of metrics' names to numbers.
+    """
+    if not isinstance(metrics, Mapping):
+        raise ValueError(f"`report` takes a mapping of metrics to numbers, got {shown(metrics)}; change it.")
+    for name in metrics:
+        if not (isinstance(name, str) and METRIC.fullmatch(name)):
+            raise ValueError(
+                f"`report` takes metrics named average/NAME or live/NAME, of {METRIC_NAMES}, got "
+                f"{shown(name)}; rename it."
+            )
+    return {str(name): _number(name, value) for name, value in metrics.items()}
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, torch.Tensor):
+        value = value.detach()  # torch warns of one that is still to be differentiated
+    if not isinstance(value, str | bytes):  # which `float` would read
+        with suppress(TypeError, ValueError, RuntimeError):
+            try:
+                return float(value)
+            except OverflowError:
+                return math.inf
+    raise ValueError(f"`report` takes one number for each metric, got {shown(value)} for {shown(name)}; change it.")
+
+
+def in_range(value: float) -> bool:
+    """Whether a metric's value is one; beyond it a run has diverged."""
+    return abs(value) <= LARGEST_METRIC
 
 
 class Log:
@@ -54,16 +111,14 @@ class Log:
         """Takes what was measured at a step; nothing more once it has ended.
 
         Raises:
-            ValueError: A name is no metric's.
-            Diverged: A value is not finite.
+            ValueError: The step is no whole number, a name no metric's or a value no number.
+            Diverged: A value is not finite, or out of range.
             Pruned: The objective is worse than a bar.
         """
         if self.ended:
             return
-        if unknown := [name for name in metrics if not METRIC.fullmatch(str(name))]:
-            raise ValueError(f"`report` takes metrics named average/NAME or live/NAME, got {str(unknown[0])[:300]!r}.")
-        values = {name: float(value) for name, value in metrics.items()}
-        if not all(map(math.isfinite, values.values())):
+        step, values = whole_step(step), numbers(metrics)
+        if not all(map(in_range, values.values())):
             raise Diverged(step)
         self._history.append((step, values))
         if self._metric in values and step < self._steps:

@@ -7,6 +7,7 @@ only its task can promise that, it is checked after the first steps.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -23,7 +24,7 @@ from study.design.study import Study
 from study.design.tasks.base import Task
 from study.execute.plan import Bars
 from study.execute.train.alone import KEPT, evaluation_steps, log_of, lr_factor, measure, steps_of
-from study.execute.train.log import DIVERGED_LOSS, Diverged, Ended, Pruned, raised
+from study.execute.train.log import DIVERGED_LOSS, Diverged, Ended, Pruned, in_range, raised
 from study.execute.train.rows import Averages, Watchers, optimizer
 
 Run = tuple[Setting, int]  # a setting and a seed
@@ -154,7 +155,10 @@ class _Stack:
         """Measures the riders of each host, shape (hosts, riders, weights)."""
         for run, row, riders in zip(self._hosts, self._rows_of(self._hosts), averages, strict=True):
             measured = self._rows.metrics(riders, [row] * len(riders))
-            self._logs[run].riders = {AVERAGE + name: [each[name] for each in measured] for name in measured[0]}
+            self._logs[run].riders = {
+                AVERAGE + name: [each[name] if in_range(each[name]) else math.nan for each in measured]
+                for name in measured[0]
+            }
 
     def _rows_of(self, runs: Sequence[int]) -> list[int]:
         return [self._row_of[self._run_of.index(run)] for run in runs]

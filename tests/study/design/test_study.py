@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from study.design.config import parse_config
-from study.design.schema import NATURAL, RESERVED, from_natural
+from study.design.schema import METRIC_NAMES, NATURAL, RESERVED, from_natural
 from study.design.study import Study
 from study.errors import BadInput
 
@@ -189,7 +189,9 @@ def test_the_config_says_which_direction_is_better_for_a_train_function():
 
 def test_the_metric_of_a_train_function_must_say_which_weights_it_measures():
     message = refusal(own, "train", objective={"metric": "score", "mode": "max"})
-    assert message == "`objective.metric` must be average/NAME or live/NAME, got 'score'; change it."
+    assert message == (
+        f"`objective.metric` must be average/NAME or live/NAME, of {METRIC_NAMES}, got 'score'; change it."
+    )
 
 
 # --- what is refused (the rest is in test_config.py) ------------------------------------------------------------------

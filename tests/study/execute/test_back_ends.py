@@ -184,6 +184,8 @@ def test_a_task_that_prints_or_ends_its_program_disturbs_neither_the_answer_nor_
     assert answer.code == 0, answer.err
     assert answer.out.startswith("study     small: 3 of 3 settings x 2 seeds done, 1 failed\n")
     assert "hello" not in answer.out
+    messages = load("small", Connections.of().tracking).settings["message"]
+    assert sorted(messages) == ["", "", "SystemExit: no such data"]
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -65,6 +65,17 @@ class Picky(Net):
 SEEN: list[int] = []
 
 
+class Uneven(Net):
+    """Gives every second model one metric more."""
+
+    def evaluate(self, model: nn.Module) -> dict[str, Tensor]:
+        COUNTED.append(1)
+        return super().evaluate(model) | ({"odd": torch.ones(())} if len(COUNTED) % 2 else {})
+
+
+COUNTED: list[int] = []
+
+
 class TooLarge(Net):
     """Has memory for none."""
 

@@ -80,8 +80,12 @@ def test_riders_that_do_not_fit_into_memory_stay_away() -> None:
     assert counting.TRAININGS == [0, 0]
 
 
-def test_riders_that_cannot_be_measured_do_not_cost_their_host() -> None:
-    study = carrying("execute.train.counting:Picky", evaluations=1)
-    with pytest.warns(UserWarning, match="riders are left out: RuntimeError: not this one"):
+@pytest.mark.parametrize(("task", "said"), [
+    ("Picky", "RuntimeError: not this one"),
+    ("Uneven", "ValueError: `evaluate` must give every model the same metrics, got 'average/odd' of some."),
+])  # fmt: skip
+def test_riders_that_cannot_be_measured_do_not_cost_their_host(task: str, said: str) -> None:
+    study = carrying(f"execute.train.counting:{task}", evaluations=1)
+    with pytest.warns(UserWarning, match=f"riders are left out: {said}"):
         (outcome,) = train_pack(study, Pack(settings_of(study, {"lr": 0.05, **AVERAGES[0]}), (0,), hosts=(0,)))
     assert (outcome.state, riders_of(outcome)) == ("complete", [{}])

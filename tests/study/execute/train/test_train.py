@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import math
+import os
+import re
+from fractions import Fraction
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from execute.train import counting
 from studies import small
 
 from belay import Oscillator
 from study.design.config import parse_config
-from study.design.schema import Outcome, Setting
+from study.design.faults import shown
+from study.design.schema import METRIC_NAMES, Outcome, Setting
 from study.design.study import Study
 from study.execute.plan import Pack
 from study.execute.train import train_pack
+from study.execute.train.log import Diverged, Log, raised
 
 VAL_LOSS = {"objective": {"metric": "average/val_loss"}}
 
@@ -27,6 +35,10 @@ def outcome_of(lr: float, seeds: tuple[int, ...] = (0, 1), **changes: object) ->
 
 def own(function: str) -> dict[str, object]:
     return {"task": {"name": f"tasks_of_tests:{function}"}, "objective": {"metric": "average/score", "mode": "max"}}
+
+
+def study_of_a_function() -> Study:
+    return Study.of(parse_config(small(**own("parabola"))))
 
 
 def test_a_pack_measures_live_and_averaged_weights_at_even_steps() -> None:
@@ -131,9 +143,43 @@ def test_a_metric_that_is_no_0d_tensor_fails_the_setting_and_says_the_rule(name:
     )
 
 
-def test_a_metric_that_turns_nan_is_divergence_at_that_step() -> None:
-    outcome = outcome_of(1.5, **own("turns_nan"))
-    assert (outcome.state, outcome.seeds[0].diverged_at) == ("diverged", 7)
+@pytest.mark.parametrize("value", [float("nan"), -1.8e308, 10**400, torch.tensor(1e200, dtype=torch.float64)])
+def test_a_metric_that_turns_nan_or_leaves_its_range_is_divergence_at_that_step(value: Any) -> None:
+    log = Log(0, study_of_a_function())
+    log.report(1, {"average/score": 0.5})
+    with pytest.raises(Diverged) as ended:
+        log.report(7, {"average/score": value})
+    log.end(ended.value)
+    assert (log.result().state, log.result().diverged_at) == ("diverged", 7)
+
+
+@pytest.mark.parametrize("step", [3, 3.0, np.int64(3), np.float32(3), torch.tensor(3), torch.tensor([3])])
+@pytest.mark.parametrize("value", [2, True * 2, np.float32(2), torch.tensor(2.0, requires_grad=True), Fraction(2)])
+def test_steps_and_values_of_any_numeric_type_are_kept_as_plain_numbers(step: Any, value: Any) -> None:
+    log = Log(0, study_of_a_function())
+    log.report(step, {np.str_("average/score"): value})
+    assert repr(log.result().history) == "[(3, {'average/score': 2.0})]"
+
+
+@pytest.mark.parametrize(("step", "metrics", "said"), [
+    (1.5, {}, "a whole number from 0 to 2,147,483,647 as step, got 1.5; change it."),
+    ("1", {}, "a whole number from 0 to 2,147,483,647 as step, got '1'; change it."),
+    (-1, {}, "a whole number from 0 to 2,147,483,647 as step, got -1; change it."),
+    (2**31, {}, "a whole number from 0 to 2,147,483,647 as step, got 2147483648; change it."),
+    (torch.tensor([1, 2]), {}, "a whole number from 0 to 2,147,483,647 as step, got tensor([1, 2]); change it."),
+    (None, {}, "a whole number from 0 to 2,147,483,647 as step, got None; change it."),
+    (1, 0.5, "a mapping of metrics to numbers, got 0.5; change it."),
+    (1, {"average/score": "0.5"}, "one number for each metric, got '0.5' for 'average/score'; change it."),
+    (1, {"average/score": None}, "one number for each metric, got None for 'average/score'; change it."),
+    (1, {"average/score": 1j}, "one number for each metric, got 1j for 'average/score'; change it."),
+    (1, {"average/score": torch.ones(2)}, "one number for each metric, got tensor([1., 1.]) for 'average/score'; "
+                                          "change it."),
+    *((1, {name: 1.0}, f"metrics named average/NAME or live/NAME, of {METRIC_NAMES}, got {shown(name)}; rename it.")
+      for name in ("score", "average/top//5", "live/../x", "average/" + "x" * 250, "average/score.se", 5)),
+])  # fmt: skip
+def test_what_cannot_be_kept_is_refused_where_it_is_reported(step: Any, metrics: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=f"^`report` takes {re.escape(said)}$"):
+        Log(0, study_of_a_function()).report(step, metrics)
 
 
 def test_an_objective_that_is_never_reported_fails_the_setting_and_names_what_was() -> None:
@@ -141,6 +187,25 @@ def test_an_objective_that_is_never_reported_fails_the_setting_and_names_what_wa
     assert outcome.message == "objective.metric must be reported, got average/loss: no 'average/score'."
 
 
-def test_a_metric_without_its_prefix_fails_the_setting_and_says_the_rule() -> None:
+def test_what_is_refused_where_it_is_reported_fails_the_setting_and_says_the_rule() -> None:
     outcome = outcome_of(0.5, **own("reports_a_bare_name"))
-    assert outcome.message == "ValueError: `report` takes metrics named average/NAME or live/NAME, got 'score'."
+    assert outcome.message.startswith("ValueError: `report` takes metrics named average/NAME or live/NAME, of letters,")
+
+
+class Mute(Exception):
+    """Has no text."""
+
+    def __str__(self) -> str:
+        raise KeyError("no such text")
+
+
+@pytest.mark.parametrize(("error", "kept"), [
+    (SystemExit("no such data"), "SystemExit: no such data"),
+    (OSError("cannot read " + os.fsdecode(b"gr\xfc\xdfe.npy")), "OSError: cannot read gr\\udcfc\\udcdfe.npy"),
+    (RuntimeError("mismatch " * 50_000 + "of layer 3"), f"RuntimeError: {'mismatch ' * 554}...{'mismatch ' * 554}of l"),
+    (Mute(), "Mute: a text that cannot be made (KeyError)"),
+])  # fmt: skip
+def test_what_a_task_raises_is_kept_as_one_line_with_its_beginning_and_its_end(error: BaseException, kept: str) -> None:
+    assert raised(error)[:4000] == kept[:4000]
+    assert raised(error)[-10:] == ("of layer 3" if "mismatch" in kept else kept[-10:])
+    assert len(raised(error)) <= 10_003
