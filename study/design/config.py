@@ -31,6 +31,7 @@ from study.errors import BadInput
 Sampler = Literal["grid", "random", "qmc", "tpe", "gp"]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 MOST_SETTINGS = 100_000  # of one search
+MEANS = {"resources", "limits"}  # entries that are no part of the question
 EXTENT = {"seeds", "search.settings", "search.baseline", "confirm"}  # entries that may grow under the study's name
 
 
@@ -217,6 +218,18 @@ class Resources(_Entry):
         return max(1, min(int(self.cpus), os.cpu_count() or 1))
 
 
+class Limits(_Entry):
+    """What ends work that would go on for too long; without an entry nothing does."""
+
+    setting_seconds: float | None = Field(
+        None,
+        gt=0,
+        le=10**8,
+        description="seconds of a pack for each of its settings, at most 10**8; one that takes longer is trained "
+        "setting by setting, and a setting that takes longer by itself has failed, with what it was doing",
+    )
+
+
 class Tracking(_Entry):
     """Where MLflow keeps the records."""
 
@@ -288,6 +301,7 @@ class StudyConfig(_Entry):
     search: Search
     confirm: Confirm | None = None
     resources: Resources = Resources()
+    limits: Limits = Limits()
     tracking: Tracking = Tracking()
     storage: Storage = Storage()
 
@@ -340,12 +354,12 @@ class StudyConfig(_Entry):
     @property
     def identity(self) -> str:
         """Hash of what is asked; two studies of one name must agree in it."""
-        return self._hash({"resources"} | EXTENT)
+        return self._hash(MEANS | EXTENT)
 
     @property
     def question(self) -> str:
         """Hash of what is asked and how much of it."""
-        return self._hash({"resources"})
+        return self._hash(MEANS)
 
     def _hash(self, without: set[str]) -> str:
         """Hash of the config without these entries, some of them in `search`."""

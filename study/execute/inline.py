@@ -13,8 +13,8 @@ from study.design.schema import SeedResult, Setting
 from study.design.study import Study
 from study.execute.ask import first_setting
 from study.execute.packs import Packs
-from study.execute.train import train_pack
 from study.execute.train.alone import train_alone
+from study.execute.train.apart import trainer
 
 
 @contextmanager
@@ -40,10 +40,11 @@ def debug(study: Study) -> tuple[Setting, SeedResult]:
 
 
 def _train_all(packs: Packs) -> None:
-    while (pack := packs.next()) is not None:
-        with redirect_stdout(sys.stderr):  # what a task prints; stdout is for answers
-            outcomes = list(train_pack(packs.study, pack))
-        packs.finish(outcomes)
+    with trainer(packs.study) as train:
+        while (pack := packs.next()) is not None:
+            with redirect_stdout(sys.stderr):  # what a task prints; stdout is for answers
+                outcomes = train(pack)
+            packs.finish(outcomes)
 
 
 @contextmanager

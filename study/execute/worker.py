@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import functools
+import json
 import sys
 from typing import Any
 
@@ -12,8 +16,10 @@ from study.design.config import parse_config
 from study.design.study import Study
 from study.errors import StudyError
 from study.execute.plan import Pack
-from study.execute.train import train_pack
+from study.execute.train.apart import Train, trainer
 
+HELD = contextlib.ExitStack()  # until this worker ends
+atexit.register(HELD.close)
 UNABLE = "unable"  # what a worker reports, with the reason, that cannot make the study's task
 
 
@@ -28,10 +34,16 @@ def train(tried: dict[str, Any], document: dict[str, Any], paths: list[str]) -> 
     sys.path += [path for path in paths if path not in sys.path]
     pack = Pack.from_json(tried["pack"])
     try:
-        study = Study.of(parse_config(document))
+        study, train_one = _trainer(json.dumps(document))
     except StudyError as error:  # the worker lacks what the driver has: the task's module, most likely
         tune.report({UNABLE: str(error)})
         return
     torch.set_num_threads(study.config.resources.threads)
-    outcomes = list(train_pack(study, pack))
-    tune.report({"outcomes": [outcome.to_json() for outcome in outcomes]})
+    tune.report({"outcomes": [outcome.to_json() for outcome in train_one(pack)]})
+
+
+@functools.cache
+def _trainer(document: str) -> tuple[Study, Train]:
+    """A study and what trains its packs, for as long as this worker lasts."""
+    study = Study.of(parse_config(json.loads(document)))
+    return study, HELD.enter_context(trainer(study))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -64,6 +66,21 @@ def dies_above_one(setting: Mapping[str, Any], seed: int, report: Report) -> Non
     if setting["lr"] > 1:
         os.kill(os.getpid(), signal.SIGKILL)
     parabola(setting, seed, report)
+
+
+def hangs_above_one(setting: Mapping[str, Any], seed: int, report: Report) -> None:
+    """Prints a line, starts a program and waits for ever where lr is above 1; takes its process down above 2.
+
+    In the folder that the hyperparameter `folder` names a file has the program's process id in its name.
+    """
+    if setting["lr"] > 2:
+        dies_above_one(setting, seed, report)
+    if setting["lr"] > 1:
+        print("hello from the task")  # noqa: T201
+        program = subprocess.Popen(["sleep", "1000"])
+        (Path(setting["folder"]) / f"started-{program.pid}").touch()
+        threading.Event().wait()
+    report(1, {"average/score": -setting["lr"]})  # at once, as nothing of torch is needed for it
 
 
 def waits_at_a_gate(setting: Mapping[str, Any], seed: int, report: Report) -> None:

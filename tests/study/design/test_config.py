@@ -564,6 +564,7 @@ ENDLESS = {
     **{f"search.{key}": document(search={"settings": 3, key: 10**12}) for key in ("settings", "baseline", "in_flight")},
     "search.seed": document(search={"settings": 3, "seed": 10**30}),
     **{f"resources.{key}": document(resources={key: 1e12}) for key in ("cpus", "gpus")},
+    "limits.setting_seconds": document(limits={"setting_seconds": 1e12}),
     **{f"task.{key}": document(task={"name": "digits", key: 10**12}) for key in ("width", "depth", "batch_size")},
     "space.width.integers.1": with_space(width={"integers": [1, 10**12]}),
     "space.noise.uniform.1": with_space(noise={"uniform": [0, 1e200]}),
@@ -652,6 +653,7 @@ def test_a_task_entry_that_mlflow_would_cut_is_refused():
 
 ELSEWHERE = {
     "resources": {"cpus": 2, "gpus": 0.5},
+    "limits": {"setting_seconds": 600},
     "tracking": {"uri": "http://mlflow:5000"},
     "storage": {"url": "postgresql://u:p@host/db"},
 }

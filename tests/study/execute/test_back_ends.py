@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -186,6 +188,47 @@ def test_a_task_that_prints_or_ends_its_program_disturbs_neither_the_answer_nor_
     assert "hello" not in answer.out
     messages = load("small", Connections.of().tracking).settings["message"]
     assert sorted(messages) == ["", "", "SystemExit: no such data"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("back_end", ["inline", pytest.param("ray", marks=pytest.mark.xdist_group("ray"))])
+@pytest.mark.usefixtures("databases")
+def test_a_setting_that_hangs_or_kills_its_process_fails_and_the_study_goes_on(
+    back_end: str, belay_study: CommandLine, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if back_end == "ray":
+        request.getfixturevalue("ray_cluster")
+    config = write(
+        tmp_path / "small.yaml",
+        task={"name": "tasks_of_tests:hangs_above_one", "folder": str(tmp_path)},
+        objective={"metric": "average/score", "mode": "max"},
+        space={"decay": 0.9, "lr": {"choice": [0.2, 1.5, 2.5, 0.5]}},
+        search={"sampler": "grid", "baseline": 0},
+        limits={"setting_seconds": 10},
+    )
+    answer = belay_study("run", config, *(["--inline"] if back_end == "inline" else []))
+    assert answer.code == 0, answer.err
+    assert answer.out.startswith("study     small: 4 of 4 settings x 2 seeds done, 2 failed\n")
+    settings = load("small", Connections.of().tracking).settings
+    messages = dict(zip(settings["lr"], settings["message"], strict=True))
+    assert messages[2.5] == "the process that trained it ended with exit code -9."
+    assert re.fullmatch(
+        r"a setting must train within `limits.setting_seconds`, got no end after 10 s in .*wait < "
+        r"tasks_of_tests.py:\d+ hangs_above_one < plain.py:\d+ train; mend the task or give it more time.",
+        messages[1.5],
+    )
+    (started,) = tmp_path.glob("started-*")
+    program = int(started.name.removeprefix("started-"))
+    while is_running(program):  # it was killed; whoever takes up its processes does so in a moment
+        time.sleep(0.01)
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process is there and has not ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 @pytest.mark.usefixtures("ray_cluster")

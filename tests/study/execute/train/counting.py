@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import signal
 
 import torch
 from execute.train.stackable_tasks import Net
@@ -74,6 +76,15 @@ class Uneven(Net):
 
 
 COUNTED: list[int] = []
+
+
+class Deadly(Net):
+    """Takes its process down where lr is above 1."""
+
+    def build_model(self, seed: int) -> nn.Module:
+        if self.lr > 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().build_model(seed)
 
 
 class TooLarge(Net):

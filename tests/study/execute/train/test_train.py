@@ -21,6 +21,7 @@ from study.design.schema import METRIC_NAMES, Outcome, Setting
 from study.design.study import Study
 from study.execute.plan import Pack
 from study.execute.train import train_pack
+from study.execute.train.apart import trainer
 from study.execute.train.log import Diverged, Log, raised
 
 VAL_LOSS = {"objective": {"metric": "average/val_loss"}}
@@ -119,6 +120,22 @@ def test_a_task_that_raises_fails_its_setting_with_the_message() -> None:
     outcome = outcome_of(1.5, **own("breaks_above_one"))
     assert outcome.state == "failed"
     assert outcome.message == "RuntimeError: no batch fits here"
+
+
+@pytest.mark.slow
+def test_a_pack_apart_is_what_it_is_here_and_one_that_ends_its_process_is_trained_setting_by_setting() -> None:
+    space = {"decay": {"choice": [0.9]}, "lr": {"choice": [0.05, 0.01]}}
+    task, limits = "execute.train.counting:Deadly", {"setting_seconds": 600}
+    study = Study.of(parse_config(small(task=task, limits=limits, space=space, **VAL_LOSS)))
+    settings = [study.setting(number, {"decay": 0.9, "lr": lr}) for number, lr in enumerate((0.05, 0.01, 3.0))]
+    pack = Pack(tuple(settings[:2]), (0, 1), side_by_side=True)
+    with trainer(study) as train:
+        ours = train(pack)
+        *_, dead = both = train(Pack((settings[0], settings[2]), (0, 1)))
+    for mine, here in zip(ours, train_pack(study, pack), strict=True):
+        assert [result.history for result in mine.seeds] == [result.history for result in here.seeds]
+    assert [outcome.state for outcome in both] == ["complete", "failed"]
+    assert [result.message for result in dead.seeds] == ["the process that trained it ended with exit code -9."] * 2
 
 
 def test_a_setting_from_before_its_task_got_a_hyperparameter_is_trained_with_the_task_s_own_value() -> None:
