@@ -51,13 +51,12 @@ def _processors() -> Check:
 
 
 def _ray() -> Check:
-    address = os.environ.get("RAY_ADDRESS")
-    if not address:
-        return Check("ray cluster", True, "a local one for each run (RAY_ADDRESS names another)")
-    from study.execute.tune import connected, nodes
+    from study.execute.connection import cluster_address, connected, nodes
 
+    if not cluster_address():
+        return Check("ray cluster", True, "a local one for each run (RAY_ADDRESS names another)")
     try:
-        with connected():
+        with connected() as address:
             count = len(nodes())
     except StudyError as error:
         return Check("ray cluster", False, str(error))

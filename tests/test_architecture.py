@@ -16,7 +16,12 @@ FILES = sorted([*ROOT.glob("belay/**/*.py"), *ROOT.glob("study/**/*.py")])
 
 # Which files may import a package; {package: files or folders}.
 CONFINED = {
-    "ray": ["study/execute/tune.py", "study/execute/worker.py", "study/remote/client.py"],
+    "ray": [
+        "study/execute/connection.py",
+        "study/execute/tune.py",
+        "study/execute/worker.py",
+        "study/remote/client.py",
+    ],
     "aiohttp": ["study/remote/client.py"],
     "optuna": [
         "study/execute/ask.py",

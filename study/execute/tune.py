@@ -1,38 +1,30 @@
-"""Trains packs on Ray Tune: a trial is a pack. The only file that runs Ray, but for what its workers do."""
+"""Trains packs on Ray Tune: a trial is a pack. What its workers do is in `study.execute.worker`."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-import logging
 import os
-import re
-import signal
-import socket
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-import ray
 from ray import tune
 from ray.exceptions import RayError
 from ray.tune.search import Searcher
 
 from study.design.config import StudyConfig
-from study.design.places import PATIENCE
 from study.design.schema import Outcome
-from study.errors import BadInput, FailedWork, reason
+from study.errors import BadInput, FailedWork
+from study.execute.connection import connected, nodes
 from study.execute.packs import Packs
 from study.execute.plan import Pack
 from study.execute.train import lost
 from study.execute.worker import UNABLE, train
 
 RETRIES = 2  # of a pack whose worker died; one of them may go to a worker on the same dead machine
-VERSIONS = re.compile(r"Version mismatch:.*?Ray: (\S+)\s+Python: (\S+)\s.*?Ray: (\S+)\s+Python: (\S+)", re.DOTALL)
 ENVIRONMENT = {  # what Ray takes from the environment alone
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # tasks may read files beside the config
@@ -154,54 +146,6 @@ class _Trials(Searcher):
         """Reads nothing; a study goes on from the ledger."""
 
 
-@contextlib.contextmanager
-def connected() -> Iterator[None]:
-    """Ray as the process has it, or the cluster of RAY_ADDRESS, or a local one for as long as this lasts.
-
-    Raises:
-        FailedWork: It does not start or answer.
-    """
-    if ray.is_initialized():
-        yield
-        return
-    address = os.environ.get("RAY_ADDRESS")
-    local: dict[str, Any] = {} if address else {"address": "local", "include_dashboard": False}
-    try:
-        _check_port(address or "")
-        with _same_signals():
-            ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **local)
-    except Exception as error:  # of many kinds: ValueError, RayError, a bare Exception after half a minute
-        raise FailedWork(_why_not(address, error)) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _why_not(address: str | None, error: Exception) -> str:
-    """What to say of a Ray that was not to be reached."""
-    if not address:
-        return f"Ray must start, got {reason(error)}; see its logs in /tmp/ray/session_latest/logs."
-    if found := VERSIONS.search(str(error)):
-        return (
-            f"RAY_ADDRESS must have this machine's Ray {found[3]} and Python {found[4]}, got Ray {found[1]} and Python "
-            f"{found[2]} at {address}; install the same on both."
-        )
-    return f"RAY_ADDRESS must answer, got {address}: {reason(error)}; start it or unset it."
-
-
-def nodes() -> list[dict[str, float]]:
-    """The resources of each node that is alive; Ray must be connected."""
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-
-
-def _check_port(address: str) -> None:
-    """Raises OSError unless a port that the address names is open; Ray itself would try for many minutes."""
-    place = urlsplit(address if "://" in address else f"//{address}")
-    if place.hostname and place.port:
-        socket.create_connection((place.hostname, place.port), PATIENCE).close()
-
-
 def _check_resources(config: StudyConfig) -> None:
     for name, key, wanted in (("cpus", "CPU", config.resources.cpus), ("gpus", "GPU", config.resources.gpus)):
         largest = max(node.get(key, 0) for node in nodes())
@@ -221,14 +165,3 @@ def _environment() -> Iterator[None]:
     finally:
         for name in missing:
             os.environ.pop(name, None)
-
-
-@contextlib.contextmanager
-def _same_signals() -> Iterator[None]:
-    """Puts SIGTERM's handler back, for which Ray sets one of its own as it starts."""
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread() and before is not None:  # None: not set by Python
-            signal.signal(signal.SIGTERM, before)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import sys
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
@@ -14,6 +15,7 @@ from studies import Answer
 
 from study import doctor
 from study.doctor import Check, examine
+from study.execute.connection import HURRY
 from study.execute.tables import opened
 
 
@@ -123,10 +125,16 @@ def test_databases_with_their_tables_answer_and_stay_as_they_are(databases):
 # --- Ray --------------------------------------------------------------------------------------------------------------
 
 
-def doctor_at(address: str, folder: Path) -> Answer:
-    """The doctor in a process of its own: in this one a Ray may be connected already."""
-    with forked("doctor", home=folder, RAY_ADDRESS=address) as process:
+def doctor_at(address: str, folder: Path, **environment: str) -> Answer:
+    """The doctor in a process of its own, which knows no Ray yet: in this one a Ray may be connected already."""
+    with forked("doctor", home=folder, first=_forget_how_to_log_in, RAY_ADDRESS=address, **environment) as process:
         return process.end()
+
+
+def _forget_how_to_log_in() -> None:
+    """Takes back what a local Ray of this session, if there is one, has set for it and its children."""
+    if os.environ.get("RAY_AUTH_MODE") == "token":
+        del os.environ["RAY_AUTH_MODE"]
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1"])
@@ -137,8 +145,38 @@ def test_a_cluster_that_does_not_answer_is_bad_at_once(tmp_path, address):
     assert f"BAD  ray cluster {said}" in done.out.splitlines()
 
 
-def test_a_cluster_that_answers_is_good(ray_cluster, tmp_path):
-    done = doctor_at(ray_cluster, tmp_path)
+def test_a_port_at_which_no_ray_answers_is_bad(tmp_path, monkeypatch):
+    for name in HURRY:
+        monkeypatch.setenv(name, "1")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        done = doctor_at(address, tmp_path)
+    assert (done.code, done.err) == (1, "")
+    said = f"BAD  ray cluster RAY_ADDRESS must answer, got {address}: Timed out"
+    assert any(line.startswith(said) for line in done.out.splitlines()), done.out
+
+
+@pytest.mark.parametrize(
+    ("address", "found"),
+    [("{}", "{}"), ("auto", r"\S+:\d+")],  # any Ray of this machine, which the tests may not be alone on
+    ids=["named", "auto"],
+)
+def test_a_cluster_that_answers_is_good_also_where_only_the_token_s_file_tells_how_to_log_in(
+    ray_cluster, tmp_path, address, found
+):
+    done = doctor_at(address.format(ray_cluster), tmp_path)
     assert (done.code, done.err) == (0, "")
-    assert f"ok   ray cluster 1 node at {ray_cluster}" in done.out.splitlines()
+    assert re.search(rf"^ok   ray cluster 1 node at {found.format(re.escape(ray_cluster))}$", done.out, re.MULTILINE)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cluster_that_wants_a_token_which_is_not_shown_is_bad(ray_cluster, tmp_path):
+    done = doctor_at(ray_cluster, tmp_path, RAY_AUTH_MODE="disabled")
+    assert (done.code, done.err) == (1, "")
+    said = f"the cluster must accept Ray's token, got another or none at {ray_cluster}; set RAY_AUTH_MODE=token and"
+    assert f"BAD  ray cluster {said} RAY_AUTH_TOKEN_PATH to the file that holds the cluster's." in done.out.splitlines()
+
+
+def test_a_local_ray_that_is_asked_for_is_none_to_connect_to(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    assert checks()["ray cluster"].text == "a local one for each run (RAY_ADDRESS names another)"

@@ -17,7 +17,7 @@ import ray
 from ray._private.utils import check_version_info
 from studies import CommandLine, environment_with, started, write
 
-from study.execute import tune
+from study.execute import connection
 
 RAY = """
 import sys
@@ -104,7 +104,7 @@ def test_a_cluster_of_another_ray_or_python_is_refused_with_both_versions() -> N
     with pytest.raises(RuntimeError) as mismatch:
         check_version_info(there, "127.0.0.1")
     here = platform.python_version()
-    assert tune._why_not("head:6379", mismatch.value) == (
+    assert connection._why_not("head:6379", mismatch.value) == (
         f"RAY_ADDRESS must have this machine's Ray {ray.__version__} and Python {here}, got Ray 2.9.3 and Python "
         "3.10.1 at head:6379; install the same on both."
     )
