@@ -17,6 +17,7 @@ from ray.tune.search import Searcher
 
 from study.design.config import StudyConfig
 from study.design.schema import Outcome
+from study.design.tasks import check_names, imported
 from study.errors import BadInput, FailedWork
 from study.execute.connection import connected, nodes
 from study.execute.packs import Packs
@@ -27,7 +28,7 @@ from study.execute.worker import UNABLE, train
 RETRIES = 2  # of a pack whose worker died; one of them may go to a worker on the same dead machine
 ENVIRONMENT = {  # what Ray takes from the environment alone
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # tasks may read files beside the config
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # tasks may read files of the working directory
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # MLflow has the records
     "TUNE_MAX_PENDING_TRIALS_PG": "16",  # packs that wait: a worker takes the next one, where it would be ended at 1
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the sweep, not only Tune
@@ -39,9 +40,11 @@ def back_end(config: StudyConfig) -> Iterator[Callable[[Packs], None]]:
     """Ray as the process has it, or the cluster of RAY_ADDRESS, or a local one for as long as this lasts.
 
     Raises:
-        BadInput: No node of it has the resources of a pack.
+        BadInput: No node of it has the resources of a pack, or its workers, who look for modules in the working
+            directory first, would import a file there in place of another module.
         FailedWork: It does not start or answer.
     """
+    check_names(Path.cwd(), imported())
     with _environment(), connected():
         _check_resources(config)
         yield _train_all
@@ -50,7 +53,8 @@ def back_end(config: StudyConfig) -> Iterator[Callable[[Packs], None]]:
 def _train_all(packs: Packs) -> None:
     """Has Ray Tune run packs until none is left."""
     config = packs.study.config
-    trainable = tune.with_parameters(train, document=config.plain(), paths=[str(Path.cwd()), *sys.path])
+    here = str(Path.cwd())
+    trainable = tune.with_parameters(train, document=config.plain(), folder=here, paths=[here, *sys.path])
     trials = _Trials(packs)
     with tempfile.TemporaryDirectory(prefix="belay-study-", ignore_cleanup_errors=True) as folder:  # Tune's own notes
         tuner = tune.Tuner(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import functools
 import json
+import os
+import os
 import sys
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import torch
@@ -18,19 +20,22 @@ from study.errors import StudyError
 from study.execute.plan import Pack
 from study.execute.train.apart import Train, trainer
 
-HELD = contextlib.ExitStack()  # until this worker ends
+HELD = ExitStack()  # until this worker ends
 atexit.register(HELD.close)
 UNABLE = "unable"  # what a worker reports, with the reason, that cannot make the study's task
 
 
-def train(tried: dict[str, Any], document: dict[str, Any], paths: list[str]) -> None:
+def train(tried: dict[str, Any], document: dict[str, Any], folder: str, paths: list[str]) -> None:
     """Trains a pack.
 
     Args:
         tried: The pack, as Ray Tune has it.
         document: The study's config as plain data.
+        folder: The driver's working directory, which becomes the worker's where it has it, too: tasks read files there.
         paths: Where the driver finds modules, the user's own tasks among them.
     """
+    with suppress(OSError):  # a machine that shares no files with the driver's
+        os.chdir(folder)
     sys.path += [path for path in paths if path not in sys.path]
     pack = Pack.from_json(tried["pack"])
     try:

@@ -105,11 +105,16 @@ def _check_place(option: str, url: str | None) -> None:
 
 def _run(cluster: Cluster, config: StudyConfig, places: Sequence[Path], given: Mapping[str, Any]) -> int:
     """Starts a study's job, or finds it running, and shows it to its end."""
+    from study.design.tasks import check_names, imported
+
     chosen = {"storage": given["storage"] or config.storage.url, "tracking": given["tracking"] or config.tracking.uri}
     options = [f"--{name}={given[name]}" for name in PLACES if given[name] is not None]
     with tempfile.TemporaryDirectory() as scratch:
         package = Path(scratch) / "study.zip"
-        taken = pack(package, config, code_folder(config.task.name, places))
+        folder = code_folder(config.task.name, places)
+        if folder is not None:
+            check_names(folder, imported())  # a job's Python looks there first
+        taken = pack(package, config, folder)
         job, attached = _start(cluster, config, _order(cluster, ["run", *options, CONFIG], chosen), package)
     if taken and not attached:
         _show(f"{config.name} {taken}")

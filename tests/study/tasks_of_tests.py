@@ -62,7 +62,8 @@ def reports_a_bare_name(setting: Mapping[str, Any], seed: int, report: Report) -
 
 
 def dies_above_one(setting: Mapping[str, Any], seed: int, report: Report) -> None:
-    """Takes its worker down where lr is above 1."""
+    """Takes its worker down where lr is above 1, and reads a file of the working directory."""
+    assert Path("dying.yaml").is_file()
     if setting["lr"] > 1:
         os.kill(os.getpid(), signal.SIGKILL)
     parabola(setting, seed, report)

@@ -490,6 +490,11 @@ def test_a_worker_that_dies_fails_its_setting_and_not_the_study(
         space={name: {"choice": [value]} if isinstance(value, float) else value for name, value in space.items()},
         search={"sampler": "grid", "baseline": 0},
     )
+    (tmp_path / "optuna.py").write_text("raise ImportError('the wrong Optuna')")
+    refused = belay_study("run", config)
+    assert refused.code == 2
+    assert f"a file must not be named like a module that the study imports, got {tmp_path}/optuna.py and" in refused.err
+    (tmp_path / "optuna.py").unlink()
     answer = belay_study("run", config)
     assert answer.code == 0, answer.err
     assert "3 of 3 settings x 2 seeds done, 1 failed" in answer.out

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -24,10 +24,11 @@ def find_task(name: str) -> type[Task] | TrainFunction:
     """The task class or train function of a name.
 
     Args:
-        name: A built-in name, or ``package.module:attribute``, looked for in the working directory first.
+        name: A built-in name, or ``package.module:attribute``, looked for in the working directory too.
 
     Raises:
-        BadInput: There is no such task, or it is neither a `Task` subclass nor a function.
+        BadInput: There is no such task, it is neither a `Task` subclass nor a function, or its file in the working
+            directory is named like another module.
     """
     path = BUILT_IN.get(name, name)
     module_name, colon, attribute = path.partition(":")
@@ -44,6 +45,9 @@ def find_task(name: str) -> type[Task] | TrainFunction:
         raise BadInput(
             f"`task.name` must be importable from {Path.cwd()}, got {name!r}: {type(error).__name__}: {error}; mend it."
         ) from error
+    finally:  # another module of this name may be what lacks the attribute
+        if name not in BUILT_IN:
+            check_names(Path.cwd(), [module_name.partition(".")[0]])
     if inspect.isclass(found) and issubclass(found, Task):
         _check_class(name, found)
     elif inspect.isfunction(found):
@@ -89,10 +93,35 @@ def check_value(task: AnyTask, name: str, value: Scalar) -> None:
         raise BadInput(explain(error, cast(type[Task], type(task)), where="space.")) from error
 
 
+def imported() -> list[str]:
+    """The top-level modules that this process has loaded, but for its script."""
+    return sorted({name.partition(".")[0] for name in sys.modules} - {"__main__"})
+
+
+def check_names(folder: Path, names: Iterable[str]) -> None:
+    """Makes sure that a folder and the modules that this process has loaded do not hide each other.
+
+    Args:
+        folder: Where Python looks for modules, too: here last, in Ray's workers first.
+        names: Of top-level modules.
+
+    Raises:
+        BadInput: A file of the folder has the name of a module that was loaded from elsewhere.
+    """
+    for name in names:
+        loaded = getattr(sys.modules.get(name), "__file__", None)
+        for file in (folder / f"{name}.py", folder / name / "__init__.py"):
+            if loaded and file.is_file() and not Path(loaded).resolve().is_relative_to(folder.resolve()):
+                raise BadInput(
+                    f"a file must not be named like a module that the study imports, got {file} and {loaded}; rename "
+                    "the former."
+                )
+
+
 def _look_here_too() -> None:
     here = str(Path.cwd())
     if here not in sys.path:
-        sys.path.insert(0, here)
+        sys.path.append(here)  # last, as the folder may have an optuna.py of its own
 
 
 def _check_class(name: str, task: type[Task]) -> None:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from study.design.tasks import BUILT_IN, catalogue, find_task, make_task
 from study.design.tasks.base import Task
@@ -58,6 +59,7 @@ def test_a_module_beside_the_config_is_found(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.chdir(tmp_path)
     assert find_task("beside_config:train").__module__ == "beside_config"
+    assert sys.path[-1] == str(tmp_path)  # behind the packages, which a file beside the config must not hide
     assert sys.path.count(str(tmp_path)) == 1
     find_task("beside_config:train")
     assert sys.path.count(str(tmp_path)) == 1
@@ -194,3 +196,14 @@ def test_the_catalogue_describes_every_built_in_task():
     for entry in listed.values():
         assert entry["summary"]
         assert all(field["description"] for field in entry["hyperparameters"])
+
+
+def test_a_module_beside_the_config_that_another_one_hides_is_refused_with_both(tmp_path, monkeypatch):
+    (tmp_path / "yaml.py").write_text("def train(setting, seed, report): ...\n")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    assert refusal("yaml:train") == (
+        f"a file must not be named like a module that the study imports, got {tmp_path}/yaml.py and {yaml.__file__}; "
+        "rename the former."
+    )
+    assert find_task("digits") is Digits  # which needs no file of the folder
