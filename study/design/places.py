@@ -124,7 +124,7 @@ def _resolved(what: str, given: str | None, default: Path) -> str:
         )
     if url.startswith("sqlite") and QUERY.search(url):
         raise BadInput(f"the {what} must have no password for an SQLite file, got {without_password(url)}; remove it.")
-    return _anchored(url)
+    return _anchored(what, url)
 
 
 def with_password(url: str) -> str:
@@ -158,10 +158,22 @@ def _filled(url: str, private: bool) -> str:
     return VARIABLE.sub(value, url)
 
 
-def _anchored(url: str) -> str:
-    """The URL with an SQLite file's path made absolute, so that it names the same file in every directory."""
-    path = url.removeprefix(SQLITE)
-    return url if path in (url, "", ":memory:") else SQLITE + str(Path.cwd() / path)
+def _anchored(what: str, url: str) -> str:
+    """The URL with an SQLite file's path made absolute, so that it names the same file in every directory.
+
+    Raises:
+        BadInput: SQLAlchemy or MLflow would take the path for another: a query begins at ?, and %41 may stand for A.
+    """
+    path, mark, query = url.removeprefix(SQLITE).partition("?")
+    if not url.startswith(SQLITE) or path in ("", ":memory:"):
+        return url
+    file = str(Path.cwd() / path)
+    if "?" in file or unquote(file) != file:
+        raise BadInput(
+            f"the {what} must be a file whose path has no ?, and no % before two hexadecimal digits, got {file}; "
+            "rename its folder, or name a file elsewhere."
+        )
+    return f"{SQLITE}{file}{mark}{query}"
 
 
 def sqlite_file(url: str) -> Path | None:

@@ -49,7 +49,7 @@ def to_optuna(study: Study, url: str, to: str) -> list[str]:
             f"`to` must be a database without these studies, got {without_password(to)}, which has one of "
             f"{', '.join(names.values())}; name another."
         ) from error
-    except (OptunaError, SQLAlchemyError, ImportError, ValueError) as error:
+    except (OptunaError, SQLAlchemyError, ImportError, ValueError, RuntimeError) as error:  # the last: an old schema
         raise BadInput(
             f"`to` must be optuna: and a database that can be written, got {without_password(to)}: "
             f"{reason(error, secrets(to))}; name another."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -64,6 +66,17 @@ def test_a_web_server_that_is_no_mlflow_is_refused(other_server):
 def test_a_file_that_is_no_database_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("not a database, though longer than one's header: " + "x" * 200)
     assert "file is not a database" in refused(f"sqlite:///{tmp_path}/notes.txt")
+
+
+def test_tables_of_another_mlflow_are_refused_with_the_command_that_mends_them(databases):
+    file = databases / "mlflow.db"
+    with contextlib.closing(sqlite3.connect(file)) as database, database:
+        database.execute("update alembic_version set version_num = '451aebb31d03'")
+    assert "found version 451aebb31d03, but expected" in (text := refused(f"sqlite:///{file}"))
+    assert "run 'mlflow db upgrade <database_uri>'" in text
+    with contextlib.closing(sqlite3.connect(file)) as database, database:
+        database.execute("update alembic_version set version_num = 'of a newer one'")
+    assert "of a newer one" in refused(f"sqlite:///{file}")
 
 
 def test_a_database_of_postgresql_that_is_not_there_is_refused():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -44,6 +45,18 @@ def test_a_relative_path_is_taken_from_the_working_directory_once_and_for_all(tm
     assert tracking_uri("sqlite:///here/mlflow.db") == f"sqlite:///{tmp_path}/here/mlflow.db"
     assert storage_url("sqlite:////there/optuna.db") == "sqlite:////there/optuna.db"
     assert storage_url("sqlite:///:memory:") == "sqlite:///:memory:"
+
+
+@pytest.mark.parametrize("folder", ["que?ry", "per%cent", "per%41"])
+def test_a_folder_whose_name_means_another_in_a_url_is_refused(folder, tmp_path, monkeypatch):
+    (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path / folder)
+    for resolve in (storage_url, tracking_uri):
+        with pytest.raises(
+            BadInput, match=rf"must be a file whose path has no \?, .*, got {re.escape(str(Path.cwd()))}/"
+        ):
+            resolve(None)
+        assert resolve(f"sqlite:///{tmp_path}/50% off.db?timeout=5") == f"sqlite:///{tmp_path}/50% off.db?timeout=5"
 
 
 @pytest.mark.parametrize(

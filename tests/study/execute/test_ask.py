@@ -414,6 +414,10 @@ def test_an_optuna_study_tells_divergence_as_pruned_and_failure_as_failed(tmp_pa
         to_optuna(study, url, optunas)
     with pytest.raises(BadInput, match=r"`to` must be optuna: and a database that can be written, got nonsense: "):
         to_optuna(study, url, "nonsense")
+    with contextlib.closing(sqlite3.connect(tmp_path / "optuna.db")) as database, database:
+        database.execute("update alembic_version set version_num = 'v2.6.0.a'")
+    with pytest.raises(BadInput, match=r"`to` must be optuna: .*optuna.db: .* optuna storage upgrade"):
+        to_optuna(study, url, optunas)
 
 
 def test_a_grid_tries_every_combination_once_and_the_emas_it_lacks(tmp_path: Path) -> None:
