@@ -154,7 +154,7 @@ def test_ray_and_this_process_come_to_the_same_records(
     assert_same_records(tmp_path, undisturbed)
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.usefixtures("databases")
 def test_a_study_stopped_by_a_signal_says_how_to_go_on_and_does(
     stop: signal.Signals, belay_study: CommandLine, tmp_path: Path
@@ -163,7 +163,7 @@ def test_a_study_stopped_by_a_signal_says_how_to_go_on_and_does(
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.usefixtures("databases")
 def test_a_study_on_ray_stopped_by_a_signal_says_how_to_go_on_and_does(
     stop: signal.Signals, belay_study: CommandLine, ray_cluster: str, tmp_path: Path
@@ -189,6 +189,8 @@ def assert_stops_and_goes_on(stop: signal.Signals, ray: str, belay_study: Comman
     )
     (status,) = json.loads(belay_study("status", "small", "--format", "json").out)
     assert status["done"] == 3
+    (listed,) = json.loads(belay_study("list", "--format", "json").out)
+    assert listed["status"] == "killed"
     (home / "open").touch()
     resumed = belay_study("resume", "small", *([] if ray else ["--inline"]))
     assert resumed.code == 0, resumed.err
