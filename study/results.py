@@ -20,7 +20,7 @@ from study.design.schema import NATURAL, RESULTS_ARTIFACT, Outcome, Setting, fam
 from study.errors import reason
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 COLUMNS = {  # before one for each metric, its last value, nan where the seed has none
     "setting": "int64",
@@ -71,32 +71,32 @@ def table(new: Sequence[dict[str, Any]] = (), old: pd.DataFrame | None = None) -
     return whole[[*COLUMNS, *metrics]].astype(COLUMNS | dict.fromkeys(metrics, "float64"))
 
 
-def write(client: MlflowClient, run: str, results: pd.DataFrame) -> None:
+def write(artifacts: ArtifactRepository, results: pd.DataFrame) -> None:
     """Puts the table among the artifacts of a study's run, in place of the one that is there."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / RESULTS_ARTIFACT
         results.to_parquet(file, engine="pyarrow", compression="zstd", index=False, write_page_checksum=True)
-        client.log_artifact(run, str(file))
+        artifacts.log_artifact(str(file))  # type: ignore[no-untyped-call]
 
 
-def read(client: MlflowClient, run: str) -> pd.DataFrame:
+def read(artifacts: ArtifactRepository) -> pd.DataFrame:
     """The table among the artifacts of a study's run.
 
     Raises:
         Unreadable: There is none, or it is damaged; its text says which.
     """
-    if RESULTS_ARTIFACT not in [file.path for file in client.list_artifacts(run)]:
+    if RESULTS_ARTIFACT not in [file.path for file in artifacts.list_artifacts()]:
         raise Unreadable("none")
     for _ in range(TRIES - 1):
         with suppress(Unreadable):
-            return _downloaded(client, run)
+            return _downloaded(artifacts)
         time.sleep(PAUSE)
-    return _downloaded(client, run)
+    return _downloaded(artifacts)
 
 
-def _downloaded(client: MlflowClient, run: str) -> pd.DataFrame:
+def _downloaded(artifacts: ArtifactRepository) -> pd.DataFrame:
     with tempfile.TemporaryDirectory() as folder:
-        file = client.download_artifacts(run, RESULTS_ARTIFACT, folder)
+        file = artifacts.download_artifacts(RESULTS_ARTIFACT, folder)  # type: ignore[no-untyped-call]
         try:
             return pd.read_parquet(file, engine="pyarrow", page_checksum_verification=True).astype(COLUMNS)
         except Exception as error:  # whatever a damaged file makes pandas and pyarrow raise

@@ -12,9 +12,11 @@ from alembic.util import CommandError
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Run
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repo import ArtifactRepository
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from sqlalchemy.exc import SQLAlchemyError
 
-from study.design.places import alone, check_answers, secrets, with_password, without_password
+from study.design.places import alone, check_answers, secrets, sqlite_file, with_password, without_password
 from study.design.schema import Tag
 from study.errors import BadInput, reason
 
@@ -24,6 +26,7 @@ REFUSALS = {  # what MLflow's error codes ask for
     "PERMISSION_DENIED": ("lets the login use the records", "take the login that made them, have it given the right"),
 }
 SERVED = "mlflow-artifacts:"  # what the place of artifacts that a server hands on begins with
+BESIDE = "artifacts"  # the folder beside an SQLite file in which its studies' artifacts are
 PAGE = 1000  # the most runs that MLflow gives at once
 
 
@@ -76,6 +79,14 @@ def check_artifacts(experiment: Experiment, uri: str, key: str) -> None:
             f"`{key}` must be the MLflow server that keeps the artifacts of {experiment.name!r}, got its database "
             f"{without_password(uri)}; name the server, as in http://HOST:5000."
         )
+
+
+def artifacts(client: MlflowClient, run: str) -> ArtifactRepository:
+    """The artifacts of a run: where MLflow noted, or beside its SQLite file if that was moved or copied with them."""
+    place, file = client.get_run(run).info.artifact_uri, sqlite_file(client.tracking_uri)
+    if file is not None and (moved := file.parent / BESIDE / run / "artifacts").is_dir():
+        place = moved.absolute().as_uri()
+    return get_artifact_repository(place, tracking_uri=client.tracking_uri)
 
 
 def runs(client: MlflowClient, experiments: Sequence[str], kind: str, **tags: str) -> Iterator[Run]:

@@ -6,13 +6,16 @@ table are written by one thread; what it could not deliver, a later `resume` del
 
 from __future__ import annotations
 
+import json
 import math
 import queue
+import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, Literal
 
 from mlflow.entities import Metric, Param, RunTag
@@ -32,7 +35,7 @@ from study.design.schema import (
 from study.design.study import Study
 from study.errors import BadInput, FailedWork, TakenOver, reason
 from study.execute import entries
-from study.tracking import answering, check_artifacts, connect, runs
+from study.tracking import BESIDE, answering, artifacts, check_artifacts, connect, runs
 
 MOST_METRICS, MOST_PARAMS = 800, 100  # that MLflow takes at once, beside the tags
 EVERY, REST = 10.0, 10  # seconds between writes of the results, at least, and how many times as long as one takes
@@ -86,7 +89,7 @@ class Recorder:
             self._check()
             if not self._experiment:
                 local = sqlite_file(self._uri)
-                where = (local.parent / "artifacts").absolute().as_uri() if local else None
+                where = (local.parent / BESIDE).absolute().as_uri() if local else None
                 self._experiment = self._client.create_experiment(self._study.config.name, artifact_location=where)
             if not self._parent:
                 run = self._client.create_run(self._experiment, run_name=self._study.config.name, tags=tags)
@@ -95,9 +98,15 @@ class Recorder:
                 self._client.update_run(self._parent, status="RUNNING")
                 for tag in (Tag.PLANNED, Tag.SEEDS, Tag.DONE):  # the study may have grown
                     self._client.set_tag(self._parent, tag, tags[tag])
-            self._client.log_dict(self._parent, self._study.config.plain(), CONFIG_ARTIFACT)
+            self._write_config()
         self._due = time.monotonic() + EVERY
         self._thread.start()
+
+    def _write_config(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / CONFIG_ARTIFACT
+            file.write_text(json.dumps(self._study.config.plain(), indent=2), encoding="utf-8")
+            artifacts(self._client, self._parent).log_artifact(str(file))  # type: ignore[no-untyped-call]
 
     def lacks(self, setting: int, outcome: Outcome) -> bool:
         """Whether the results lack seeds of a setting that this outcome has."""
@@ -196,7 +205,7 @@ class Recorder:
         """Puts the new rows on record, and says when that may be done again."""
         began = time.monotonic()
         self._results, self._new = results.table(self._new, self._results), []
-        results.write(self._client, self._parent, self._results)
+        results.write(artifacts(self._client, self._parent), self._results)
         self._client.set_tag(self._parent, Tag.DONE, self._done)
         now = time.monotonic()
         self._due = now + max(EVERY, REST * (now - began))
@@ -235,7 +244,7 @@ class Recorder:
         """
         since: dict[str, str] = {}
         with suppress(results.Unreadable):
-            self._results = results.read(self._client, self._parent)
+            self._results = results.read(artifacts(self._client, self._parent))
             if not self._anew:
                 since = {Tag.AFTER: str(len(self._results))}
                 known = self._results.groupby("setting")["run"].agg(["last", "size"])

@@ -32,7 +32,7 @@ from study.design.schema import (
     error_metric,
 )
 from study.errors import BadInput
-from study.tracking import answering, check_artifacts, connect, pages, runs
+from study.tracking import answering, artifacts, check_artifacts, connect, pages, runs
 
 ADVICE = "tracking", "name another"  # what names the tracking store, and what else to do than to start it
 
@@ -165,7 +165,7 @@ def asked(records: Records) -> dict[str, Any]:
     """
     client = _connect(records.uri, "run the study here first")
     with answering(records.uri, *ADVICE), tempfile.TemporaryDirectory() as folder:
-        file = client.download_artifacts(records.run, CONFIG_ARTIFACT, folder)
+        file = artifacts(client, records.run).download_artifacts(CONFIG_ARTIFACT, folder)  # type: ignore[no-untyped-call]
         config: dict[str, Any] = json.loads(Path(file).read_text(encoding="utf-8"))
     return config
 
@@ -210,7 +210,7 @@ def _results(client: MlflowClient, parent: Run, name: str, uri: str) -> pd.DataF
     """The rows on record."""
     try:
         with answering(uri, *ADVICE):
-            rows = results.read(client, parent.info.run_id)
+            rows = results.read(artifacts(client, parent.info.run_id))
     except results.Unreadable as error:
         if parent.data.tags.get(Tag.DONE) != "0":
             raise BadInput(

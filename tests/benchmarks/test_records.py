@@ -27,7 +27,7 @@ from study.execute.sweep import run
 from study.execute.tables import opened
 from study.execute.train import train_pack
 from study.execute.train.probe import room
-from study.tracking import connect
+from study.tracking import artifacts, connect
 
 FULL = os.environ.get("BELAY_BENCHMARK_SIZE") == "full"
 SETTINGS, MANY, SEEDS, METRICS = 100, 10_000 if FULL else 1000, 4, ("val_accuracy", "val_loss")
@@ -80,7 +80,7 @@ def test_answer_from_many_settings(figure: Callable[..., None], databases: Path,
     assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id])
     rows = [row for each in tried(study, MANY) for row in results.rows(*each, "")]
-    results.write(client, run.info.run_id, results.table(rows))
+    results.write(artifacts(client, run.info.run_id), results.table(rows))
     commands = {"best": ("-m", "study", "best", "many"), "import": ("-c", "import mlflow")}
     commands["report"] = ("-m", "study", "report", "many", "-o", "report.html")
     times = 3 if FULL else 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -272,8 +273,14 @@ def test_list_and_status_say_how_far_each_study_is(finished: CommandLine) -> Non
     assert "small" in finished("list").out
 
 
-def test_sync_writes_from_the_ledger_the_results_that_are_gone(finished: CommandLine, home: Path) -> None:
-    (results,) = (home / ".belay-study").rglob("results.parquet")
+@pytest.mark.parametrize("folder", ["made", "moved"])
+def test_sync_writes_from_the_ledger_the_results_that_are_gone(
+    folder: str, finished: CommandLine, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in a folder that was moved, in which MLflow's tables name the old one."""
+    place = home if folder == "made" else Path(shutil.copytree(home, tmp_path / "moved"))
+    monkeypatch.chdir(place)
+    (results,) = (place / ".belay-study").rglob("results.parquet")
     whole = results.read_bytes()
     results.unlink()
     missing = "the records of 'small' must have a whole results.parquet, got none; `belay-study sync small` writes"

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import shutil
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
 from study import results
 from study.design.schema import CONFIRMATION, RESULTS_ARTIFACT, Outcome, SeedResult, Setting
@@ -16,25 +15,9 @@ from study.design.schema import CONFIRMATION, RESULTS_ARTIFACT, Outcome, SeedRes
 METRIC = "average/val_loss"
 
 
-class Folder:
-    """A folder that keeps artifacts as MLflow does."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def log_artifact(self, run: str, file: str) -> None:
-        shutil.copy(file, self.path)
-
-    def list_artifacts(self, run: str) -> list[Any]:
-        return [SimpleNamespace(path=file.name) for file in self.path.iterdir()]
-
-    def download_artifacts(self, run: str, name: str, folder: str) -> str:
-        return shutil.copy(self.path / name, folder)
-
-
 @pytest.fixture
-def folder(tmp_path: Path) -> Any:
-    return Folder(tmp_path)
+def folder(tmp_path: Path) -> LocalArtifactRepository:
+    return LocalArtifactRepository(str(tmp_path))
 
 
 def rows(number: int, *values: float, state: Any = "complete", first: int = 0, **ending: Any) -> list[dict[str, Any]]:
@@ -77,28 +60,28 @@ def test_rows_are_in_the_order_of_settings_and_seeds_and_new_ones_replace_old_on
 def test_what_is_written_is_read_and_the_same_rows_are_the_same_bytes(folder):
     ended_badly = rows(1, 0.0, state="failed", message='two\nlines, "so" \u00e9')
     table = results.table([*rows(0, 0.1 + 0.2, 1e-300), *ended_badly])
-    results.write(folder, "run", table)
-    written = (folder.path / RESULTS_ARTIFACT).read_bytes()
-    assert results.read(folder, "run").equals(table)
-    results.write(folder, "run", results.table(rows(0, 0.1 + 0.2, 1e-300), results.table(ended_badly)))
-    assert (folder.path / RESULTS_ARTIFACT).read_bytes() == written
+    results.write(folder, table)
+    written = (Path(folder.artifact_dir) / RESULTS_ARTIFACT).read_bytes()
+    assert results.read(folder).equals(table)
+    results.write(folder, results.table(rows(0, 0.1 + 0.2, 1e-300), results.table(ended_badly)))
+    assert (Path(folder.artifact_dir) / RESULTS_ARTIFACT).read_bytes() == written
 
 
 def test_a_table_without_rows_is_read_as_one(folder):
-    results.write(folder, "run", results.table())
-    assert results.read(folder, "run").empty
+    results.write(folder, results.table())
+    assert results.read(folder).empty
 
 
 def test_a_table_that_is_not_there_is_none(folder):
     with pytest.raises(results.Unreadable, match=r"^none$"):
-        results.read(folder, "run")
+        results.read(folder)
 
 
 @pytest.mark.parametrize("damage", ["cut off", "empty", "one bit", "other columns"])
 def test_a_damaged_table_is_none(folder, damage):
-    file = folder.path / RESULTS_ARTIFACT
+    file = Path(folder.artifact_dir) / RESULTS_ARTIFACT
     table = results.table(rows(0, *[n / 7 for n in range(500)]))
-    results.write(folder, "run", table)
+    results.write(folder, table)
     whole = bytearray(file.read_bytes())
     if damage == "one bit":
         whole[len(whole) // 10] ^= 1
@@ -107,13 +90,13 @@ def test_a_damaged_table_is_none(folder, damage):
     else:
         file.write_bytes({"cut off": whole[:-100], "empty": b"", "one bit": whole}[damage])
     with pytest.raises(results.Unreadable, match=r"^a damaged one \(.+\)$"):
-        results.read(folder, "run")
+        results.read(folder)
 
 
 def test_a_table_that_is_replaced_while_it_is_read_is_read_again(folder, monkeypatch):
-    file, table = folder.path / RESULTS_ARTIFACT, results.table(rows(0, 0.1, 0.2))
-    results.write(folder, "run", table)
+    file, table = Path(folder.artifact_dir) / RESULTS_ARTIFACT, results.table(rows(0, 0.1, 0.2))
+    results.write(folder, table)
     whole = file.read_bytes()
     file.write_bytes(whole[:100])
     monkeypatch.setattr(results.time, "sleep", lambda _: file.write_bytes(whole))
-    assert results.read(folder, "run").equals(table)
+    assert results.read(folder).equals(table)

@@ -33,7 +33,7 @@ from study.design.study import Study
 from study.errors import BadInput, FailedWork, TakenOver
 from study.execute.record import Recorder
 from study.findings.collect import load
-from study.tracking import runs
+from study.tracking import artifacts, runs
 
 METRIC = "average/excess_loss"
 REFUSED = "the disk is full, says the test"
@@ -85,7 +85,7 @@ def child(uri: str) -> Run:
 
 def table(uri: str) -> pd.DataFrame:
     """The results on record."""
-    return results.read(MlflowClient(uri), runs_of(uri, "study")[0].info.run_id)
+    return results.read(artifacts(MlflowClient(uri), runs_of(uri, "study")[0].info.run_id))
 
 
 def results_file(uri: str) -> Path:
