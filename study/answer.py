@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from study.design.schema import NATURAL, PARAMETERS, Scalar, figures, host_of
+from study.design.schema import NATURAL, PARAMETERS, Value, figures, host_of
 from study.errors import printable
 from study.findings.choose import FEWEST, row
 from study.findings.compare import Comparison, Difference, runner_up
@@ -182,15 +182,15 @@ def _what_would_tell(found: Recommendation, between: Difference) -> str:
     return f"{few}about {needed} fresh ones would tell {between.mean:+.2g}: {command}"
 
 
-def _rates(derived: Mapping[str, float], lr: Scalar | None) -> str:
+def _rates(derived: Mapping[str, float], lr: Value) -> str:
     """What the average leaves of the learning rate, at once and in the long run."""
     immediate, slow = _times(derived["immediate_lr_factor"], lr), _times(derived["slow_mode_lr_factor"], lr)
     return f"the gradient's immediate step is {immediate}, slow modes learn at {slow}"
 
 
-def _times(factor: float, lr: Scalar | None) -> str:
+def _times(factor: float, lr: Value) -> str:
     """A factor on the learning rate, with the product where the setting has a learning rate."""
-    if isinstance(lr, bool | str) or lr is None:
+    if isinstance(lr, bool) or not isinstance(lr, int | float):
         return f"{number(factor)} times the learning rate"
     return f"{number(factor)} lr = {number(factor * lr)}"
 

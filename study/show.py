@@ -13,7 +13,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from study.design.document import dump_document, plain
+from study.design.document import as_text, dump_document, plain
 from study.errors import BadInput, printable
 
 if TYPE_CHECKING:
@@ -38,10 +38,11 @@ WIDE = 1000  # characters a line where stdout is no terminal: more than any tabl
 
 
 def number(value: Any) -> str:
-    """A number at four digits, decay at six; a list, a mapping or null as JSON, any other text on one line."""
+    """A number at four digits, decay at six; any other value as the text from which it can be told what it is."""
+    value = value.item() if hasattr(value, "item") else value
     if isinstance(value, float):
         return "-" if math.isnan(value) else f"{value:.6g}" if 0.99 < value < 1 else f"{value:.4g}"
-    return json.dumps(value) if value is None or isinstance(value, list | dict) else printable(str(value))
+    return printable(as_text(value))
 
 
 def show_table(table: pd.DataFrame) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from belay import Oscillator
 from study.design.faults import shown
@@ -67,9 +67,9 @@ def _numbers(name: str, dimension: Dimension) -> list[float]:
     """Values of a coordinate to check rules with."""
     values, words = dimension.probes(), [INFINITE] if name == "damping_ratio" else []
     for value in values:
-        if isinstance(value, bool | str) and value not in words:
+        if value not in words and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise BadInput(f"`space.{name}` must be {' or '.join(['numbers', *words])}, got {shown(value)}; change it.")
-    return [float(value) for value in values]
+    return [float(cast(float, value)) for value in values]
 
 
 # --- raw coordinates --------------------------------------------------------------------------------------------------

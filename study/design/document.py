@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from study.design.faults import shown
 from study.errors import BadInput
 
 LARGEST = 100_000  # values in a document, with its aliases expanded
+NUMBER = re.compile(r"[-+]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?")  # 007 and 1_000 are texts
+WORDS = {"": None, "null": None, "true": True, "false": False}
 REFUSED = (yaml.YAMLError, ValueError, RecursionError)  # in turn: no YAML, an impossible date, nested too deeply
 
 
@@ -96,6 +100,30 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
     return value
+
+
+def as_text(value: Any) -> str:
+    """Plain data as a text from which `from_text` has it again: texts as they are where these can be, else JSON."""
+    if isinstance(value, str):
+        return value if from_text(value) == value else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return json.dumps(value, ensure_ascii=False)
+
+
+def from_text(text: str) -> Any:
+    """What a text stands for: null, a boolean, a number, a list, mapping or quoted text in JSON, or the text itself."""
+    text = text.strip()
+    if text.lower() in WORDS:
+        return WORDS[text.lower()]
+    if NUMBER.fullmatch(text) and math.isfinite(float(text)):
+        return float(text) if set(".eE") & set(text) else int(text)
+    if text[0] in '"[{':
+        with suppress(ValueError, RecursionError):  # a text that only begins like JSON, or holds numbers beyond floats
+            value = json.loads(text)
+            json.dumps(value, allow_nan=False)
+            return value
+    return text
 
 
 def _parse(text: str) -> Any:

@@ -9,16 +9,18 @@ import functools
 import json
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from belay import Oscillator
 
 Scalar = bool | int | float | str
+Value = Scalar | list[Any] | None  # of a hyperparameter
 Family = Literal["ema", "damped", "belay", "push"]
 Direction = Literal["max", "min"]  # which is better
 State = Literal["complete", "pruned", "diverged", "failed"]  # pruned: stopped early, at a rung
+NUMERIC = 2  # kind of a value, after null and booleans and before texts, lists and mappings
 STATES: tuple[State, ...] = ("complete", "pruned", "diverged", "failed")  # a setting is as bad as its worst seed
 Role = Literal["search", "confirmation", "rider"]
 History = list[tuple[int, dict[str, float]]]  # steps, and the metrics reported at each
@@ -121,6 +123,22 @@ def error_metric(metric: str) -> str:
     return f"{metric}.se"
 
 
+def identity(value: Any) -> tuple[int, Any]:
+    """What two plain values are the same by, and sorted by: 1 is 1.0, and neither "1" nor true; null comes first."""
+    if value is None:
+        return 0, 0
+    if isinstance(value, bool | int | float):
+        return 1 if isinstance(value, bool) else NUMERIC, value
+    return (3, value) if isinstance(value, str) else (4, json.dumps(value, sort_keys=True))
+
+
+def order(values: Iterable[Any]) -> list[int]:
+    """The place of each value among the different ones, sorted as `identity` says."""
+    keys = [identity(value) for value in values]
+    places = {key: place for place, key in enumerate(sorted(set(keys)))}
+    return [places[key] for key in keys]
+
+
 def family(oscillator: Oscillator) -> Family:
     """EMA, damped (without coupling), BELAY (the average pulls: coupling above 0) or push (coupling below 0)."""
     if oscillator.coupling:
@@ -147,13 +165,13 @@ def natural(oscillator: Oscillator, steps: int) -> dict[str, float]:
 
 
 @dataclass(frozen=True)
-class Setting(Mapping[str, Scalar]):
+class Setting(Mapping[str, Any]):
     """One setting: a mapping of decay, damping, coupling, ``steps`` and the task's own hyperparameters to values."""
 
     number: int
-    parameters: Mapping[str, Scalar]
+    parameters: Mapping[str, Any]
 
-    def __getitem__(self, name: str) -> Scalar:
+    def __getitem__(self, name: str) -> Any:
         return self.parameters[name]
 
     def __iter__(self) -> Iterator[str]:

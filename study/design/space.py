@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from study.design.faults import check_storable, shown
-from study.design.schema import Scalar
+from study.design.schema import Scalar, Value, identity
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
@@ -28,10 +30,10 @@ def _two_numbers(value: Any) -> Any:
 
 
 def _some_values(value: Any) -> Any:
-    if not (isinstance(value, list | tuple) and value and all(_is_scalar(one) for one in value)):
+    if not (isinstance(value, list | tuple) and value and all(_is_value(one) for one in value)):
         raise ValueError(
             f"must be a list of one or more finite numbers up to {LARGEST:g} in size, texts (inf in a damping ratio) "
-            f"or truth values, got {shown(value)}; change it."
+            f"or truth values, of null or of lists of these, got {shown(value)}; change it."
         )
     return value
 
@@ -43,8 +45,10 @@ def _is_number(value: Any) -> bool:
         return False
 
 
-def _is_scalar(value: Any) -> bool:
-    return isinstance(value, bool | str) or (_is_number(value) and abs(value) <= LARGEST)
+def _is_value(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(_is_value(entry) for entry in value)
+    return value is None or isinstance(value, bool | str) or (_is_number(value) and abs(value) <= LARGEST)
 
 
 Real = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
@@ -55,12 +59,12 @@ Interval = Annotated[tuple[Real, Real], BeforeValidator(_two_numbers)]
 class _Dimension(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    def drawn_as(self, value: Scalar) -> Scalar:
+    def drawn_as(self, value: Value) -> Value:
         """What Optuna draws where it comes to a value."""
         return value
 
 
-def _within(interval: tuple[float, float], value: Scalar) -> bool:
+def _within(interval: tuple[float, float], value: Value) -> bool:
     return isinstance(value, int | float) and interval[0] <= value <= interval[1]
 
 
@@ -74,11 +78,11 @@ class Uniform(_Dimension):
         _check_order(self.uniform)
         return self
 
-    def probes(self) -> Sequence[Scalar]:
+    def probes(self) -> Sequence[Value]:
         """Values to check a rule with: least, largest and one between."""
         return *self.uniform, self.at(BETWEEN)
 
-    def holds(self, value: Scalar) -> bool:
+    def holds(self, value: Value) -> bool:
         """Whether a value is one of it."""
         return _within(self.uniform, value)
 
@@ -87,7 +91,7 @@ class Uniform(_Dimension):
         low, high = self.uniform
         return min(low + share * (high - low), high)
 
-    def suggest(self, name: str, trial: BaseTrial) -> Scalar:
+    def suggest(self, name: str, trial: BaseTrial) -> Value:
         """The value that Optuna draws."""
         return trial.suggest_float(name, *self.uniform)
 
@@ -102,11 +106,11 @@ class Log(_Dimension):
         _check_order(self.log, least=0)
         return self
 
-    def probes(self) -> Sequence[Scalar]:
+    def probes(self) -> Sequence[Value]:
         """Values to check a rule with: least, largest and one between."""
         return *self.log, self.at(BETWEEN)
 
-    def holds(self, value: Scalar) -> bool:
+    def holds(self, value: Value) -> bool:
         """Whether a value is one of it."""
         return _within(self.log, value)
 
@@ -115,7 +119,7 @@ class Log(_Dimension):
         low, high = self.log
         return float(min(low * (high / low) ** share, high))
 
-    def suggest(self, name: str, trial: BaseTrial) -> Scalar:
+    def suggest(self, name: str, trial: BaseTrial) -> Value:
         """The value that Optuna draws."""
         return trial.suggest_float(name, *self.log, log=True)
 
@@ -130,11 +134,11 @@ class LogGap(_Dimension):
         _check_order(self.log_gap, most=1)
         return self
 
-    def probes(self) -> Sequence[Scalar]:
+    def probes(self) -> Sequence[Value]:
         """Values to check a rule with: least, largest and one between."""
         return *self.log_gap, 1 - cast(float, self.at(BETWEEN))
 
-    def holds(self, value: Scalar) -> bool:
+    def holds(self, value: Value) -> bool:
         """Whether a value is one of it."""
         return _within(self.log_gap, value)
 
@@ -143,12 +147,12 @@ class LogGap(_Dimension):
         wide, narrow = self._gaps()
         return float(max(wide * (narrow / wide) ** share, narrow))
 
-    def suggest(self, name: str, trial: BaseTrial) -> Scalar:
+    def suggest(self, name: str, trial: BaseTrial) -> Value:
         """The value whose gap to 1 Optuna draws."""
         (low, high), (wide, narrow) = self.log_gap, self._gaps()
         return min(max(1 - trial.suggest_float(label(name, self), narrow, wide, log=True), low), high)
 
-    def drawn_as(self, value: Scalar) -> Scalar:
+    def drawn_as(self, value: Value) -> Scalar:
         """Its gap to 1."""
         wide, narrow = self._gaps()
         return min(max(1 - cast(float, value), narrow), wide)
@@ -172,11 +176,11 @@ class Integers(_Dimension):
         """How many there are."""
         return self.integers[1] - self.integers[0] + 1
 
-    def probes(self) -> Sequence[Scalar]:
+    def probes(self) -> Sequence[Value]:
         """Values to check a rule with: least and largest."""
         return self.integers
 
-    def holds(self, value: Scalar) -> bool:
+    def holds(self, value: Value) -> bool:
         """Whether a value is one of it."""
         return isinstance(value, int) and _within(self.integers, value)
 
@@ -185,7 +189,7 @@ class Integers(_Dimension):
         low, high = self.integers
         return min(high, low + math.floor(share * (high - low + 1)))
 
-    def suggest(self, name: str, trial: BaseTrial) -> Scalar:
+    def suggest(self, name: str, trial: BaseTrial) -> Value:
         """The value that Optuna draws."""
         return trial.suggest_int(name, *self.integers)
 
@@ -193,30 +197,42 @@ class Integers(_Dimension):
 class Choice(_Dimension):
     """One of a list of values."""
 
-    choice: Annotated[tuple[Scalar, ...], BeforeValidator(_some_values)] = Field(min_length=1)
+    choice: Annotated[tuple[Value, ...], BeforeValidator(_some_values)] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _distinct(self) -> Choice:
         check_storable(self.choice)
-        if len(set(self.choice)) < len(self.choice):
+        if len({identity(value) for value in self.choice}) < len(self.choice):
             raise ValueError(f"must name each value once, got {shown(list(self.choice))}; remove one.")
         return self
 
-    def probes(self) -> Sequence[Scalar]:
+    def probes(self) -> Sequence[Value]:
         """Values to check a rule with: all."""
         return self.choice
 
-    def holds(self, value: Scalar) -> bool:
+    def holds(self, value: Value) -> bool:
         """Whether a value is one of it."""
-        return value in self.choice
+        return identity(value) in map(identity, self.choice)
 
-    def at(self, share: float) -> Scalar:
-        """The value at this share of the list."""
-        return self.choice[min(len(self.choice) - 1, math.floor(share * len(self.choice)))]
+    def at(self, share: float) -> Scalar | None:
+        """What Optuna draws where it comes to the value at this share of the list."""
+        return self._names[min(len(self.choice) - 1, math.floor(share * len(self.choice)))]
 
-    def suggest(self, name: str, trial: BaseTrial) -> Scalar:
+    def suggest(self, name: str, trial: BaseTrial) -> Value:
         """The value that Optuna draws."""
-        return cast(Scalar, trial.suggest_categorical(name, self.choice))
+        return copy.copy(self.choice[self._names.index(trial.suggest_categorical(name, self._names))])
+
+    def drawn_as(self, value: Value) -> Scalar | None:
+        """The name by which Optuna knows it."""
+        return self._names[list(map(identity, self.choice)).index(identity(value))]
+
+    @property
+    def _names(self) -> tuple[Scalar | None, ...]:
+        """What Optuna draws: the values, or their JSON where some are lists or it would confuse them, as 1 and true."""
+        scalars = [value for value in self.choice if not isinstance(value, list)]
+        if len(scalars) == len(self.choice) == len(set(scalars)):
+            return tuple(scalars)
+        return tuple(map(json.dumps, self.choice))
 
 
 def _kind(value: Any) -> str | None:
@@ -243,20 +259,23 @@ def combinations(space: Mapping[str, Dimension]) -> float:
     return math.prod(len(d.choice) if isinstance(d, Choice) else math.inf for d in space.values())
 
 
-def grid(space: Mapping[str, Dimension]) -> list[dict[str, Scalar]]:
+def grid(space: Mapping[str, Dimension]) -> list[dict[str, Value]]:
     """Every combination of a space whose dimensions are all choices, the last named varying fastest."""
     lists = [dimension.choice if isinstance(dimension, Choice) else () for dimension in space.values()]
     return [dict(zip(space, values, strict=True)) for values in itertools.product(*lists)]
 
 
-def drawn_as(space: Mapping[str, Dimension], values: Mapping[str, Scalar]) -> dict[str, Scalar] | None:
-    """What Optuna draws, by its own names, where a space comes to these values; None if it does not hold them."""
-    if not all(dimension.holds(values[name]) for name, dimension in space.items()):
-        return None
+def holds(space: Mapping[str, Dimension], values: Mapping[str, Value]) -> bool:
+    """Whether a space holds these values."""
+    return all(dimension.holds(values[name]) for name, dimension in space.items())
+
+
+def drawn_as(space: Mapping[str, Dimension], values: Mapping[str, Value]) -> dict[str, Value]:
+    """What Optuna draws, by its own names, where a space comes to these values, which it holds."""
     return {label(name, dimension): dimension.drawn_as(values[name]) for name, dimension in space.items()}
 
 
-def only(value: Scalar) -> Choice:
+def only(value: Value) -> Choice:
     """The dimension of a parameter that does not vary."""
     return Choice(choice=(value,))
 

@@ -27,8 +27,8 @@ from study.design.schema import (
     PLAIN,
     RESERVED,
     Direction,
-    Scalar,
     Setting,
+    Value,
     from_natural,
     oscillator_of,
 )
@@ -108,13 +108,13 @@ class Study:
         pairs = [{"memory": memory, "damping_ratio": ratio} for memory in memories for ratio in asked.damping_ratio]
         return tuple(dict.fromkeys(from_natural(pair, config.steps) for pair in pairs))
 
-    def setting(self, number: int, drawn: Mapping[str, Scalar]) -> Setting:
+    def setting(self, number: int, drawn: Mapping[str, Value]) -> Setting:
         """The whole setting of what a search drew: with ``steps`` and the values that do not vary.
 
         It holds decay, damping and coupling, whichever coordinates were drawn. The task adds defaults and types; values
         that it refuses in combination stay as they are, and training fails.
         """
-        values: dict[str, Scalar] = {**self.config.task.options, **drawn}
+        values: dict[str, Value] = {**self.config.task.options, **drawn}
         given = {name: values.pop(name) for name in COORDINATES & values.keys()}
         average = from_natural(given, self.config.steps) if "memory" in given else oscillator_of(given)
         values = self.task.values() | values

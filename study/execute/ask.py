@@ -27,12 +27,12 @@ from study.design.schema import (
     INFINITE,
     PARAMETERS,
     Outcome,
-    Scalar,
     Setting,
+    Value,
     host_of,
     natural,
 )
-from study.design.space import drawn_as, label
+from study.design.space import drawn_as, holds, label
 from study.design.study import Space, Study
 from study.execute.finalists import finalists
 from study.execute.ledger import Asked, Ledger
@@ -318,7 +318,10 @@ class _Search:
         self._points: list[dict[str, Any]] = []
         if self._sampler not in LEARNING:
             count = len(plan.numbers(name))
-            self._points = plan.grids[name] if plan.grids else _points(study, self._space, index, count)
+            if plan.grids:
+                self._points = [drawn_as(self._space, point) for point in plan.grids[name]]
+            else:
+                self._points = _points(study, self._space, index, count)
         self._optuna = new_study(study)
 
     def add(self, asked: Asked) -> None:
@@ -356,7 +359,7 @@ class _Search:
             self._asked.append(Asked(self._name, trial.params, self._study.setting(number, values)))
             yield self._asked[-1]
 
-    def _best_rider(self, outcome: Outcome) -> tuple[dict[str, Scalar], float] | None:
+    def _best_rider(self, outcome: Outcome) -> tuple[dict[str, Value], float] | None:
         """The best rider of a setting that the search could have drawn: what of it differs from the setting; its value.
 
         All riders would swamp what the search itself has drawn.
@@ -369,15 +372,16 @@ class _Search:
         return self._riders[place], value
 
     @functools.cached_property
-    def _riders(self) -> dict[int, dict[str, Scalar]]:
+    def _riders(self) -> dict[int, dict[str, Value]]:
         """What Optuna would have drawn for riders, by place, of those within the space."""
         steps, space = self._study.config.steps, {n: d for n, d in self._space.items() if n in COORDINATES}
         found = {}
         for place, average in enumerate(self._study.riders):
             raw = {name: getattr(average, name) for name in PARAMETERS}
             ratio = {"damping_ratio": INFINITE} if average.damping_ratio == math.inf else {}
-            if drawn := drawn_as(space, raw | natural(average, steps) | ratio):
-                found[place] = drawn
+            values = raw | natural(average, steps) | ratio
+            if holds(space, values):
+                found[place] = drawn_as(space, values)
         return found
 
     def _learning(self, seed: int) -> BaseSampler:

@@ -24,7 +24,6 @@ from study.design.schema import (
 from study.design.study import Study
 from study.design.tasks.base import Task
 from study.design.tasks.curvature import largest_curvature
-
 from study.errors import shortened
 
 CURVED = 4  # seeds at whose initial weights the curvature is measured

@@ -20,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from study.design.config import StudyConfig, parse_config
 from study.design.places import secrets, sqlite_file, without_password
-from study.design.schema import CONFIRMATION, STATES, History, Outcome, Scalar, SeedResult, Setting, live_of
+from study.design.schema import CONFIRMATION, STATES, History, Outcome, SeedResult, Setting, Value, live_of
 from study.design.study import Study
 from study.errors import BadInput, FailedWork, reason
 from study.execute.lease import Lease
@@ -41,7 +41,7 @@ class Asked:
     """
 
     search: str
-    drawn: dict[str, Scalar]
+    drawn: dict[str, Value]
     setting: Setting
 
 

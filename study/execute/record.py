@@ -21,6 +21,7 @@ from typing import Any, Literal
 from mlflow.entities import Metric, Param, RunTag
 
 from study import results
+from study.design.document import as_text
 from study.design.places import HOME, make_room, secrets, sqlite_file, without_password
 from study.design.riders import riders_of
 from study.design.schema import (
@@ -185,6 +186,7 @@ class Recorder:
         at = _milliseconds(outcome.finished)
         labels = {**entries.labels(setting, outcome), Tag.AFTER: str(len(self._results))}
         tags = [RunTag(name, value) for name, value in labels.items()] if run else []
+        known = self._client.get_run(run).data.params if run else ()  # MLflow lets none be changed
         if not run:
             name = f"{setting.number:04d} {labels[Tag.FAMILY]}"
             began = at - _milliseconds(outcome.seconds)
@@ -192,7 +194,7 @@ class Recorder:
             run = self._client.create_run(self._experiment, start_time=began, tags=labels, run_name=name).info.run_id
         found = entries.metrics(setting, outcome)
         metrics = [Metric(key, value, _milliseconds(then), step) for key, value, step, then in found]
-        params = [Param(name, str(value)[:LONGEST_PARAM]) for name, value in setting.items()]
+        params = [Param(name, as_text(value)[:LONGEST_PARAM]) for name, value in setting.items() if name not in known]
         batches = max(1, math.ceil(len(metrics) / MOST_METRICS), math.ceil(len(params) / MOST_PARAMS))
         for batch in range(batches):
             some = slice(batch * MOST_METRICS, (batch + 1) * MOST_METRICS)

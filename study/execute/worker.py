@@ -6,7 +6,6 @@ import atexit
 import functools
 import json
 import os
-import os
 import sys
 from contextlib import ExitStack, suppress
 from typing import Any

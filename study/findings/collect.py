@@ -30,6 +30,7 @@ from study.design.schema import (
     Direction,
     Tag,
     error_metric,
+    identity,
 )
 from study.errors import BadInput
 from study.tracking import answering, artifacts, check_artifacts, connect, pages, runs
@@ -92,7 +93,7 @@ class Records:
     @functools.cached_property
     def varied(self) -> list[str]:
         """The parameters that are not the same in all settings."""
-        return [name for name in self.parameters if self.settings[name].map(_hashable).nunique(dropna=False) > 1]
+        return [name for name in self.parameters if self.settings[name].map(identity).nunique() > 1]
 
 
 def studies(uri: str) -> pd.DataFrame:
@@ -269,11 +270,6 @@ def _endings(rows: pd.DataFrame) -> pd.DataFrame:
     ranked = rows.assign(state=rank, message=rows["message"].mask(rows["message"] == "")).groupby("setting")
     endings = ranked.agg({"state": "max", "message": "first", "diverged_at": "min"})
     return endings.assign(state=endings["state"].map(dict(enumerate(STATES))), message=endings["message"].fillna(""))
-
-
-def _hashable(value: Any) -> Any:
-    """A value by which equal ones are counted."""
-    return json.dumps(value) if isinstance(value, list | dict) else value
 
 
 def _connect(uri: str, mend: str) -> MlflowClient:

@@ -1,24 +1,21 @@
-"""Reads a file as columns of plain values: null, booleans, numbers and texts."""
+"""Reads a file as columns of plain data: null, booleans, numbers, texts and lists."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-import math
-import re
 from pathlib import Path
 from typing import Any
 
 import pyarrow
 import pyarrow.parquet
 
+from study.design.document import from_text
 from study.errors import BadInput, reason
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 COUNTED = ("", "Unnamed: 0", "__index_level_0__")  # what pandas calls the numbers of rows, which are no parameter
-NUMBER = re.compile(r"[-+]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?")  # 007 and 1_000 are texts
-BOOLEANS = {"true": True, "false": False}
 
 
 def read_columns(path: Path) -> dict[str, list[Any]]:
@@ -52,7 +49,7 @@ def _text(data: bytes, separator: str) -> tuple[list[str], list[list[Any]]]:
         if len(line) != len(lines[0]):
             raise ValueError(f"row {number} has {len(line)} cells where there are {len(lines[0])} names")
     names = [name.strip() for name in lines[0]] if lines else []
-    return names, [[_cell(line[place].strip()) for line in lines[1:]] for place in range(len(names))]
+    return names, [[from_text(line[place]) for line in lines[1:]] for place in range(len(names))]
 
 
 def _parquet(data: bytes) -> tuple[list[str], list[list[Any]]]:
@@ -61,19 +58,10 @@ def _parquet(data: bytes) -> tuple[list[str], list[list[Any]]]:
     return list(table.column_names), [[_plain(value) for value in column.to_pylist()] for column in table.columns]
 
 
-def _cell(text: str) -> Any:
-    """What a cell of a text file holds: null if it is empty, else a boolean, a number, or the text itself."""
-    if text == "" or text.lower() in BOOLEANS:
-        return BOOLEANS.get(text.lower())
-    if not NUMBER.fullmatch(text) or math.isinf(float(text)):
-        return text
-    return float(text) if set(".eE") & set(text) else int(text)
-
-
 def _plain(value: Any) -> Any:
-    """A value of a Parquet file as null, a boolean, a number or a text."""
+    """A value of a Parquet file as plain data."""
     if value is None or value != value:
         return None
     if isinstance(value, list | dict):
-        return json.dumps(value, default=str)
+        return json.loads(json.dumps(value, default=str))
     return value if isinstance(value, bool | int | float | str) else str(value)

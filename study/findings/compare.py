@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from study.design.schema import AVERAGE, LIVE, NATURAL, PARAMETERS, over_seeds
+from study.design.schema import AVERAGE, LIVE, NATURAL, PARAMETERS, order, over_seeds
 from study.errors import BadInput
 from study.findings.choose import CONFIDENCE, FEWEST, best_first, dunnett, leads, level, row, seeds_needed, sign_flip
 from study.findings.collect import Records
@@ -294,11 +293,15 @@ def best_by(records: Records, parameter: str) -> pd.DataFrame:
         raise BadInput(f"`parameter` must be one of {', '.join(names)}, got {parameter!r}.")
     if parameter in NATURAL and records.derived:  # computed, so that values that were drawn equal are equal to rounding
         table[parameter] = table[parameter].map(lambda value: float(f"{value:.6g}"))
-    column = table[parameter].map(lambda value: json.dumps(value) if isinstance(value, bool | list | dict) else value)
-    known = column[column != math.inf].dropna().infer_objects()
-    quarters = pd.api.types.is_numeric_dtype(known) and known.nunique() > DISTINCT
-    groups = pd.qcut(known, 4, labels=False, duplicates="drop").reindex(table.index) if quarters else column
-    groups = groups.mask(column == math.inf, math.inf) if (column == math.inf).any() else groups
+    column = table[parameter]
+    known = column.dropna()
+    finite = known[known != math.inf].infer_objects()
+    quarters = pd.api.types.is_numeric_dtype(finite) and finite.nunique() > DISTINCT
+    if quarters:
+        groups = pd.qcut(finite, 4, labels=False, duplicates="drop").reindex(table.index)
+        groups = groups.mask(column == math.inf, math.inf)
+    else:
+        groups = pd.Series(order(known), known.index).reindex(table.index)
     rows = []
     for _, members in table.groupby(groups, dropna=False):
         first, inside = members.iloc[0], members[parameter].dropna()

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from study.design.schema import NATURAL, PARAMETERS, host_of
+from study.design.schema import NATURAL, PARAMETERS, host_of, order
 from study.findings.collect import Records
 from study.findings.compare import values
 
@@ -101,7 +101,7 @@ def varying(records: Records, settings: pd.Index, system: System) -> pd.DataFram
     """The parameters that these settings differ in, as numbers in which trees may split.
 
     The damping ratio becomes a finite number in the same order: EMA has 1, and averages that alternate have their
-    damping, above 1. Values that are no numbers are counted through. Hyperparameters that some lack are left out.
+    damping, above 1. Values that are no numbers are counted through, in an order in which null comes first.
     """
     table = records.settings.loc[settings].copy()
     ratio = table["damping_ratio"].astype(float)
@@ -111,10 +111,8 @@ def varying(records: Records, settings: pd.Index, system: System) -> pd.DataFram
     columns = {}
     for name in [*own, *records.parameters[len(PARAMETERS) :]]:
         column = table[name].infer_objects()
-        if column.isna().any():
-            continue
-        if column.dtype.kind not in "bif":
-            column = pd.Series(pd.factorize(column.map(str), sort=True)[0], column.index)
+        if column.dtype.kind not in "bif" or column.isna().any():
+            column = pd.Series(order(table[name]), column.index)
         if column.nunique() > 1:
             columns[name] = column.astype(float)
     return pd.DataFrame(columns, index=settings)

@@ -10,7 +10,7 @@ from typing import Any, cast
 from belay import Oscillator
 from belay.defaults import FORMAT
 from study.design.document import dump_document, plain
-from study.design.schema import NATURAL, PARAMETERS, Scalar, Tag, figures, host_of, oscillator_of, over_seeds
+from study.design.schema import NATURAL, PARAMETERS, Tag, Value, figures, host_of, oscillator_of, over_seeds
 from study.errors import FailedWork
 from study.findings.choose import FEWEST, row, shrunken
 from study.findings.collect import Records
@@ -47,7 +47,7 @@ class Recommendation:
 
     records: Records
     setting: int
-    parameters: dict[str, Scalar]
+    parameters: dict[str, Value]
     mean: float
     se: float
     shrunken: float | None

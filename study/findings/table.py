@@ -10,7 +10,18 @@ from typing import Any
 import pandas as pd
 
 from study.design.faults import shown
-from study.design.schema import LARGEST_METRIC, NATURAL, PARAMETERS, PLAIN, Direction, family, natural, oscillator_of
+from study.design.schema import (
+    LARGEST_METRIC,
+    NATURAL,
+    NUMERIC,
+    PARAMETERS,
+    PLAIN,
+    Direction,
+    family,
+    identity,
+    natural,
+    oscillator_of,
+)
 from study.errors import BadInput, reason
 from study.findings.collect import Records
 from study.findings.columns import read_columns
@@ -20,7 +31,6 @@ RECORDED = {"setting", "state", "message", "diverged_at"}  # other columns of re
 SHOWN = {"mean", "se", "seeds", "settings", "best", "median", "from", "to"}  # columns that stand beside a parameter
 NO_METRIC = ("", "na", "n/a", "null", "none")
 SMALLEST = 1e-100  # in size, up to LARGEST_METRIC; between these a metric's square is a number too
-NUMERIC, TEXT = 2, 3  # kinds of values, after null and booleans
 KEY = ["setting", SEED]
 NAMED = 5  # settings or seeds that a note names
 
@@ -108,7 +118,7 @@ def _metric(cells: Sequence[Any], metric: str) -> list[float]:
         missing = cell is None or (isinstance(cell, str) and cell.lower() in NO_METRIC)
         try:
             value = math.nan if missing else float(cell)
-        except (ValueError, OverflowError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise BadInput(
                 f"`metric` must be a column of numbers, got {shown(cell)} in row {number} of {shown(metric)}; mend it, "
                 "or leave the cell empty where the run diverged."
@@ -125,21 +135,14 @@ def _seeds(cells: Sequence[Any]) -> tuple[list[Any], list[int]]:
     """The seeds in their order, and the place among them of each row's seed."""
     if None in cells:
         raise BadInput(f"`table` must have a seed in every row, got none in row {cells.index(None) + 1}; add it.")
-    places = {seed: place for place, seed in enumerate(sorted(set(map(_identity, cells))))}
-    return [seed for _, seed in places], [places[_identity(cell)] for cell in cells]
-
-
-def _identity(value: Any) -> tuple[int, Any]:
-    """What two values are the same by, and sorted by: 1 is 1.0, and neither "1" nor true."""
-    if value is None:
-        return 0, 0
-    return 1 if isinstance(value, bool) else TEXT if isinstance(value, str) else NUMERIC, value
+    places = {seed: place for place, seed in enumerate(sorted(set(map(identity, cells))))}
+    return [seed for _, seed in places], [places[identity(cell)] for cell in cells]
 
 
 def _settings(columns: Mapping[str, Sequence[Any]], rows: int) -> tuple[pd.DataFrame, list[int]]:
     """The distinct settings in the order of their values, by number, and each row's setting."""
     cells = list(zip(*columns.values(), strict=True)) if columns else [()] * rows
-    keys = [tuple(map(_identity, values)) for values in cells]
+    keys = [tuple(map(identity, values)) for values in cells]
     distinct = {key: values for values, key in sorted(zip(cells, keys, strict=True), key=repr)}  # 1 or 1.0: always one
     numbers = {key: number for number, key in enumerate(sorted(distinct))}
     ordered = [distinct[key] for key in numbers]
@@ -201,7 +204,7 @@ def _compared(rows: pd.DataFrame, parameters: pd.DataFrame, seeds: Sequence[Any]
 
 def _suspect(parameters: pd.DataFrame) -> str:
     """Advice about the column that is the least likely to be a parameter."""
-    counts = {str(name): len(set(map(_identity, parameters[name]))) for name in parameters}
+    counts = {str(name): len(set(map(identity, parameters[name]))) for name in parameters}
     if not counts:
         return ""
     name = max(counts, key=lambda name: counts[name])
@@ -210,7 +213,7 @@ def _suspect(parameters: pd.DataFrame) -> str:
 
 def _steps(parameters: pd.DataFrame) -> int:
     """The length of every run; 0 if it is not known, or not the same."""
-    found = set(map(_identity, parameters.get(STEPS, ())))
+    found = set(map(identity, parameters.get(STEPS, ())))
     kind, value = found.pop() if len(found) == 1 else (0, 0)
     return int(value) if kind == NUMERIC and value >= 1 and value == int(value) else 0
 
@@ -242,7 +245,7 @@ def _averages(parameters: pd.DataFrame, steps: int) -> pd.DataFrame:
 def _described(parameters: pd.DataFrame, setting: int) -> str:
     """A setting by the parameters in which settings differ."""
     return shown(
-        {str(name): cells[setting] for name, cells in parameters.items() if len(set(map(_identity, cells))) > 1}
+        {str(name): cells[setting] for name, cells in parameters.items() if len(set(map(identity, cells))) > 1}
     )
 
 

@@ -9,7 +9,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from study.design.schema import NATURAL, PARAMETERS
+from study.design.schema import NATURAL, PARAMETERS, identity
 from study.findings.collect import Records
 from study.findings.compare import ranking
 from study.pictures.base import HEIGHT, Picture, Unsupported, specification, tooltips
@@ -35,7 +35,8 @@ def parallel(records: Records) -> Picture:
     """
     ranked = ranking(records)
     others = [name for name in records.varied if name not in PARAMETERS]
-    names = [name for name in (*NATURAL, *others) if ranked[name].dropna().map(repr).nunique() > 1]
+    names = [name for name in NATURAL if ranked[name].nunique() > 1]
+    names += [name for name in others if ranked[name].map(identity).nunique() > 1]
     if len(names) < 2:
         raise Unsupported("fewer than two parameters vary among complete settings")
     best = ranked.head(MOST)
@@ -78,9 +79,10 @@ def _layers(records: Records, best: pd.DataFrame, titles: list[str]) -> list[alt
 
 def _scaled(values: pd.Series, title: str) -> Axis:
     """A column as places on an axis: categories in order, numbers that span decades by their logarithm."""
-    if not pd.api.types.is_numeric_dtype(values.infer_objects()) or any(isinstance(value, bool) for value in values):
+    nulls = values.dtype == object and values.isna().any()
+    if nulls or not pd.api.types.is_numeric_dtype(values.infer_objects()) or any(isinstance(v, bool) for v in values):
+        kinds = [number(value) for _, value in sorted({identity(value): value for value in values}.items())]
         texts = values.map(number)
-        kinds = sorted(texts.unique())
         where = {kind: index / max(1, len(kinds) - 1) for index, kind in enumerate(kinds)}
         return title, texts.map(where), [(where[kind], kind[:24]) for kind in kinds if len(kinds) <= NAMED]
     numbers = values.astype(float)

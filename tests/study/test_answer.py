@@ -173,4 +173,4 @@ def test_where_nothing_is_beyond_chance_the_verdict_says_what_would_tell():
 
 def test_hyperparameters_of_every_type_are_named_where_they_vary():
     lines = by_head(answer(recommend(recorded.records("shaped"))))
-    assert lines["best"].endswith("coupling 0, clip null, layers [64, 64], power 1, tag 1e-3")
+    assert lines["best"].endswith('coupling 0, clip null, layers [64, 64], power 1, tag "1e-3"')

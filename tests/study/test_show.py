@@ -12,7 +12,7 @@ import yaml
 from studies import small
 
 from study.design.config import parse_config
-from study.design.document import plain, read_document
+from study.design.document import as_text, from_text, plain, read_document
 from study.design.study import Study
 from study.design.tasks import catalogue
 from study.execute.plan import plan
@@ -42,7 +42,13 @@ TABLE = pd.DataFrame(
         (math.nan, "-"),
         (math.inf, "inf"),
         (3, "3"),
-        (True, "True"),
+        (True, "true"),
+        (np.bool_(False), "false"),
+        ("true", '"true"'),
+        ("1e-3", '"1e-3"'),
+        ("null", '"null"'),
+        ("", '""'),
+        ("007", "007"),
         ("sgd", "sgd"),
         (None, "null"),
         ([64, "a"], '[64, "a"]'),
@@ -74,16 +80,26 @@ def test_a_plain_value_is_python_s_own_and_fits_strict_json(value, expected):
     json.dumps(found, allow_nan=False)
 
 
+@pytest.mark.parametrize(
+    "value",
+    [None, True, 1, 1.0, 1e-300, "1", "1.0", "007", "1_000", "nan", "True", "null", "", " a", '"a"', "[1]", "[", "é\n"],
+)
+def test_a_value_s_text_tells_what_it_is(value):
+    for one in (value, [value, [value]]):
+        found = from_text(as_text(one))
+        assert repr(found) == repr(one)
+
+
 def test_a_table_has_a_row_a_line_with_text_at_the_left_and_numbers_at_the_right(capsys):
     show_table(TABLE)
     head, rule, first, second = capsys.readouterr().out.splitlines()
     assert head.split() == ["study", "setting", "mean", "se", "good"]
     assert set(rule) == {"─"}
-    assert first.split() == ["digits", "3", "0.1235", "-", "True"]
-    assert second.split() == ["a-long-name", "12", "1e-17", "inf", "False"]
+    assert first.split() == ["digits", "3", "0.1235", "-", "true"]
+    assert second.split() == ["a-long-name", "12", "1e-17", "inf", "false"]
     assert first.startswith("digits ")
     assert first.index("3") == second.index("12") + 1  # at the right
-    assert first.index("True") == second.index("False")  # at the left
+    assert first.index("true") == second.index("false")  # at the left
 
 
 def test_a_table_is_cut_nowhere_where_it_is_read_by_a_program(capsys):

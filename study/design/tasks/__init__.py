@@ -12,7 +12,7 @@ from typing import Any, cast, get_args
 from pydantic import ValidationError
 
 from study.design.faults import explain, shown
-from study.design.schema import AVERAGE, METRIC, METRIC_NAMES, PARAMETERS, RESERVED, Direction, Scalar
+from study.design.schema import AVERAGE, METRIC, METRIC_NAMES, PARAMETERS, RESERVED, Direction, Value
 from study.design.tasks.base import Task, TrainFunction
 from study.design.tasks.plain import AnyTask, PlainTask
 from study.errors import BadInput
@@ -81,7 +81,7 @@ def make_task(name: str, options: Mapping[str, Any], drawn: Mapping[str, Any]) -
         raise BadInput(explain(error, found, where="task.")) from error
 
 
-def check_value(task: AnyTask, name: str, value: Scalar) -> None:
+def check_value(task: AnyTask, name: str, value: Value) -> None:
     """Raises BadInput if the task refuses this value of a hyperparameter, the others as they are."""
     try:
         task.having({**task.values(), name: value})

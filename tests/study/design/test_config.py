@@ -218,9 +218,9 @@ REFUSED_BY_CONFIG = {
         with_space(lr={"choice": []}),
         r"`space\.lr\.choice` must be a list of one or more .*, got \[\]; change",
     ),
-    "nested choice": (
-        with_space(lr={"choice": [[1]]}),
-        r"`space\.lr\.choice` must be a list .*, got \[\[1\]\]; change it",
+    "choice of a mapping": (
+        with_space(lr={"choice": [[{"a": 1}]]}),
+        r"`space\.lr\.choice` must be a list .*, got \[\[{'a': 1}\]\]; change it",
     ),
     "choice of one text": (
         with_space(lr={"choice": "abc"}),

@@ -13,6 +13,7 @@ from optuna.samplers import RandomSampler
 from pydantic import TypeAdapter
 from scipy import stats
 
+from study.design.schema import identity
 from study.design.space import Choice, Dimension, Integers, Log, LogGap, Uniform, grid, label, only
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -56,6 +57,17 @@ def test_every_draw_stays_inside(kind):
 def test_a_choice_draws_each_of_its_values():
     drawn = draws(DIMENSIONS["choice"])
     assert {(type(value), value) for value in drawn} == {(str, "sgd"), (int, 2), (float, 0.5), (bool, True)}
+
+
+def test_a_choice_may_have_null_and_lists_and_tells_true_from_1_and_from_their_texts():
+    values = [None, "null", [64, 64], "[64, 64]", [], 1, True, "1", "true"]
+    dimension = Choice(choice=values)
+    assert {identity(value) for value in draws(dimension)} == {identity(value) for value in values}
+    for value in values:
+        trial = optuna.trial.FixedTrial({"x": dimension.drawn_as(value)})
+        assert identity(dimension.suggest("x", trial)) == identity(value)
+    assert dimension.drawn_as([]) == "[]"
+    assert Choice(choice=[None, 0.1]).drawn_as(None) is None  # by its own name where Optuna has one
 
 
 def test_integers_draw_both_ends_and_everything_between():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -75,6 +76,20 @@ def run(study: Study, url: str, **played: object) -> list[Setting]:
         play(asker, **({"workers": 1} | played))
         assert asker.asked_all or "stop_after" in played
         return [setting for setting, _ in asker.outcomes()]
+
+
+@pytest.mark.parametrize("sampler", ["random", "qmc", "tpe", "gp", "grid"])
+def test_null_and_lists_are_asked_as_they_are_and_come_back_so_from_the_ledger(tmp_path: Path, sampler: str) -> None:
+    space = {"decay": 0.9, "lr": {"choice": [0.1, 0.4]}, "clip": {"choice": [None, 0.1, "0.1"]}}
+    space["layers"] = {"choice": [[64, 64], [[128], None]]}
+    search = {"sampler": sampler, "in_flight": 4} | ({} if sampler == "grid" else {"settings": 12})
+    objective = {"metric": "average/excess_loss", "mode": "min"}
+    study = study_of(task="tasks_of_tests:parabola", objective=objective, space=space, search=search)
+    asked = run(study, url := f"sqlite:///{tmp_path}/ledger.db")
+    for name in ("clip", "layers"):
+        values = [json.dumps(value) for value in space[name]["choice"]]
+        assert {json.dumps(setting[name]) for setting in asked} == {*values}
+    assert run(study, url) == asked
 
 
 @pytest.mark.parametrize("sampler", ["random", "qmc", "tpe", "gp"])

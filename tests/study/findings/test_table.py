@@ -204,17 +204,19 @@ def test_settings_that_share_no_seeds_are_refused(read):
 
 def test_values_have_the_types_that_they_are_written_in(read):
     cells = ["007", "7", "0.5", "1e-3", "True", "false", "", "nan", "adam", "1_000", "-.5", "9" * 400]
+    cells += ['"""7"""', '"""null"""', '"[64, ""a""]"', "[64", "[NaN]"]
     records = read("x,seed,acc\n" + "".join(f"{cell},0,{place}\n" for place, cell in enumerate(cells)))
     written = ["007", 7, 0.5, 0.001, True, False, None, "nan", "adam", "1_000", -0.5, "9" * 400]
+    written += ["7", "null", [64, "a"], "[64", "[NaN]"]
     best = ranking(records, "acc")["x"].tolist()[::-1]
     assert list(zip(map(type, best), best, strict=True)) == list(zip(map(type, written), written, strict=True))
 
 
 def test_equal_numbers_are_one_value_and_an_empty_cell_is_another(read):
-    rows = ["1,0,0.1", "1.0,1,0.2", ",0,0.3", ",1,0.4", "True,0,0.5", "true,1,0.6"]
+    rows = ["1,0,0.1", "1.0,1,0.2", ",0,0.3", "null,1,0.4", "True,0,0.5", "true,1,0.6"]
     records = read("x,seed,acc\n" + "\n".join(rows))
     assert ranking(records)["x"].tolist() == [True, None, 1]
-    assert lines(records)["best"] == "x True"
+    assert lines(records)["best"] == "x true"
     assert best_by(records, "x")["settings"].tolist() == [1, 1, 1]
 
 
@@ -291,7 +293,7 @@ def test_the_same_table_is_read_from_every_kind_of_file(read, tmp_path):
         assert as_data(recommend(read_table(tmp_path / name, "acc", "max"))) == expected | {"study": name}
 
 
-def test_values_of_a_parquet_file_that_json_lacks_become_texts_and_null(tmp_path):
+def test_values_of_a_parquet_file_are_plain_data_and_those_that_json_lacks_texts_and_null(tmp_path):
     columns = {
         "layers": [[64, 64], [64, 64], [32], [32]],
         "when": pd.to_datetime(["2020-01-01"] * 4),
@@ -304,7 +306,7 @@ def test_values_of_a_parquet_file_that_json_lacks_become_texts_and_null(tmp_path
     records = read_table(tmp_path / "t.parquet", "acc", "min")
     data = as_data(recommend(records))
     assert json.loads(json.dumps(data, allow_nan=False))["setting"] == {
-        "layers": "[64, 64]",
+        "layers": [64, 64],
         "when": "2020-01-01 00:00:00",
         "k": 1,
         "gap": "inf",
