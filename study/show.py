@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
@@ -45,16 +47,46 @@ def number(value: Any) -> str:
     return printable(as_text(value))
 
 
-def show_table(table: pd.DataFrame) -> None:
-    """Prints a table, one line for each row."""
-    console = Console(width=None if sys.stdout.isatty() else WIDE, markup=False, emoji=False, highlight=False)
+def show_table(table: pd.DataFrame, width: int | None = None) -> None:
+    """Prints a table, one line for each row; says on stderr which columns are left out as a line has no room for them.
+
+    Args:
+        table: The table.
+        width: Characters of a line; by default the terminal's, or as many as it takes where stdout is no terminal.
+    """
+    terminal = Console(markup=False, emoji=False, highlight=False)
+    room = width or (terminal.width if sys.stdout.isatty() else WIDE)
+    columns = {printable(str(name)): column for name, column in table.items()}
+    cells = {name: [number(value) for value in column] for name, column in columns.items()}
+    widths = {name: max(map(cell_len, [name, *texts])) for name, texts in cells.items()}
+    shown = _fitting(widths, room)
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for column in table.columns:
-        numeric = table[column].infer_objects().dtype.kind in "if"
-        drawn.add_column(printable(str(column)), justify="right" if numeric else "left", overflow="fold")
-    for row in table.itertuples(index=False):
-        drawn.add_row(*(number(value) for value in row))
-    console.print(drawn)
+    for name in shown:
+        numeric = columns[name].infer_objects().dtype.kind in "if"
+        drawn.add_column(name, justify="right" if numeric else "left", no_wrap=True)
+    for row in zip(*(cells[name] for name in shown), strict=True):
+        drawn.add_row(*row)
+    terminal.width = max(room, _width([widths[name] for name in shown]))
+    terminal.print(drawn)
+    if left := [name for name in columns if name not in shown]:
+        print(  # noqa: T201
+            f"left out, as a line has {room} characters: {', '.join(left)}; `--format json` has all of them.",
+            file=sys.stderr,
+        )
+
+
+def _fitting(widths: Mapping[str, int], room: int) -> list[str]:
+    """The columns that are shown: the first, and of the others, from left to right, each that there is room for."""
+    shown: list[str] = []
+    for name in widths:
+        if not shown or _width([widths[other] for other in (*shown, name)]) <= room:
+            shown.append(name)
+    return shown
+
+
+def _width(columns: Sequence[int]) -> int:
+    """Characters of a table's lines: those of the columns, three between two of them, and one at the end."""
+    return sum(columns) + 3 * (len(columns) - 1) + 1
 
 
 def show_data(data: Any, form: Format) -> None:

@@ -107,6 +107,26 @@ def test_a_table_is_cut_nowhere_where_it_is_read_by_a_program(capsys):
     assert [len(line.split()) for line in capsys.readouterr().out.splitlines()] == [8, 1, 8]
 
 
+@pytest.mark.parametrize(
+    ("width", "shown"), [(80, list(TABLE)), (40, ["study", "setting", "mean", "se"]), (21, ["study", "mean"])]
+)
+def test_a_narrow_table_loses_columns_and_says_which_but_no_digit(capsys, width, shown):
+    show_table(TABLE, width)
+    out, err = capsys.readouterr()
+    head, _, *rows = out.splitlines()
+    assert head.split() == shown
+    assert [dict(zip(shown, row.split(), strict=True))["mean"] for row in rows] == ["0.1235", "1e-17"]
+    assert all(len(line) <= width for line in out.splitlines())
+    left = ", ".join(name for name in TABLE if name not in shown)
+    said = f"left out, as a line has {width} characters: {left}; `--format json` has all of them.\n"
+    assert err == (said if left else "")
+
+
+def test_a_first_column_that_is_wider_than_a_line_is_shown_whole(capsys):
+    show_table(pd.DataFrame({"study": ["x" * 30], "n": [1]}), 20)
+    assert capsys.readouterr().out.split()[-1] == "x" * 30
+
+
 def test_markup_in_a_value_is_shown_as_it_is(capsys):
     show_table(pd.DataFrame({"message": ["[red]no[/red] [1, 2]"]}))
     assert "[red]no[/red] [1, 2]" in capsys.readouterr().out
