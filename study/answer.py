@@ -46,32 +46,37 @@ def difference_text(difference: Difference) -> str:
 
 
 def answer(found: Recommendation) -> str:
-    """The recommendation in a few lines: what, which regime and rates, how sure, how much better, what next."""
+    """The recommendation in a few lines of text, each with a head of one or two words."""
+    return "\n".join(f"{head:<10}{text}" for head, text in lines(found))
+
+
+def lines(found: Recommendation) -> list[tuple[str, str]]:
+    """Heads and texts: what was tried and chosen, which regime and rates, how sure, how much better, what next."""
     records = found.records
     varied = _varied(found)
     error = "one seed: no error is known" if math.isnan(found.se) else f"standard error {found.se:.2g}"
-    lines = [
+    said = [
         _tried(found),
         ("best", setting_text(found.parameters, _named(found)) or "the only setting"),
-        *([("verdict", said)] if (said := verdict(found)) else []),
+        *([("verdict", told)] if (told := verdict(found)) else []),
         ("measured", f"{records.metric} {number(found.mean)} ({error}){_on(found)}"),
         *_as_oscillator(found),
         ("how sure", sureness(found)),
     ]
     if found.riders:
-        lines.append(("riders", _ridden(found)))
-    lines += [(f"vs {comparison.baseline}", _versus(found, comparison, varied)) for comparison in found.versus]
+        said.append(("riders", _ridden(found)))
+    said += [(f"vs {comparison.baseline}", _versus(found, comparison, varied)) for comparison in found.versus]
     if records.run and not any(comparison.baseline == "ema" for comparison in found.versus):
-        lines.append(("vs ema", "no plain EMA was measured; leave `search.baseline` out to have some tried"))
+        said.append(("vs ema", "no plain EMA was measured; leave `search.baseline` out to have some tried"))
     if flattered := [comparison.baseline for comparison in found.versus if not comparison.fresh]:
         which = "the differences" if len(flattered) == len(found.versus) else f"vs {', '.join(flattered)}, numbers that"
         flattery = f"{which} flatter the winner, though their intervals allow for it"
         mends = "`confirm` mends it" if records.run else "fresh seeds of the best few would not"
-        lines.append(("", f"chosen and measured on the same seeds: {flattery}; {mends}"))
-    lines += [("note", note) for note in records.notes]
+        said.append(("", f"chosen and measured on the same seeds: {flattery}; {mends}"))
+    said += [("note", note) for note in records.notes]
     if records.run:
-        lines.append(("next", f"belay-study export {records.name} -o defaults.yaml"))
-    return "\n".join(printable(f"{head:<10}{text}") for head, text in lines)
+        said.append(("next", f"belay-study export {records.name} -o defaults.yaml"))
+    return [(head, printable(text)) for head, text in said]
 
 
 def _varied(found: Recommendation) -> list[str]:

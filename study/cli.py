@@ -596,15 +596,11 @@ def _records(study: str | None, table: Path | None, metric: str | None, mode: An
 
 
 def _run(study: Study, chosen: Chosen) -> None:
-    from study.execute.plan import plan
-    from study.live import LiveView
+    from study.live import LiveView, opening
 
-    config, settings = study.config, plan(study).settings
-    started = "MLflow" if chosen.inline else "Ray and MLflow"
-    seeds = f"{config.first_seeds} to {config.stages[-1].stop}" if config.search.race else config.seeds
-    text = f"{config.name}: {settings} settings x {seeds} seeds of {config.steps} steps; starting {started}"
+    config = study.config
     with (
-        LiveView(config.objective.metric, text) as view,
+        LiveView(config.objective.metric, opening(study, chosen.inline)) as view,
         _terminated_as_interrupted(),
         _last_words(chosen, config.name),
     ):

@@ -16,6 +16,7 @@ from study.errors import printable
 from study.show import number
 
 if TYPE_CHECKING:
+    from study.design.study import Study
     from study.execute.packs import Progress
 
 EVERY = 5.0  # seconds between lines
@@ -69,6 +70,16 @@ class LiveView:
         """Prints a line; a bar stays below it."""
         self._last = self._clock()
         self._console.print(printable(text), soft_wrap=True, highlight=False)
+
+
+def opening(study: Study, inline: bool) -> str:
+    """What a study is about to run, and what is started for it."""
+    from study.execute.plan import plan
+
+    config = study.config
+    seeds = f"{config.first_seeds} to {config.stages[-1].stop}" if config.search.race else config.seeds
+    size = f"{plan(study).settings} settings x {seeds} seeds of {config.steps} steps"
+    return f"{config.name}: {size}; starting {'MLflow' if inline else 'Ray and MLflow'}"
 
 
 def describe(progress: Progress, metric: str) -> str:
