@@ -280,6 +280,10 @@ def best(
     by: Annotated[
         str | None, typer.Option(help="Print the best setting for each value, or quarter, of a parameter.")
     ] = None,
+    failed: Annotated[
+        bool,
+        typer.Option("--failed", help="Print the settings that failed, and the end of each error; whole in json."),
+    ] = False,
     form: Form = "table",
     tracking: Tracking = None,
     address: Address = None,
@@ -291,13 +295,17 @@ def best(
     """
     from study.answer import answer
     from study.findings.compare import best_by, ranking
+    from study.findings.failures import failures
     from study.findings.recommend import as_data, recommend
     from study.options import connecting
-    from study.show import show_data, show_rows
+    from study.show import show_data, show_failures, show_rows
 
     _check_source(study, table, metric, mode, tracking)
     with connecting(tracking=tracking) as chosen:
         records = _records(study, table, metric, mode, chosen)
+        if failed:
+            show_failures(failures(records), form)
+            return
         found = recommend(records)
     if by is not None:
         show_rows(best_by(records, by), form)

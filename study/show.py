@@ -36,6 +36,7 @@ USES = {  # what to do with the file that a command wrote
     "plot": "",
 }
 
+LAST_LINES, LONGEST_LINE = 5, 300  # of an error, for people
 WIDE = 1000  # characters a line where stdout is no terminal: more than any table has, so that grep finds whole rows
 
 
@@ -109,6 +110,25 @@ def show_rows(table: pd.DataFrame, form: Format) -> None:
 def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
     """A table's rows as plain data."""
     return [{str(name): plain(value) for name, value in row.items()} for row in table.to_dict("records")]
+
+
+def show_failures(failed: pd.DataFrame, form: Format) -> None:
+    """Prints the settings that failed: for people a line of values, and below it the end of what was raised."""
+    if form != "table":
+        show_rows(failed, form)
+        return
+    for row in failed.drop(columns="message").to_dict("records"):
+        print(", ".join(f"{name} {number(value)}" for name, value in row.items()))  # noqa: T201
+        for line in last_lines(failed.loc[failed["setting"] == row["setting"], "message"].item()):
+            print(f"    {line}")  # noqa: T201
+    if failed.empty:
+        print("no setting failed", file=sys.stderr)  # noqa: T201
+
+
+def last_lines(message: str) -> list[str]:
+    """The end of a message, as a traceback has the error there, a line at a time, each cut to a readable length."""
+    lines = [printable(line) for line in message.rstrip().splitlines()[-LAST_LINES:]]
+    return [line if len(line) <= LONGEST_LINE else f"...{line[-LONGEST_LINE:]}" for line in lines]
 
 
 def as_plain(found: Any) -> Any:

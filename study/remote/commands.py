@@ -10,7 +10,7 @@ import re
 import sys
 import tempfile
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -225,12 +225,10 @@ def _read(cluster: Cluster, command: str, given: Mapping[str, Any]) -> int:
         from study.show import picture_form
 
         given = {**given, "form": picture_form(given["output"], given["form"])}
-    options = [f"{NAMES.get(name, f'--{name}')}={value}" for name, value in given.items()
-               if name not in OWN and value is not None]  # fmt: skip
     arguments = [given[name] for name in ARGUMENTS if given.get(name) is not None]
     names = ["--", *arguments] if arguments else []
     chosen = {name: given[name] for name in PLACES if name in given}
-    answer = _job(cluster, _order(cluster, [command, *options, *names], chosen))
+    answer = _job(cluster, _order(cluster, [command, *options_of(given), *names], chosen))
     if answer.code == 0 and given.get("output") is not None:
         from study.show import deliver
 
@@ -238,6 +236,14 @@ def _read(cluster: Cluster, command: str, given: Mapping[str, Any]) -> int:
     else:
         _print(answer)
     return answer.code
+
+
+def options_of(given: Mapping[str, Any]) -> Iterator[str]:
+    """The options of a command, as it is called with them there."""
+    for name, value in given.items():
+        if name not in OWN and value is not None and value is not False:
+            option = NAMES.get(name, f"--{name}")
+            yield option if value is True else f"{option}={value}"
 
 
 def _order(cluster: Cluster, arguments: Sequence[str], chosen: Mapping[str, str | None]) -> Order:

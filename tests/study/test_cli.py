@@ -449,6 +449,12 @@ def test_a_train_function_of_one_s_own_is_searched_and_a_setting_that_raises_fai
     (row,) = json.loads(belay_study("status", "own", "--format", "json").out)
     assert row["done"] == 12
     assert 0 < row["failed"] < 12
+    listed = json.loads(belay_study("best", "own", "--failed", "--format", "json").out)
+    assert len(listed) == row["failed"]
+    assert all(each["lr"] > 1 and "no batch fits" in each["message"] for each in listed)
+    shown = belay_study("best", "own", "--failed")
+    assert (shown.code, shown.out.count("RuntimeError: no batch fits")) == (0, row["failed"])
+    assert shown.out.startswith(f"setting {listed[0]['setting']}, decay ")
     client = MlflowClient(f"sqlite:///{tmp_path}/.belay-study/mlflow.db")
     experiment = client.get_experiment_by_name("own")
     assert experiment is not None

@@ -17,7 +17,7 @@ from study.design.study import Study
 from study.design.tasks import catalogue
 from study.execute.plan import plan
 from study.execute.train.probe import Room
-from study.show import number, show_catalogue, show_data, show_plan, show_rows, show_table
+from study.show import number, show_catalogue, show_data, show_failures, show_plan, show_rows, show_table
 
 TABLE = pd.DataFrame(
     {
@@ -125,6 +125,20 @@ def test_a_narrow_table_loses_columns_and_says_which_but_no_digit(capsys, width,
 def test_a_first_column_that_is_wider_than_a_line_is_shown_whole(capsys):
     show_table(pd.DataFrame({"study": ["x" * 30], "n": [1]}), 20)
     assert capsys.readouterr().out.split()[-1] == "x" * 30
+
+
+def test_of_a_long_error_its_end_is_shown_in_a_few_lines_and_all_of_it_as_json(capsys):
+    message = "Traceback\n" + "  File\n" * 9 + "ValueError: " + "size mismatch " * 50_000 + "\x1b[31mred\n"
+    failed = pd.DataFrame({"setting": [3], "lr": [2.0], "message": [message]})
+    show_failures(failed, "table")
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert (first, len(lines), lines[0]) == ("setting 3, lr 2", 5, "      File")
+    assert len(lines[-1]) < 320
+    assert lines[-1].endswith("size mismatch \\x1b[31mred")
+    show_failures(failed, "json")
+    assert json.loads(capsys.readouterr().out) == [{"setting": 3, "lr": 2.0, "message": message}]
+    show_failures(failed.head(0), "table")
+    assert capsys.readouterr() == ("", "no setting failed\n")
 
 
 def test_markup_in_a_value_is_shown_as_it_is(capsys):

@@ -19,6 +19,7 @@ from clusters import ROOT, clean
 from studies import CommandLine, write
 
 from study.remote import client
+from study.remote.commands import options_of
 from study.remote.job import carry_out
 from study.remote.order import Order, python_version
 
@@ -159,6 +160,11 @@ def test_a_password_in_a_config_does_not_leave_the_machine(refused: Callable[...
     config = write(tmp_path / "small.yaml", tracking={"uri": "https://me:hush@mlflow.example"})
     said = refused("run", config, "--address", NOBODY)
     assert "`tracking.uri` must hold no password where a cluster runs the study, got https://me:***@mlflow" in said
+
+
+def test_options_go_to_a_cluster_as_they_were_given_and_those_left_out_do_not() -> None:
+    given = {"study": "s", "top": 3, "by": None, "failed": True, "form": "json", "follow": False, "address": "http://h"}
+    assert list(options_of(given)) == ["--top=3", "--failed", "--format=json"]
 
 
 def test_a_dry_run_needs_no_cluster(belay_study: CommandLine, tmp_path: Path) -> None:
