@@ -59,6 +59,11 @@ Interval = Annotated[tuple[Real, Real], BeforeValidator(_two_numbers)]
 class _Dimension(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    @property
+    def count(self) -> float:
+        """How many values it has; inf where it is a range of real numbers."""
+        return math.inf
+
     def drawn_as(self, value: Value) -> Value:
         """What Optuna draws where it comes to a value."""
         return value
@@ -172,7 +177,7 @@ class Integers(_Dimension):
         return self
 
     @property
-    def values(self) -> int:
+    def count(self) -> int:
         """How many there are."""
         return self.integers[1] - self.integers[0] + 1
 
@@ -205,6 +210,11 @@ class Choice(_Dimension):
         if len({identity(value) for value in self.choice}) < len(self.choice):
             raise ValueError(f"must name each value once, got {shown(list(self.choice))}; remove one.")
         return self
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self.choice)
 
     def probes(self) -> Sequence[Value]:
         """Values to check a rule with: all."""
@@ -255,8 +265,17 @@ Dimension = Annotated[
 
 
 def combinations(space: Mapping[str, Dimension]) -> float:
-    """How many settings a space holds; inf where a parameter is not a choice."""
-    return math.prod(len(d.choice) if isinstance(d, Choice) else math.inf for d in space.values())
+    """How many settings a space holds; inf where a parameter is drawn from a range of real numbers."""
+    return math.prod(dimension.count for dimension in space.values())
+
+
+def combination(space: Mapping[str, Dimension], place: int) -> dict[str, Value]:
+    """What Optuna draws, by its own names, at a place among the combinations of a space that holds finitely many."""
+    drawn: dict[str, Value] = {}
+    for name, dimension in space.items():
+        place, own = divmod(place, int(dimension.count))
+        drawn[label(name, dimension)] = dimension.at((own + 0.5) / dimension.count)
+    return drawn
 
 
 def grid(space: Mapping[str, Dimension]) -> list[dict[str, Value]]:

@@ -176,7 +176,7 @@ class Study:
         """Refuses long ranges of whole numbers for Optuna's GP sampler, which lists them all in memory."""
         if self.config.search.sampler == "gp":
             for name, dimension in self.config.space.items():
-                if isinstance(dimension, Integers) and (count := dimension.values) > MOST_INTEGERS:
+                if isinstance(dimension, Integers) and (count := dimension.count) > MOST_INTEGERS:
                     raise BadInput(
                         f"`space.{name}` must have at most {MOST_INTEGERS} values for the gp sampler, got {count}; "
                         "narrow it, take {uniform: [a, b]}, or take another sampler."

@@ -8,6 +8,7 @@ memory and is fed from the ledger.
 from __future__ import annotations
 
 import functools
+import json
 import math
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,9 +18,10 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.samplers import BaseSampler, GPSampler, TPESampler
-from optuna.trial import BaseTrial, FixedTrial, FrozenTrial, TrialState, create_trial
+from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
 from scipy.stats import qmc
 
+from study.design.config import MOST_SETTINGS
 from study.design.riders import outcome_of, values_of
 from study.design.schema import (
     CONFIRMATION,
@@ -32,7 +34,7 @@ from study.design.schema import (
     host_of,
     natural,
 )
-from study.design.space import drawn_as, holds, label
+from study.design.space import combination, combinations, drawn_as, holds, label
 from study.design.study import Space, Study
 from study.execute.finalists import finalists
 from study.execute.ledger import Asked, Ledger
@@ -323,13 +325,20 @@ class _Search:
             else:
                 self._points = _points(study, self._space, index, count)
         self._optuna = new_study(study)
+        self._known: set[str] = set()  # all that was drawn, as JSON
+        self._others = self._shuffled()
 
     def add(self, asked: Asked) -> None:
         """Takes a setting that was drawn before."""
         self._asked.append(asked)
+        self._known.add(_as_key(asked.drawn))
         if self._sampler in LEARNING:
-            self._trials.append(len(self._optuna.get_trials(deepcopy=False)))
-            self._optuna.add_trial(trial_of(self._space, asked.drawn, state=TrialState.RUNNING))
+            self._trials.append(self._enter(asked.drawn))
+
+    def _enter(self, drawn: Mapping[str, Any]) -> int:
+        """Enters what was drawn as a trial that still runs; Optuna's number of it."""
+        self._optuna.add_trial(trial_of(self._space, drawn, state=TrialState.RUNNING))
+        return len(self._optuna.get_trials(deepcopy=False)) - 1
 
     def learn(self, outcomes: Mapping[int, Outcome]) -> None:
         """Shows Optuna, if it draws, what the first settings came to on the seeds that all of them got, by number."""
@@ -350,14 +359,36 @@ class _Search:
         if numbers and self._sampler in LEARNING:
             self._optuna.sampler = self._learning(_seed(self._study, self._index, numbers[0]))
         for number in numbers:
-            if self._sampler in LEARNING:
-                trial: BaseTrial = self._optuna.ask()
-                self._trials.append(trial.number)
-            else:
-                trial = FixedTrial(self._points[len(self._asked)])
-            values = {name: dimension.suggest(name, trial) for name, dimension in self._space.items()}
-            self._asked.append(Asked(self._name, trial.params, self._study.setting(number, values)))
+            drawn = self._ask_optuna() if self._sampler in LEARNING else self._new(self._points[len(self._asked)])
+            fixed = FixedTrial(drawn)
+            values = {name: dimension.suggest(name, fixed) for name, dimension in self._space.items()}
+            self._known.add(_as_key(drawn))
+            self._asked.append(Asked(self._name, drawn, self._study.setting(number, values)))
             yield self._asked[-1]
+
+    def _ask_optuna(self) -> dict[str, Any]:
+        """What Optuna draws next; in place of what it drew before, another."""
+        trial = self._optuna.ask()
+        for name, dimension in self._space.items():
+            dimension.suggest(name, trial)
+        drawn = self._new(trial.params)
+        if drawn != trial.params:
+            self._optuna.tell(trial, state=TrialState.FAIL)
+        self._trials.append(trial.number if drawn == trial.params else self._enter(drawn))
+        return drawn
+
+    def _new(self, drawn: dict[str, Any]) -> dict[str, Any]:
+        """What was drawn, or where that was drawn before and the space holds few settings, one that was not."""
+        if _as_key(drawn) not in self._known:
+            return drawn
+        return next((other for other in self._others if _as_key(other) not in self._known), drawn)
+
+    def _shuffled(self) -> Iterator[dict[str, Any]]:
+        """All that a space of few settings holds, in an order that the study's seed fixes."""
+        count = combinations(self._space)
+        if count <= MOST_SETTINGS:
+            for place in np.random.default_rng(_seed(self._study, self._index)).permutation(int(count)):
+                yield combination(self._space, int(place))
 
     def _best_rider(self, outcome: Outcome) -> tuple[dict[str, Value], float] | None:
         """The best rider of a setting that the search could have drawn: what of it differs from the setting; its value.
@@ -415,6 +446,11 @@ def ending(outcome: Outcome, study: Study) -> dict[str, Any]:
 def _seed(study: Study, *path: int) -> int:
     """A seed that follows from the study's seed and a path of numbers, such as search and setting."""
     return int(np.random.SeedSequence([study.config.search.seed, *path]).generate_state(1)[0])
+
+
+def _as_key(drawn: Mapping[str, Any]) -> str:
+    """What was drawn as a text by which it is known again."""
+    return json.dumps(drawn, sort_keys=True)
 
 
 def _points(study: Study, space: Space, index: int, count: int) -> list[dict[str, Any]]:

@@ -60,6 +60,7 @@ def run(
             if room.broken:
                 say(f"runs are trained one by one, though the task names what is `stackable`: {room.reason}")
             asker = Asker(study, ledger, room.runs)
+            _say_if_few(asker, say)
             packs = Packs(asker, recorder, watch)
             recorder.open(asker.plan.settings)
             try:
@@ -73,6 +74,13 @@ def run(
                 ) from stop
     _check_results(asker, packs.progress)
     return packs.progress
+
+
+def _say_if_few(asker: Asker, say: Callable[[str], None]) -> None:
+    """Says where the study's space holds fewer settings than are asked for: it ends when all are tried."""
+    asked, held = asker.study.config.search.settings or 0, len(asker.plan.numbers("main"))
+    if held < asked:
+        say(f"the space holds {held} settings, fewer than the {asked} of `search.settings`: each is tried once")
 
 
 def _room(study: Study, finished: bool) -> Room:

@@ -463,6 +463,15 @@ def test_a_train_function_of_one_s_own_is_searched_and_a_setting_that_raises_fai
     assert {run.data.tags["belay.message"] for run in failed} == {"RuntimeError: no batch fits here"}
 
 
+def test_a_study_of_few_settings_ends_when_all_of_them_are_tried_and_says_so(
+    belay_study: CommandLine, tmp_path: Path, databases: Path
+) -> None:
+    space = {"decay": {"choice": [0.8, 0.9]}, "lr": 0.1}
+    answer = belay_study("run", write(tmp_path / "few.yaml", steps=5, evaluations=1, space=space), "--inline")
+    assert "the space holds 2 settings, fewer than the 16 of `search.settings`: each is tried once\n" in answer.err
+    assert answer.out.startswith("study     small: 2 of 2 settings x 2 seeds done")
+
+
 def test_a_metric_that_is_never_reported_ends_the_study_with_its_name(
     belay_study: CommandLine, tmp_path: Path, databases: Path, seldom: None
 ) -> None:

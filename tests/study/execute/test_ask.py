@@ -86,10 +86,28 @@ def test_null_and_lists_are_asked_as_they_are_and_come_back_so_from_the_ledger(t
     objective = {"metric": "average/excess_loss", "mode": "min"}
     study = study_of(task="tasks_of_tests:parabola", objective=objective, space=space, search=search)
     asked = run(study, url := f"sqlite:///{tmp_path}/ledger.db")
+    assert len(asked) == len({setting.trajectory for setting in asked}) == 12  # none twice, where 12 are all there are
     for name in ("clip", "layers"):
         values = [json.dumps(value) for value in space[name]["choice"]]
         assert {json.dumps(setting[name]) for setting in asked} == {*values}
     assert run(study, url) == asked
+
+
+@pytest.mark.parametrize("sampler", ["random", "qmc", "tpe"])
+@pytest.mark.parametrize("stop_after", [3, 9])
+def test_a_space_of_few_settings_is_asked_whole_none_twice_and_so_after_a_study_was_cut_off(
+    tmp_path: Path, sampler: str, stop_after: int
+) -> None:
+    space = {"decay": {"choice": [0.8, 0.9]}, "damping": 0.5, "lr": {"choice": [0.1, 0.2]}}
+    space |= {"dimensions": {"integers": [2, 4]}}
+    search = {"sampler": sampler, "settings": 99, "baseline": 0, "in_flight": 4}
+    study = study_of(task="quadratic", space=space, search=search)
+    whole = run(study, f"sqlite:///{tmp_path}/whole.db")
+    assert len(whole) == len({json.dumps(dict(setting)) for setting in whole}) == 12
+    url = f"sqlite:///{tmp_path}/cut.db"
+    with asking(study, url) as asker:
+        play(asker, workers=2, stop_after=stop_after)
+    assert run(study, url) == whole
 
 
 @pytest.mark.parametrize("sampler", ["random", "qmc", "tpe", "gp"])
