@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from belay import Belay
@@ -67,6 +69,19 @@ def dies_above_one(setting: Mapping[str, Any], seed: int, report: Report) -> Non
     if setting["lr"] > 1:
         os.kill(os.getpid(), signal.SIGKILL)
     parabola(setting, seed, report)
+
+
+def disturbs(setting: Mapping[str, Any], seed: int, report: Report) -> None:
+    """Reports what it draws from global generators and what it finds of torch's defaults, then changes all of them."""
+    numbers = float(torch.rand(())), float(np.random.rand()), random.random()  # noqa: NPY002
+    report(1, {f"average/{place}": number for place, number in enumerate(numbers)})
+    found = torch.finfo(torch.get_default_dtype()).bits + torch.get_num_threads() + 1000 * torch.is_grad_enabled()
+    report(1, {"average/score": found, "live/path": len(str(Path.cwd()))})
+    torch.set_default_dtype(torch.float64)
+    torch.set_num_threads(torch.get_num_threads() + 1)
+    torch.set_grad_enabled(False)
+    torch.use_deterministic_algorithms(True)
+    os.chdir("/")
 
 
 def hangs_above_one(setting: Mapping[str, Any], seed: int, report: Report) -> None:

@@ -19,6 +19,7 @@ from study.design.study import Study
 from study.design.tasks.base import Task
 from study.execute.plan import JUDGED, Bars
 from study.execute.train.log import DIVERGED_LOSS, Diverged, Ended, Log, in_range
+from study.execute.train.undisturbed import EVALUATION, TRAINING, defaults_kept, seeded
 
 Errors = tuple[type[BaseException], ...]
 KEPT: Errors = (Exception, SystemExit)  # whatever a task may raise, but for Ctrl-C
@@ -51,7 +52,7 @@ def train_alone(
     """
     logs = [log_of(study, setting, seed, bars or {}) for setting in settings]
     endings = Endings((Ended, *kept), several=len(settings) + len(riders) > 1)
-    with endings.of(*logs):
+    with endings.of(*logs), defaults_kept(), seeded(TRAINING, seed):
         task = study.task_of(settings[0])
         if isinstance(task, Task):
             _train(study, task, settings, riders, logs, endings)
@@ -190,9 +191,9 @@ def _averaged(task: Task, model: nn.Module) -> dict[str, float]:
 
 
 def measure(task: Task, model: nn.Module) -> dict[str, float]:
-    """A task's metrics of a model."""
+    """A task's metrics of a model; what it draws from global generators is the same for every model."""
     model.eval()
-    with torch.no_grad():
+    with torch.no_grad(), seeded(EVALUATION):
         measured = {name: _number(name, value) for name, value in task.evaluate(model).items()}
     model.train()
     return measured

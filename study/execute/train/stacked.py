@@ -26,6 +26,7 @@ from study.execute.plan import Bars
 from study.execute.train.alone import KEPT, evaluation_steps, log_of, lr_factor, measure, steps_of
 from study.execute.train.log import DIVERGED_LOSS, Diverged, Ended, Pruned, in_range, raised
 from study.execute.train.rows import Averages, Watchers, optimizer
+from study.execute.train.undisturbed import TRAINING, defaults_kept, drawn, seeded
 
 Run = tuple[Setting, int]  # a setting and a seed
 
@@ -73,7 +74,8 @@ def _attempt(
     study: Study, runs: Sequence[Run], steps: int, hosts: Collection[int], bars: Mapping[int, Bars]
 ) -> list[SeedResult]:
     try:
-        return _Stack(study, runs, hosts, bars).train(steps)
+        with defaults_kept():
+            return _Stack(study, runs, hosts, bars).train(steps)
     except (NotStackable, torch.OutOfMemoryError):
         raise
     except KEPT as error:  # whatever a task may raise; torch names the operation
@@ -104,11 +106,12 @@ class _Stack:
 
     def train(self, steps: int) -> list[SeedResult]:
         """Trains all rows for so many steps; each run's result."""
-        due = evaluation_steps(self._study.config)
+        due, before = evaluation_steps(self._study.config), drawn()
         for step, batch in enumerate(self._batches(steps), start=1):
             self._advance(batch, step)
             if step == min(TRIED, self._study.config.steps):
                 self._check()
+                _check_drawn(before)
             if step in due:
                 self._evaluate(step)
             self._leave_ended()
@@ -116,6 +119,7 @@ class _Stack:
                 break
         if self._riders is not None and steps == self._study.config.steps:
             self._evaluate_riders(self._riders.averages())
+        _check_drawn(before)
         return [log.result() for log in self._logs]
 
     def _advance(self, batch: tuple[Tensor, ...], step: int) -> None:
@@ -228,9 +232,10 @@ def _alone(study: Study, setting: Setting, seed: int) -> _Alone | None:
         NotStackable: Training changes more of the model than its parameters.
     """
     task = _task(study, setting)
-    begun = task.build_model(seed)
+    begun = _built(task, seed)
     try:
-        *_, (model, (average,), _) = islice(steps_of(task, [setting], seed), TRIED)
+        with seeded(TRAINING, seed):
+            *_, (model, (average,), _) = islice(steps_of(task, [setting], seed), TRIED)
     except Diverged:
         return None
     buffers = dict(model.named_buffers())
@@ -257,7 +262,7 @@ class _Rows:
 
     def __init__(self, tasks: Sequence[Task], seeds: Sequence[int]) -> None:
         _check_alike(tasks)
-        models = [task.build_model(seed) for task, seed in zip(tasks, seeds, strict=True)]
+        models = [_built(task, seed) for task, seed in zip(tasks, seeds, strict=True)]
         self._whole = _Whole(tasks[0], models[0])
         trained = [dict(_trained(model)) for model in models]
         kinds = {weight.dtype for weights in trained for weight in weights.values()}
@@ -333,6 +338,18 @@ def _task(study: Study, setting: Setting) -> Task:
     task = study.task_of(setting)
     assert isinstance(task, Task)
     return task
+
+
+def _built(task: Task, seed: int) -> nn.Module:
+    """A run's model, as it is built alone."""
+    with seeded(TRAINING, seed):
+        return task.build_model(seed)
+
+
+def _check_drawn(before: list[bytes]) -> None:
+    """Raises NotStackable if global generators are not what they were: a run draws other numbers beside others."""
+    if drawn() != before:
+        raise NotStackable("`batches` or `evaluate` draws from a global random generator; give it one of its own")
 
 
 def _check_alike(tasks: Sequence[Task]) -> None:

@@ -94,6 +94,15 @@ class Dropping(Net):
         return functional.dropout(super().loss(model, batch)[None], 0.5).sum()
 
 
+class Shuffling(Net):
+    """Draws a number from torch's global generator for each batch."""
+
+    def batches(self, seed: int, start: int, steps: int) -> Iterator[tuple[Tensor, ...]]:
+        for batch in super().batches(seed, start, steps):
+            torch.rand(())
+            yield batch
+
+
 class Branching(Net):
     """Looks at a tensor's value."""
 

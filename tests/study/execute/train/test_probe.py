@@ -37,6 +37,7 @@ def test_a_train_function_is_not_stacked() -> None:
     ("ReadsMore", "reads more than `stackable` says"),
     ("Normalising", "as BatchNorm does"),
     ("Dropping", "randomness"),
+    ("Shuffling", "draws from a global random generator"),
 ])  # fmt: skip
 def test_a_task_that_breaks_its_word_is_told(task: str, reason: str) -> None:
     found = room(study_of(f"{OWN}:{task}"))

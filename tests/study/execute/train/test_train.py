@@ -6,6 +6,7 @@ import math
 import os
 import re
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -70,8 +71,9 @@ def settings_without_coupling(study: Study, count: int, lr: float = 0.1) -> tupl
     return tuple(study.setting(number, average | {"lr": lr}) for number, average in enumerate(averages))
 
 
-def test_averages_without_coupling_watch_one_training_and_come_to_what_each_comes_to_alone() -> None:
-    study = Study.of(parse_config(small(task="execute.train.counting:Counted", **VAL_LOSS)))
+@pytest.mark.parametrize("task", ["Counted", "Drawing"])
+def test_averages_without_coupling_watch_one_training_and_come_to_what_each_comes_to_alone(task: str) -> None:
+    study = Study.of(parse_config(small(task=f"execute.train.counting:{task}", **VAL_LOSS)))
     settings = settings_without_coupling(study, 3)
     counting.TRAININGS.clear()
     together = list(train_pack(study, Pack(settings, (0, 1))))
@@ -114,6 +116,17 @@ def test_a_plain_train_function_makes_its_own_loop() -> None:
     outcome = outcome_of(0.5, **own("parabola"))
     assert outcome.state == "complete"
     assert -0.1 < outcome.value("average/score") < 0
+
+
+def test_a_seed_draws_the_same_from_global_generators_and_finds_torch_as_it_was_whatever_ran_before_it() -> None:
+    study = Study.of(parse_config(small(**own("disturbs"))))
+    settings = [study.setting(number, {"decay": 0.9, "lr": 0.1}) for number in (0, 1)]
+    before = torch.get_rng_state(), torch.get_default_dtype(), torch.get_num_threads(), Path.cwd()
+    one, other = train_pack(study, Pack(tuple(settings), (0, 1)))
+    assert [result.history for result in one.seeds] == [result.history for result in other.seeds]
+    assert one.seeds[0].history != one.seeds[1].history
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (torch.get_default_dtype(), torch.get_num_threads(), Path.cwd()) == before[1:]
 
 
 def test_a_task_that_raises_fails_its_setting_with_the_message() -> None:
