@@ -75,8 +75,14 @@ class Study:
 
     @property
     def spaces(self) -> dict[str, Space]:
-        """The space of each search by name: the study's own and, unless that is plain EMA alone, one of plain EMA."""
-        main = dict(self.config.space)
+        """The space of each search by name: the study's own and, unless that is plain EMA alone, one of plain EMA.
+
+        Parameters are in the same order in whichever the config has them, as what is drawn depends on it: coordinates,
+        then hyperparameters by name.
+        """
+        space = self.config.space
+        names = [*PARAMETERS, *NATURAL, *sorted(space.keys() - COORDINATES)]
+        main = {name: space[name] for name in names if name in space}
         ema = {name: only(value) for name, value in (NATURAL_PLAIN if "memory" in main else PLAIN).items()}
         fixed = all(main.get(name, value) == value for name, value in ema.items())
         return {"main": main} if fixed or self.config.search.baseline == 0 else {"main": main, "ema": main | ema}

@@ -329,7 +329,10 @@ class _Search:
         self._others = self._shuffled()
 
     def add(self, asked: Asked) -> None:
-        """Takes a setting that was drawn before."""
+        """Takes a setting that was drawn before; of a grid, perhaps in the order of an earlier version."""
+        place = len(self._asked)
+        if self._sampler == "grid" and self._points[place] != asked.drawn and asked.drawn in self._points:
+            self._points.insert(place, self._points.pop(self._points.index(asked.drawn)))
         self._asked.append(asked)
         self._known.add(_as_key(asked.drawn))
         if self._sampler in LEARNING:

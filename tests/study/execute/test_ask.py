@@ -17,13 +17,13 @@ from sqlalchemy import text
 from studies import small
 
 from study.design.config import parse_config
-from study.design.schema import CONFIRMATION, Outcome, SeedResult, Setting, host_of
+from study.design.schema import CONFIRMATION, Outcome, Scalar, SeedResult, Setting, host_of
 from study.design.study import Study
 from study.errors import BadInput, FailedWork
 from study.execute.ask import Asker, first_setting
 from study.execute.export import to_optuna
 from study.execute.lease import Lease
-from study.execute.ledger import Counts, Ledger, counts, stored_config
+from study.execute.ledger import Asked, Counts, Ledger, counts, stored_config
 from study.execute.plan import Pack
 from study.execute.tables import opened
 
@@ -108,6 +108,35 @@ def test_a_space_of_few_settings_is_asked_whole_none_twice_and_so_after_a_study_
     with asking(study, url) as asker:
         play(asker, workers=2, stop_after=stop_after)
     assert run(study, url) == whole
+
+
+CHOICES = {"decay": {"choice": [0.8, 0.9]}, "noise": {"choice": [0.1, 0.2, 0.3]}, "lr": {"choice": [0.1, 0.5]}}
+
+
+@pytest.mark.parametrize("sampler", ["grid", "random", "qmc", "tpe"])
+def test_the_same_space_in_another_order_is_asked_the_same_settings_also_by_a_study_that_goes_on(
+    sampler: str, tmp_path: Path
+) -> None:
+    search = {"sampler": sampler, "baseline": 0} | ({} if sampler == "grid" else {"settings": 8})
+    one, other = (study_of(search=search, space=dict(each)) for each in (CHOICES.items(), reversed(CHOICES.items())))
+    whole = run(one, f"sqlite:///{tmp_path}/one.db")
+    assert run(other, f"sqlite:///{tmp_path}/other.db") == whole
+    with asking(one, f"sqlite:///{tmp_path}/both.db") as asker:
+        play(asker, 1, stop_after=5)
+    assert run(other, f"sqlite:///{tmp_path}/both.db") == whole
+
+
+def test_a_grid_that_an_earlier_version_began_in_another_order_is_asked_whole(tmp_path: Path) -> None:
+    study, url = study_of(search={"sampler": "grid", "baseline": 0}, space=CHOICES), f"sqlite:///{tmp_path}/grid.db"
+    whole = [dict(setting) for setting in run(study, f"sqlite:///{tmp_path}/whole.db")]
+    with opened(url, making=True) as engine:
+        ledger = Ledger(engine, study.config.name, url)
+        ledger.begin(study.config)
+        drawn: list[dict[str, Scalar]] = [{"decay": 0.9, "lr": 0.5, "noise": noise} for noise in (0.3, 0.2)]
+        ledger.ask([Asked("main", each, study.setting(number, each)) for number, each in enumerate(drawn)])
+    settings = [dict(setting) for setting in run(study, url)]
+    assert [each["noise"] for each in settings[:2]] == [0.3, 0.2]
+    assert sorted(settings, key=str) == sorted(whole, key=str)
 
 
 @pytest.mark.parametrize("sampler", ["random", "qmc", "tpe", "gp"])
