@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import os
 import shlex
 import signal
@@ -703,6 +704,8 @@ def main() -> NoReturn:
     """Runs the command line; an expected failure is one line on stderr and an exit code, never a traceback."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # of names that its encoding lacks, as on stderr
     try:
         code = app(standalone_mode=False)
     except StudyError as error:

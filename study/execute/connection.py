@@ -119,7 +119,7 @@ def _knock(address: str) -> str:
 def _why_not(address: str, error: Exception) -> str:
     """What to say of a Ray that was not to be reached."""
     if not address:
-        return f"Ray must start, got {reason(error)}; see its logs in /tmp/ray/session_latest/logs."
+        return _why_no_local_one(error)
     if found := VERSIONS.search(str(error)):
         return (
             f"RAY_ADDRESS must have this machine's Ray {found[3]} and Python {found[4]}, got Ray {found[1]} and Python "
@@ -131,6 +131,22 @@ def _why_not(address: str, error: Exception) -> str:
             "RAY_AUTH_TOKEN_PATH to the file that holds the cluster's."
         )
     return f"RAY_ADDRESS must answer, got {address}: {reason(error)}; start it or unset it."
+
+
+def _why_no_local_one(error: Exception) -> str:
+    """What to say of a local Ray that did not start."""
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    if "AF_UNIX path length" in str(error):
+        return (
+            f"RAY_TMPDIR must be a short path, as Ray's sockets in it must have at most 107 bytes, got {folder}; set "
+            "it to a shorter one."
+        )
+    if isinstance(error, OSError) and error.filename is not None:
+        return (
+            f"Ray must be able to write in HOME, for its token, and in RAY_TMPDIR, got {reason(error)}; set them to "
+            "folders that can be written."
+        )
+    return f"Ray must start, got {reason(error)}; see its logs in {folder}/ray/session_latest/logs."
 
 
 @contextlib.contextmanager

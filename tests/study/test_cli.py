@@ -404,6 +404,27 @@ def test_an_unwritable_folder_is_refused(belay_study: CommandLine, tmp_path: Pat
     assert_refused(refused, 2, "must lie in a writable folder", ".belay-study", after=[STARTING])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("RAY_TMPDIR", "{}/" + "x" * 90, "RAY_TMPDIR must be a short path, as Ray's sockets in it must have at most"),
+        ("HOME", "/proc/none", "Ray must be able to write in HOME, for its token, and in RAY_TMPDIR, got [Errno 2]"),
+    ],
+    ids=["too long", "not writable"],
+)
+def test_a_local_ray_that_cannot_start_says_which_folder_to_change(
+    databases: Path, variable: str, value: str, said: str
+) -> None:
+    write(databases.parent / "small.yaml")
+    unset = {"RAY_ADDRESS": "local", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "", "RAY_AUTH_TOKEN_PATH": ""}
+    with forked("run", "small.yaml", home=databases.parent, **unset | {variable: value.format(databases)}) as driver:
+        ended = driver.end()
+    assert (ended.code, ended.out) == (1, "")
+    assert f"belay-study: {said}" in ended.err.splitlines()[-1]
+    assert "Traceback" not in ended.err
+
+
 def test_a_ray_that_does_not_answer_is_failed_work_told_at_once(belay_study: CommandLine, databases: Path) -> None:
     """In a process of its own: in this one Ray may be running."""
     write(databases.parent / "small.yaml")

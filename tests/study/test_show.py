@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from studies import small
+from studies import CommandLine, small
 
 from study.design.config import parse_config
 from study.design.document import as_text, from_text, plain, read_document
@@ -249,3 +252,16 @@ def test_text_that_looks_like_something_else_is_still_text_where_it_is_read_back
 def test_whole_numbers_among_others_stay_at_the_right(capsys):
     show_table(pd.DataFrame({"power": pd.Series([1, 0.5], dtype=object)}))
     assert [line.rstrip() for line in capsys.readouterr().out.splitlines()[2:]] == ["    1", "  0.5"]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_names_that_stdout_cannot_encode_are_printed_with_escapes(
+    belay_study: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    (tmp_path / "table.csv").write_text("λ,seed,score\n1,0,0.5\n1,1,0.6\n2,0,0.4\n2,1,0.3\n")
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding=encoding))
+    answer = belay_study("best", "--from", "table.csv", "--metric", "score", "--mode", "max", "--top", "2")
+    sys.stdout.flush()
+    assert (answer.code, answer.err) == (0, "")
+    assert "\\u03bb" in written.getvalue().decode(encoding)
