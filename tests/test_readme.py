@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import textwrap
 from collections.abc import Iterator
@@ -134,6 +135,24 @@ def test_every_figure_is_documented_once_and_no_other() -> None:
 def test_every_built_in_task_is_documented_and_no_other() -> None:
     (meaning,) = [meaning for key, meaning, _ in table("key", "meaning", "default") if spans(key) == ["task.name"]]
     assert sorted(span for span in spans(meaning) if span.isidentifier()) == sorted(BUILT_IN)
+
+
+def texts(node: ast.AST) -> Iterator[str]:
+    """Every text in a piece of code; a value in it is written as `...`."""
+    for part in ast.walk(node):
+        if isinstance(part, ast.JoinedStr):
+            yield "".join(str(value.value) if isinstance(value, ast.Constant) else "..." for value in part.values)
+        elif isinstance(part, ast.Constant) and isinstance(part.value, str):
+            yield part.value
+
+
+def test_every_message_that_it_explains_is_one_of_the_code() -> None:
+    said = [text for file in ROOT.glob("study/**/*.py") for text in texts(ast.parse(file.read_text(encoding="utf-8")))]
+    rows = table("message", "what it means")
+    assert len(rows) == 10
+    for message, _ in rows:
+        (quoted,) = spans(message)
+        assert any(quoted.removesuffix("...") in text for text in said), quoted
 
 
 @pytest.mark.parametrize("block", blocks("python"))
