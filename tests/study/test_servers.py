@@ -105,11 +105,15 @@ def test_one_database_may_hold_the_ledger_and_mlflow_s_records(
 
 
 @pytest.mark.faults
+@pytest.mark.parametrize("server", ["postgresql", "sqlite"])
 @pytest.mark.parametrize("names", [["one", "two", "three", "four"], ["same"] * 4], ids=["four studies", "one study"])
 def test_four_drivers_that_start_at_once_on_empty_databases_do_the_right_thing(
-    names: list[str], new_postgresql: Callable[[], str], belay_study: CommandLine, tmp_path: Path
+    names: list[str], server: str, belay_study: CommandLine, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    places = ["--storage", new_postgresql(), "--tracking", new_postgresql()]
+    places = []
+    if server == "postgresql":
+        make = request.getfixturevalue("new_postgresql")
+        places = ["--storage", make(), "--tracking", make()]
     for name in set(names):
         write(tmp_path / f"{name}.yaml", name=name, search=FEW)
     with ExitStack() as running:
