@@ -293,10 +293,10 @@ class StudyConfig(_Entry):
     ] = Field(
         max_length=100,
         description="decay, damping, coupling, or in their place memory (share of the run), damping_ratio (a number or "
-        "`inf`, the EMA) and mass_ratio, and the task's hyperparameters, at most 100; what is left out beside decay or "
-        "memory is plain EMA's; each is {uniform: [a, b]}, "
-        "{log: [a, b]}, {log_gap: [a, b]} (log-uniform in 1 - value), {integers: [a, b]}, {choice: [...]}, or one "
-        "value; whole numbers of a range up to 10**9 in size, others up to 1e100",
+        "`inf`, the EMA) and mass_ratio, and the task's hyperparameters; what is left out beside decay or "
+        "memory is plain EMA's; each is {uniform: [a, b]}, {log: [a, b]}, {log_gap: [a, b]} (log in 1 - value), "
+        "{integers: [a, b]} (and step: n), {log_integers: [a, b]}, {choice: [...]}, or one value; whole numbers up to "
+        "10**9 in size, others up to 1e100",
     )
     search: Search
     confirm: Confirm | None = None

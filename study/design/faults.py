@@ -18,9 +18,10 @@ Location = tuple[int | str, ...]
 CONNECTIONS = {"tracking", "storage"}  # entries of a config that say where the records are; may hold passwords
 SECRET = re.compile(r".*(?:password|passwd|pwd|secret|token)", re.IGNORECASE | re.DOTALL)  # names of such values
 
+STEPPED = "whole numbers with a step"  # what pydantic's locations call them, for whom a user has no word
 DIMENSION = (
     "must be one value or one of {{uniform: [a, b]}}, {{log: [a, b]}}, {{log_gap: [a, b]}}, {{integers: [a, b]}}, "
-    "{{choice: [...]}}"
+    "{{integers: [a, b], step: n}}, {{log_integers: [a, b]}}, {{choice: [...]}}"
 )
 RULES = {
     "greater_than": "must be above {gt}",
@@ -134,9 +135,11 @@ def _private(location: Location) -> bool:
 
 
 def _plain(location: Location) -> Location:
-    """A location as the user wrote it: without what pydantic adds, "[key]" and a second mention of a dimension."""
+    """A location as the user wrote it, without what pydantic adds: "[key]" and a dimension's kind."""
     pairs = zip(location, (None, *location), strict=False)
-    return tuple(part for part, before in pairs if part != "[key]" and (isinstance(part, int) or part != before))
+    return tuple(
+        part for part, before in pairs if part not in ("[key]", STEPPED) and (isinstance(part, int) or part != before)
+    )
 
 
 def _field(location: Location, model: type[BaseModel]) -> FieldInfo | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from study.design.faults import check_storable, shown
+from study.design.faults import STEPPED, check_storable, shown
 from study.design.schema import Scalar, Value, identity
 
 if TYPE_CHECKING:
@@ -191,12 +191,96 @@ class Integers(_Dimension):
 
     def at(self, share: float) -> Scalar:
         """The value at this share of the range, from 0 (the low end) to 1 (the high end)."""
-        low, high = self.integers
-        return min(high, low + math.floor(share * (high - low + 1)))
+        return self.nth(_place(share, self.count))
+
+    def nth(self, place: int) -> Scalar:
+        """The value at a place among all, counted from 0."""
+        return self.integers[0] + place
 
     def suggest(self, name: str, trial: BaseTrial) -> Value:
         """The value that Optuna draws."""
         return trial.suggest_int(name, *self.integers)
+
+
+class SteppedIntegers(_Dimension):
+    """A whole number between two, both included, a whole number of steps from either."""
+
+    integers: Annotated[tuple[Whole, Whole], BeforeValidator(_two_numbers)]
+    step: Annotated[int, Field(ge=1, le=LARGEST_WHOLE)]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> SteppedIntegers:
+        _check_order(self.integers)
+        low, high = self.integers
+        if beyond := (high - low) % self.step:
+            raise ValueError(
+                f"must end a whole number of steps above its low end, got {list(self.integers)} with step {self.step}; "
+                f"end at {high - beyond} or {high - beyond + self.step}."
+            )
+        return self
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return (self.integers[1] - self.integers[0]) // self.step + 1
+
+    def probes(self) -> Sequence[Value]:
+        """Values to check a rule with: least and largest."""
+        return self.integers
+
+    def holds(self, value: Value) -> bool:
+        """Whether a value is one of it."""
+        return isinstance(value, int) and _within(self.integers, value) and (value - self.integers[0]) % self.step == 0
+
+    def at(self, share: float) -> Scalar:
+        """The value at this share of the range, from 0 (the low end) to 1 (the high end)."""
+        return self.nth(_place(share, self.count))
+
+    def nth(self, place: int) -> Scalar:
+        """The value at a place among all, counted from 0."""
+        return self.integers[0] + self.step * place
+
+    def suggest(self, name: str, trial: BaseTrial) -> Value:
+        """The value that Optuna draws."""
+        return trial.suggest_int(name, *self.integers, step=self.step)
+
+
+class LogIntegers(_Dimension):
+    """A positive whole number between two, both included, drawn uniformly in its logarithm and rounded."""
+
+    log_integers: Annotated[tuple[Whole, Whole], BeforeValidator(_two_numbers)]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> LogIntegers:
+        _check_order(self.log_integers, least=0)
+        return self
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return self.log_integers[1] - self.log_integers[0] + 1
+
+    def probes(self) -> Sequence[Value]:
+        """Values to check a rule with: least and largest."""
+        return self.log_integers
+
+    def holds(self, value: Value) -> bool:
+        """Whether a value is one of it."""
+        return isinstance(value, int) and _within(self.log_integers, value)
+
+    def at(self, share: float) -> Scalar:
+        """The value at this share of the range, from 0 (the low end) to 1 (the high end)."""
+        low, high = self.log_integers
+        least, most = low - 0.5, high + 0.5  # what is rounded to either end
+        return min(max(round(float(least * (most / least) ** share)), low), high)
+
+    def nth(self, place: int) -> Scalar:
+        """The value at a place among all, counted from 0."""
+        return self.log_integers[0] + place
+
+    def suggest(self, name: str, trial: BaseTrial) -> Value:
+        """The value that Optuna draws."""
+        return trial.suggest_int(name, *self.log_integers, log=True)
 
 
 class Choice(_Dimension):
@@ -226,7 +310,11 @@ class Choice(_Dimension):
 
     def at(self, share: float) -> Scalar | None:
         """What Optuna draws where it comes to the value at this share of the list."""
-        return self._names[min(len(self.choice) - 1, math.floor(share * len(self.choice)))]
+        return self.nth(_place(share, self.count))
+
+    def nth(self, place: int) -> Scalar | None:
+        """What Optuna draws where it comes to the value at a place of the list, counted from 0."""
+        return self._names[place]
 
     def suggest(self, name: str, trial: BaseTrial) -> Value:
         """The value that Optuna draws."""
@@ -247,11 +335,13 @@ class Choice(_Dimension):
 
 def _kind(value: Any) -> str | None:
     """Which dimension a value of the ``space`` entry describes."""
+    if isinstance(value, SteppedIntegers):
+        return STEPPED
     if isinstance(value, _Dimension):
         return next(iter(type(value).model_fields))
     if isinstance(value, Mapping) and len(value) == 1:
         return str(next(iter(value)))
-    return None
+    return STEPPED if isinstance(value, Mapping) and value.keys() == {"integers", "step"} else None
 
 
 Dimension = Annotated[
@@ -259,9 +349,12 @@ Dimension = Annotated[
     | Annotated[Log, Tag("log")]
     | Annotated[LogGap, Tag("log_gap")]
     | Annotated[Integers, Tag("integers")]
+    | Annotated[SteppedIntegers, Tag(STEPPED)]
+    | Annotated[LogIntegers, Tag("log_integers")]
     | Annotated[Choice, Tag("choice")],
     Discriminator(_kind),
 ]
+Listed = Integers | SteppedIntegers | LogIntegers | Choice  # those of finitely many values
 
 
 def combinations(space: Mapping[str, Dimension]) -> float:
@@ -274,7 +367,8 @@ def combination(space: Mapping[str, Dimension], place: int) -> dict[str, Value]:
     drawn: dict[str, Value] = {}
     for name, dimension in space.items():
         place, own = divmod(place, int(dimension.count))
-        drawn[label(name, dimension)] = dimension.at((own + 0.5) / dimension.count)
+        assert isinstance(dimension, Listed)
+        drawn[label(name, dimension)] = dimension.nth(own)
     return drawn
 
 
@@ -304,6 +398,11 @@ def _check_order(interval: tuple[float, float], least: float = -math.inf, most: 
     if not (least < low < high < most):
         bounds = f" in ({least:g}, {most:g})" if least > -math.inf or most < math.inf else ""
         raise ValueError(f"must be [low, high] with low < high{bounds}, got [{low}, {high}]; change it.")
+
+
+def _place(share: float, count: int) -> int:
+    """The place among so many values at a share of them, from 0 (the first) to 1 (the last)."""
+    return min(count - 1, math.floor(share * count))
 
 
 def label(name: str, dimension: Dimension) -> str:

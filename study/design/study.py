@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ from study.design.schema import (
     from_natural,
     oscillator_of,
 )
-from study.design.space import Choice, Dimension, Integers, combinations, only
+from study.design.space import Choice, Dimension, combinations, only
 from study.design.tasks import check_value, make_task
 from study.design.tasks.base import Task
 from study.design.tasks.plain import AnyTask
@@ -182,9 +183,10 @@ class Study:
         """Refuses long ranges of whole numbers for Optuna's GP sampler, which lists them all in memory."""
         if self.config.search.sampler == "gp":
             for name, dimension in self.config.space.items():
-                if isinstance(dimension, Integers) and (count := dimension.count) > MOST_INTEGERS:
+                if MOST_INTEGERS < dimension.count < math.inf:
                     raise BadInput(
-                        f"`space.{name}` must have at most {MOST_INTEGERS} values for the gp sampler, got {count}; "
+                        f"`space.{name}` must have at most {MOST_INTEGERS} values for the gp sampler, got "
+                        f"{dimension.count}; "
                         "narrow it, take {uniform: [a, b]}, or take another sampler."
                     )
 

@@ -275,6 +275,19 @@ REFUSED_BY_CONFIG = {
         with_space(width={"integers": [1.5, 3]}),
         r"`space\.width\.integers\.0` must be a whole number",
     ),
+    "step that misses the end": (
+        with_space(batch_size={"integers": [16, 130], "step": 16}),
+        r"`space\.batch_size` must end a whole number of steps above its low end, got \[16, 130\] with step 16; end at "
+        r"128 or 144\.",
+    ),
+    "step of nothing": (
+        with_space(batch_size={"integers": [16, 128], "step": 0}),
+        r"`space\.batch_size\.step` must be at least 1, got 0",
+    ),
+    "logarithm of integers from 0": (
+        with_space(batch_size={"log_integers": [0, 128]}),
+        r"`space\.batch_size\.log_integers` must be .* low < high in \(0, inf\), got \[0, 128\]",
+    ),
     "log of a negative": (
         with_space(lr={"log": [-1, 1]}),
         r"`space\.lr\.log` must be .* low < high in \(0, inf\), got \[-1",

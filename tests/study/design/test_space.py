@@ -14,7 +14,21 @@ from pydantic import TypeAdapter
 from scipy import stats
 
 from study.design.schema import identity
-from study.design.space import Choice, Dimension, Integers, Log, LogGap, Uniform, grid, label, only
+from study.design.space import (
+    Choice,
+    Dimension,
+    Integers,
+    Log,
+    LogGap,
+    LogIntegers,
+    SteppedIntegers,
+    Uniform,
+    combination,
+    combinations,
+    grid,
+    label,
+    only,
+)
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -23,6 +37,8 @@ DIMENSIONS = {
     "log": Log(log=(1e-4, 3.0)),
     "log_gap": LogGap(log_gap=(0.9, 0.9999)),
     "integers": Integers(integers=(3, 9)),
+    "stepped": SteppedIntegers(integers=(-4, 8), step=4),
+    "log_integers": LogIntegers(log_integers=(1, 40)),
     "choice": Choice(choice=("sgd", 2, 0.5, True)),
 }
 DRAWS = 400
@@ -47,7 +63,7 @@ def intervals(draw: Any, ends: st.SearchStrategy[float]) -> tuple[float, float]:
 # --- what Optuna draws ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["uniform", "log", "log_gap", "integers"])
+@pytest.mark.parametrize("kind", ["uniform", "log", "log_gap", "integers", "log_integers"])
 def test_every_draw_stays_inside(kind):
     dimension = DIMENSIONS[kind]
     low, high = getattr(dimension, kind)
@@ -72,6 +88,16 @@ def test_a_choice_may_have_null_and_lists_and_tells_true_from_1_and_from_their_t
 
 def test_integers_draw_both_ends_and_everything_between():
     assert set(draws(DIMENSIONS["integers"])) == {3, 4, 5, 6, 7, 8, 9}
+    assert set(draws(DIMENSIONS["stepped"])) == {-4, 0, 4, 8}
+
+
+def test_integers_in_the_logarithm_are_spread_as_evenly_over_1_to_6_as_over_6_to_40():
+    drawn, computed = draws(DIMENSIONS["log_integers"]), [DIMENSIONS["log_integers"].at(u / 400) for u in range(401)]
+    assert {min(drawn), max(drawn), computed[0], computed[-1]} == {1, 40}
+    middle = math.log(6.5 / 0.5) / math.log(40.5 / 0.5)
+    for values in (drawn, computed):
+        assert all(isinstance(value, int) for value in values)
+        assert sum(value <= 6 for value in values) / len(values) == pytest.approx(middle, abs=0.05)
 
 
 @pytest.mark.parametrize(
@@ -101,6 +127,8 @@ def test_optuna_knows_a_gap_by_its_own_name():
         "decay",
         "decay",
         "1 - decay",
+        "decay",
+        "decay",
         "decay",
         "decay",
     ]
@@ -164,10 +192,10 @@ def test_half_of_a_range_lies_below_its_middle(kind, share, value):
     assert DIMENSIONS[kind].at(share) == pytest.approx(value, rel=1e-9)
 
 
-@pytest.mark.parametrize("kind", ["integers", "choice"])
+@pytest.mark.parametrize("kind", ["integers", "stepped", "choice"])
 def test_equal_shares_fall_on_each_value_of_a_list(kind):
     dimension = DIMENSIONS[kind]
-    values = list(range(3, 10)) if kind == "integers" else list(dimension.choice)
+    values = list(dimension.choice) if kind == "choice" else [dimension.nth(place) for place in range(dimension.count)]
     assert [dimension.at((place + 0.5) / len(values)) for place in range(len(values))] == values
     assert (dimension.at(0.0), dimension.at(1.0)) == (values[0], values[-1])
 
@@ -186,6 +214,24 @@ def test_a_range_is_probed_at_its_ends_and_at_one_value_that_is_not_round(kind):
 def test_a_list_is_probed_at_all_of_its_values_and_integers_at_their_ends():
     assert DIMENSIONS["choice"].probes() == ("sgd", 2, 0.5, True)
     assert DIMENSIONS["integers"].probes() == (3, 9)
+    assert DIMENSIONS["stepped"].probes() == (-4, 8)
+
+
+@pytest.mark.parametrize(("kind", "there", "not_there"), [
+    ("integers", (3, 9), (2, 10, 3.5)),
+    ("stepped", (-4, 0, 8), (-8, 2, 12, 0.5)),
+    ("log_integers", (1, 40), (0, 41, 1.5)),
+])  # fmt: skip
+def test_whole_numbers_hold_their_values_and_no_other(kind, there, not_there):
+    assert all(map(DIMENSIONS[kind].holds, there))
+    assert not any(map(DIMENSIONS[kind].holds, not_there))
+
+
+def test_each_combination_of_a_finite_space_is_listed_once():
+    space = {name: DIMENSIONS[name] for name in ("integers", "stepped", "log_integers", "choice")}
+    count = int(combinations(space))
+    assert count == 7 * 4 * 40 * 4
+    assert len({str(combination(space, place)) for place in range(count)}) == count
 
 
 # --- reading and combining --------------------------------------------------------------------------------------------

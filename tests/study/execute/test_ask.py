@@ -99,7 +99,7 @@ def test_a_space_of_few_settings_is_asked_whole_none_twice_and_so_after_a_study_
     tmp_path: Path, sampler: str, stop_after: int
 ) -> None:
     space = {"decay": {"choice": [0.8, 0.9]}, "damping": 0.5, "lr": {"choice": [0.1, 0.2]}}
-    space |= {"dimensions": {"integers": [2, 4]}}
+    space |= {"dimensions": {"integers": [2, 8], "step": 3}}
     search = {"sampler": sampler, "settings": 99, "baseline": 0, "in_flight": 4}
     study = study_of(task="quadratic", space=space, search=search)
     whole = run(study, f"sqlite:///{tmp_path}/whole.db")
