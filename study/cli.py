@@ -619,7 +619,7 @@ def _run(study: Study, chosen: Chosen) -> None:
             from study.execute.tune import back_end
         from study.execute.sweep import run as sweep
 
-        sweep(study, chosen.connections, back_end, view.show, view.say)
+        sweep(study, chosen.connections, back_end, view.show, lambda line: view.say(chosen.repeated(line)))
     from study.answer import answer
     from study.findings.collect import load
     from study.findings.recommend import recommend

@@ -228,6 +228,19 @@ class Limits(_Entry):
         description="seconds of a pack for each of its settings, at most 10**8; one that takes longer is trained "
         "setting by setting, and a setting that takes longer by itself has failed, with what it was doing",
     )
+    hours: float | None = Field(
+        None,
+        gt=0,
+        le=10**5,
+        description="hours of a run or resume, at most 10**5, after which nothing further is begun",
+    )
+    settings_without_gain: int | None = Field(
+        None,
+        ge=1,
+        le=MOST_SETTINGS,
+        description="settings that may come to nothing better, one after the other, before the search ends; what "
+        f"follows it goes on; at most {MOST_SETTINGS:,}",
+    )
 
 
 class Tracking(_Entry):

@@ -37,6 +37,7 @@ from study.design.schema import (
 from study.design.space import combination, combinations, drawn_as, holds, label
 from study.design.study import Space, Study
 from study.execute.finalists import finalists
+from study.execute.gain import Gain
 from study.execute.ledger import Asked, Ledger
 from study.execute.plan import JUDGED, LEARNING, Bars, Pack, Plan, pack, plan
 from study.execute.race import SHARES, runners
@@ -69,6 +70,8 @@ class Asker:
             self._find_host(asked.setting)
         self._known_bars: dict[tuple[int, str], Bars] = {}
         self._told = 0  # the first settings, up to this number, are told
+        self.ended_early = False  # whether the search has ended for want of gain
+        self._gain = Gain(study)
         self._runners: list[set[int]] = []  # of each further stage of a race: the settings that get its seeds
         self._waiting: set[int] = set()  # those of the newest stage that still lack some
         self._finalists: list[Setting] | None = None  # until the search is done
@@ -185,7 +188,7 @@ class Asker:
     def _ask_wave(self) -> None:
         """Draws and keeps the next wave if there is one and it has nothing to wait for."""
         numbers = self.plan.next_wave(len(self._asked))
-        if not numbers or self._count_told() < self.plan.needed(numbers[0]):
+        if self.ended_early or not numbers or self._count_told() < self.plan.needed(numbers[0]):
             return
         wave = list(self._draw(numbers, range(self.plan.needed(numbers[0]))))
         self._ledger.ask(wave)
@@ -194,9 +197,20 @@ class Asker:
             self._find_host(asked.setting)
         self._packs += self._packs_of([asked.setting for asked in wave])
 
+    def _is_gainless(self) -> bool:
+        """Whether as many settings as may be have come to nothing better, by those that the next wave waits for."""
+        most, numbers = self.study.config.limits.settings_without_gain, self.plan.next_wave(len(self._asked))
+        if most is None or not numbers or self._count_told() < (needed := self.plan.needed(numbers[0])):
+            return False
+        for number in range(len(self._gain), needed):
+            self._gain.add(self._searched(number, 1))
+        return self._gain.without(needed) >= most
+
     def _go_on(self) -> None:
         """Once all is told, hands out what the best settings get more: the next seeds of a race, then fresh ones."""
-        while self._finalists is None and self._count_told() == self.plan.settings and not self._waiting:
+        self.ended_early = self.ended_early or self._is_gainless()
+        last = len(self._asked) if self.ended_early else self.plan.settings
+        while self._finalists is None and self._count_told() == last and not self._waiting:
             if len(self._runners) + 1 < len(self.study.config.stages):
                 self._start_stage()
             else:
@@ -205,10 +219,10 @@ class Asker:
     def _start_stage(self) -> None:
         """Chooses the settings that get the seeds of a race's next stage, and hands them out."""
         ended = len(self._runners) + 1
-        running = self._runners[-1] if self._runners else range(self.plan.settings)
+        running = self._runners[-1] if self._runners else range(len(self._asked))
         searches = {}
         for name in self._searches:
-            numbers = self.plan.numbers(name)
+            numbers = [number for number in self.plan.numbers(name) if number < len(self._asked)]
             searched = [(self._setting(n), self._searched(n, ended)) for n in numbers if n in running]
             searches[name] = len(numbers), searched
         chosen = {each.number: each for each in runners(self.study, searches, SHARES[ended - 1])}

@@ -37,6 +37,7 @@ class Progress:
     confirmed: int = 0
     best: tuple[Setting, float] | None = None
     finished: bool = False  # nothing is left to train
+    stopped: str = ""  # why it ended before all settings were tried, where a limit ended it
     began_with: int = 0
     started: float = 0.0
 
@@ -77,12 +78,12 @@ class Packs:
 
     @property
     def exhausted(self) -> bool:
-        """Whether `next` will give no further pack: all are handed out, or the first settings all failed."""
-        return self._hopeless or self._asker.asked_all
+        """Whether `next` will give no further pack: none is left, the first settings all failed, or time is up."""
+        return self._hopeless or self._is_over or self._asker.asked_all
 
     def next(self) -> Pack | None:
         """The next pack to train; None if it has to wait for results, or none is left."""
-        return None if self._hopeless else self._asker.next()
+        return None if self._hopeless or self._is_over else self._asker.next()
 
     def split(self, pack: Pack) -> bool:
         """Hands a pack that was lost out once more, a setting at a time; False if it is of one setting."""
@@ -105,11 +106,23 @@ class Packs:
     def _hopeless(self) -> bool:
         return self.progress.failed == self.progress.done >= HOPELESS
 
+    @property
+    def _is_over(self) -> bool:
+        """Whether the time that the study may take is up, and something is left."""
+        hours = self.study.config.limits.hours
+        if hours is None or self._asker.finished or time.monotonic() - self.progress.started < hours * 3600:
+            return False
+        self.progress.stopped = f"the {hours:g} hours of `limits.hours` are over"
+        return True
+
     def _show(self) -> None:
         progress, asker = self.progress, self._asker
         progress.racing, progress.raced = asker.race
         progress.finalists, progress.confirmed = len(asker.finalists), asker.confirmed
         progress.finished = asker.finished
+        if asker.ended_early:
+            without = self.study.config.limits.settings_without_gain
+            progress.stopped = f"{without} settings (`limits.settings_without_gain`) came to nothing better"
         self._watch(progress)
 
     def _count(self, setting: Setting, outcome: Outcome) -> None:

@@ -70,7 +70,7 @@ class Plan:
     """Which search each setting comes from, in the order of the settings' numbers.
 
     A wave is `wave` consecutive numbers. Its settings are drawn together and share packs; if it `waits`, as where the
-    sampler learns or trainings stop early, once all waves but the `ahead` - 1 before it are told.
+    sampler learns, or trainings or the search may stop early, once all waves but the `ahead` - 1 before it are told.
     """
 
     searches: tuple[str, ...]
@@ -122,7 +122,8 @@ def plan(study: Study, asked: Sequence[str] = ()) -> Plan:
         sizes = {name: int(min(count, combinations(spaces[name]))) for name, count in wanted.items()}
     done = {name: asked.count(name) for name in sizes}
     turns = sorted(((i + 0.5) / size, name, i) for name, size in sizes.items() for i in range(done[name], size))
-    waits = search.sampler in LEARNING or bool(search.rungs)
+    judged = bool(search.rungs) or study.config.limits.settings_without_gain is not None
+    waits = search.sampler in LEARNING or judged
     wave = max(1, search.in_flight // 2) if waits else LONG_WAVE
     return Plan((*asked, *(name for _, name, _ in turns)), grids, wave, min(2, search.in_flight), waits)
 

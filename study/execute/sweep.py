@@ -18,7 +18,7 @@ from study.execute.tables import opened
 from study.execute.train.probe import Room, room
 
 if TYPE_CHECKING:
-    from study.execute.record import Ending, Recorder
+    from study.execute.record import Recorder
 
 SHOWN = 500  # characters of what a task raised
 
@@ -72,8 +72,18 @@ def run(
                     f"interrupted with {packs.progress.done} of {packs.progress.planned} settings done, all kept; "
                     f"`belay-study resume {config.name}` does the rest."
                 ) from stop
+    if packs.progress.stopped:
+        say(_stopped(config.name, packs.progress))
     _check_results(asker, packs.progress)
     return packs.progress
+
+
+def _stopped(name: str, progress: Progress) -> str:
+    """Why a study ended before all settings were tried, and what goes on."""
+    advice = f"`belay-study resume {name}` goes on"
+    if progress.finished:
+        advice = f"`belay-study extend {name} --set limits.settings_without_gain=N`, with a larger N, goes on"
+    return f"{progress.stopped}: {progress.done} of {progress.planned} settings are done; {advice}"
 
 
 def _say_if_few(asker: Asker, say: Callable[[str], None]) -> None:
@@ -113,7 +123,7 @@ def sync(study: Study, connections: Connections, say: Callable[[str], None]) -> 
         recorder = _recorder(study, connections.tracking, lease, anew=True)
         packs = Packs(Asker(study, Ledger(engine, name, url, lease)), recorder, lambda _: None)
         recorder.open(packs.progress.planned)
-        with _finishing(recorder, packs, "FINISHED" if packs.progress.finished else "KILLED"):
+        with _finishing(recorder, packs):
             return packs.progress
 
 
@@ -124,7 +134,7 @@ def _recorder(study: Study, uri: str, lease: Lease, anew: bool = False) -> Recor
 
 
 @contextlib.contextmanager
-def _finishing(recorder: Recorder, packs: Packs, ending: Ending = "FINISHED") -> Iterator[None]:
+def _finishing(recorder: Recorder, packs: Packs) -> Iterator[None]:
     """Ends the study's record the way the work ended."""
     try:
         packs.record_all()
@@ -133,7 +143,7 @@ def _finishing(recorder: Recorder, packs: Packs, ending: Ending = "FINISHED") ->
         with contextlib.suppress(FailedWork):  # what went wrong first is what the user reads
             recorder.close("KILLED" if isinstance(stop, KeyboardInterrupt) else "FAILED")
         raise
-    recorder.close(ending)
+    recorder.close("FINISHED" if packs.progress.finished else "KILLED")
 
 
 def _check_results(asker: Asker, progress: Progress) -> None:
@@ -144,7 +154,7 @@ def _check_results(asker: Asker, progress: Progress) -> None:
             f"every setting failed ({progress.done} of {progress.planned} tried), the first with: {message}; mend the "
             "task and run it under a new name."
         )
-    if not progress.finished:
+    if not progress.finished and not progress.stopped:
         name, confirmed = asker.study.config.name, f" and {progress.confirmed} of {progress.finalists} finalists"
         raise FailedWork(
             f"{progress.done} of {progress.planned} settings{confirmed if progress.finalists else ''} are done; "
