@@ -223,6 +223,37 @@ def sync(study: Name, tracking: Tracking = None, storage: Storage = None, addres
     say(f"recorded {progress.done} of {progress.planned} settings of {study}")
 
 
+@app.command()
+@_here_or_there
+def delete(
+    study: Name,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete it without asking.")] = False,
+    tracking: Tracking = None,
+    storage: Storage = None,
+    address: Address = None,
+) -> None:
+    """Delete a study: its settings and results in the ledger, and its runs in MLflow.
+
+    Shows what goes and asks first. MLflow keeps what it deletes in its trash until `mlflow gc`, here under another
+    name, so that the study's own is free at once.
+    """
+    from study.execute.delete import delete as remove
+    from study.execute.delete import stored
+    from study.options import connecting
+    from study.show import check_agreed
+
+    def say(line: str) -> None:
+        typer.echo(line, err=True)
+
+    with connecting(storage, tracking) as chosen, _terminated_as_interrupted():
+        if not yes:
+            check_agreed(stored(study, chosen.connections).text)
+        deleted = remove(study, chosen.connections, say)
+    say(f"deleted {deleted.text}")
+    if deleted.experiment:
+        say(f"MLflow keeps them in its trash as the experiment {deleted.name_in_trash}, until `mlflow gc`")
+
+
 @app.command(name="list")
 @_here_or_there
 def list_studies(form: Form = "table", tracking: Tracking = None, address: Address = None) -> None:

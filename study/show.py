@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from study.design.document import as_text, dump_document, plain
-from study.errors import BadInput, printable
+from study.errors import BadInput, Interrupted, printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -203,6 +203,25 @@ def show_seed(setting: Setting, result: SeedResult) -> None:
     ended = f" at step {result.diverged_at}" if result.diverged_at is not None else ""
     lines.append(("state", f"{result.state}{ended}{result.message and ': ' + printable(result.message)}"))
     print("\n".join(f"{head:<12}{text}" for head, text in lines))  # noqa: T201
+
+
+def check_agreed(what: str) -> None:
+    """Asks at the terminal whether something is to be deleted.
+
+    Args:
+        what: Is to be deleted, in words.
+
+    Raises:
+        BadInput: There is no terminal to ask at.
+        Interrupted: The answer is no.
+    """
+    if not sys.stdin.isatty():
+        raise BadInput(
+            f"`delete` must have `--yes` where there is no terminal to ask at, got neither; add it to delete {what}."
+        )
+    print(f"{what}\ndelete all of it? [y/N] ", end="", file=sys.stderr, flush=True)  # noqa: T201
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise Interrupted("nothing was deleted.")
 
 
 def picture_form(output: Path | None, form: PictureForm | None) -> PictureForm:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from alembic.util import CommandError
 from mlflow import MlflowClient
-from mlflow.entities import Experiment, Run
+from mlflow.entities import Experiment, Run, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
@@ -100,6 +100,11 @@ def runs(client: MlflowClient, experiments: Sequence[str], kind: str, **tags: st
     """
     query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in {Tag.KIND: kind, **tags}.items())
     return pages(lambda **page: client.search_runs(list(experiments), filter_string=query, **page))
+
+
+def all_runs(client: MlflowClient, experiment: str) -> Iterator[Run]:
+    """All runs of an experiment, of whatever kind, also those in MLflow's trash."""
+    return pages(lambda **page: client.search_runs([experiment], run_view_type=ViewType.ALL, **page))
 
 
 def pages(search: Any) -> Iterator[Any]:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, case, func, insert, inspect, select, update
+from sqlalchemy import Connection, Engine, Row, case, delete, func, insert, inspect, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from study.design.config import StudyConfig, parse_config
@@ -25,7 +25,7 @@ from study.design.study import Study
 from study.errors import BadInput, FailedWork, reason
 from study.execute.lease import Lease
 from study.execute.plan import plan
-from study.execute.tables import HISTORIES, RESULTS, RIDERS, SETTINGS, STUDIES, opened
+from study.execute.tables import HISTORIES, OF_STUDIES, RESULTS, RIDERS, SETTINGS, STUDIES, opened
 
 Ridden = dict[str, list[float]]  # what the riders of a seed measured, by metric
 
@@ -205,6 +205,26 @@ class Ledger:
             raced=sum(count > seeds for _, count in done),
             confirmed=confirmed,
         )
+
+    def size(self) -> tuple[int, int]:
+        """How many settings of the study there are, and how many results, one for each seed of a setting."""
+        settings, results = (
+            select(func.count()).select_from(table).where(table.c.study == self._study) for table in (SETTINGS, RESULTS)
+        )
+        with self._reading() as connection:
+            return connection.execute(settings).scalar_one(), connection.execute(results).scalar_one()
+
+    def delete(self) -> None:
+        """Removes the study and all that there is of it.
+
+        Raises:
+            FailedWork: The ledger cannot be written, or another driver has taken the study over.
+        """
+        with self._writing() as connection:
+            for table in OF_STUDIES:
+                connection.execute(delete(table).where(table.c.study == self._study))
+            connection.execute(delete(STUDIES).where(STUDIES.c.id == self._study))
+        self._found = None
 
     @property
     def _metric(self) -> str:

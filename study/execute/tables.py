@@ -101,6 +101,8 @@ LEASES = Table(
     Column("expires", Float(53), nullable=False),
 )
 
+OF_STUDIES = (SETTINGS, RESULTS, HISTORIES, RIDERS)  # whose rows are each a study's
+
 UPGRADES: tuple[Callable[[Connection], None], ...] = (  # the n-th brings tables of version n to version n + 1
     lambda _: None,  # riders came, whose table is made as any that is missing
 )

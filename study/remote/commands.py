@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from study.design.places import without_password
 from study.errors import BadInput, FailedWork, Interrupted, printable
 from study.remote.frame import Answer, Reader
-from study.remote.order import PLACES, STORED_CONFIG, Order, python_version
+from study.remote.order import PLACES, STORED, STORED_CONFIG, Order, python_version
 from study.remote.package import CONFIG, code_folder, pack
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def elsewhere(address: str, command: str, given: Mapping[str, Any]) -> int:
         "extend": _go_on,
         "stop": _stop,
         "logs": _logs,
+        "delete": _delete,
     }
     return own[command](cluster, given) if command in own else _read(cluster, command, given)
 
@@ -219,8 +220,22 @@ def _logs(cluster: Cluster, given: Mapping[str, Any]) -> int:
     return 0
 
 
+def _delete(cluster: Cluster, given: Mapping[str, Any]) -> int:
+    """Has a study deleted there; asks here first."""
+    if not given["yes"]:
+        from study.show import check_agreed
+
+        chosen = {name: given[name] for name in PLACES}
+        arguments = [STORED, given["study"], *(given[name] or "" for name in PLACES)]
+        asked = _job(cluster, _order(cluster, arguments, chosen))
+        if asked.code:
+            return asked.code
+        check_agreed(f"at {cluster.address} {asked.out.decode()}")
+    return _read(cluster, "delete", {**given, "yes": True})
+
+
 def _read(cluster: Cluster, command: str, given: Mapping[str, Any]) -> int:
-    """Has a command that only reads done there."""
+    """Has a command done there that answers at once."""
     if "kind" in given:
         from study.show import picture_form
 

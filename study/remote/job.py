@@ -7,12 +7,13 @@ import os
 import sys
 import tempfile
 import traceback
+from collections.abc import Callable
 
 from study import cli, options
 from study.design.places import storage_url
 from study.errors import BadInput, StudyError
 from study.remote.frame import BEGIN, Answer
-from study.remote.order import STORED_CONFIG, Order, python_version
+from study.remote.order import STORED, STORED_CONFIG, Order, python_version
 
 
 def main() -> None:
@@ -34,8 +35,8 @@ def carry_out(order: Order) -> int:
     before = options.asked_from.set(order.address)
     try:
         _check(order)
-        if order.arguments[0] == STORED_CONFIG:
-            _tell_config(*order.arguments[1:])
+        if order.arguments[0] in OWN:
+            OWN[order.arguments[0]](*order.arguments[1:])
             return 0
         sys.argv = ["belay-study", *order.arguments]
         cli.main()
@@ -70,6 +71,16 @@ def _tell_config(name: str, storage: str | None = None) -> None:
 
     with options.connecting(storage):
         sys.stdout.write(stored_config(name, storage_url(storage)).model_dump_json())
+
+
+def _tell_stored(name: str, storage: str, tracking: str) -> None:
+    from study.execute.delete import stored
+
+    with options.connecting(storage, tracking) as chosen:
+        sys.stdout.write(stored(name, chosen.connections).text)
+
+
+OWN: dict[str, Callable[..., None]] = {STORED_CONFIG: _tell_config, STORED: _tell_stored}  # orders that are no commands
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 STORED_CONFIG = "stored-config"  # an order of its own, which is no command: prints a study's config as JSON
+STORED = "stored"  # another: prints what there is of a study, in words
 PLACES = {"storage": "BELAY_STORAGE_URL", "tracking": "MLFLOW_TRACKING_URI"}  # option, and what stands for it there
 
 
@@ -22,7 +23,8 @@ class Order:
     """A command for a cluster.
 
     Attributes:
-        arguments: Of ``belay-study``, or `STORED_CONFIG` with a study's name and perhaps the storage's URL.
+        arguments: Of ``belay-study``, or `STORED_CONFIG` with a study's name and perhaps the storage's URL, or
+            `STORED` with a study's name and the URLs of the storage and of the tracking store, each "" if not given.
         needs: Environment variables that the cluster must have set, as the command names no place instead.
         address: By which the client knows the cluster; commands that are advised there repeat it.
         python: The client's version.

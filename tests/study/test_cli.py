@@ -29,6 +29,7 @@ COMMANDS = [
     "run",
     "resume",
     "sync",
+    "delete",
     "list",
     "status",
     "best",

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from subprocess import PIPE
+from subprocess import DEVNULL, PIPE
 from typing import Any
 
 from studies import postgresql_databases
@@ -39,7 +39,7 @@ class Cluster:
         line = [sys.executable, "-m", "study", *map(str, command), "--address", self.address]
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.folder / "token")}
         environment = clean(HOME=str(self.folder), PYTHONPATH=str(ROOT)) | token | more
-        return line, {"cwd": home, "env": environment, "stdout": PIPE, "stderr": PIPE}
+        return line, {"cwd": home, "env": environment, "stdin": DEVNULL, "stdout": PIPE, "stderr": PIPE}
 
     def run(self, *command: object, home: Path, **more: str) -> Ended:
         """Calls belay-study as a client does, to its end."""

@@ -15,6 +15,7 @@ import yaml
 from clusters import Cluster, assert_refused, wait_until, with_cluster
 from studies import CommandLine, started, write
 
+from study.errors import BadInput
 from study.findings.collect import load
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("jobs")]  # one process, for there to be one cluster
@@ -73,6 +74,7 @@ def test_a_study_is_started_once_and_goes_on_without_its_client_until_it_is_stop
     there = load("own", cluster.tracking).table
     pd.testing.assert_frame_equal(there, load("own", f"sqlite:///{databases}/mlflow.db").table)
     assert_reads(cluster, home, belay_study)
+    assert_deletes(cluster, home)
     assert not cluster.jobs("ask")  # questions leave no job behind
 
 
@@ -143,6 +145,17 @@ def assert_reads(cluster: Cluster, home: Path, belay_study: CommandLine) -> None
     files = [belay_study("export", "own").out, (home / "defaults.yaml").read_text()]
     mine, theirs = ({**yaml.safe_load(text), "origin": None} for text in files)  # which differ in the run and the time
     assert mine == theirs
+
+
+def assert_deletes(cluster: Cluster, home: Path) -> None:
+    """`delete` asks here, or has to be told, and deletes there."""
+    refused = cluster.run("delete", "own", home=home)
+    assert_refused(refused, 2, "`--yes` where there is no terminal", f"to delete at {cluster.address} own: 8 settings")
+    deleted = cluster.run("delete", "own", "--yes", home=home)
+    assert (deleted.returncode, deleted.stdout) == (0, ""), deleted.stderr
+    assert deleted.stderr.startswith("deleted own: 8 settings with 24 results in the ledger postgresql")
+    with pytest.raises(BadInput, match="the study must exist"):
+        load("own", cluster.tracking)
 
 
 def test_a_token_that_is_wrong_or_missing_is_one_line(cluster: Cluster, tmp_path: Path) -> None:
