@@ -459,25 +459,35 @@ def export(
             help="Write all settings as an Optuna study into this database instead, for optuna-dashboard.",
         ),
     ] = None,
+    form: Annotated[
+        Literal["yaml", "csv", "parquet"],
+        typer.Option("--format", help="A defaults file (yaml), or a table with a row for each setting and seed."),
+    ] = "yaml",
     tracking: Tracking = None,
     storage: Storage = None,
     address: Address = None,
 ) -> None:
-    """Write the best setting as a defaults file.
+    """Write the best setting as a defaults file, or all results as a table.
 
-    With its evidence, for `belay.load_defaults`.
+    The defaults file has its evidence, and is for `belay.load_defaults`. The table has parameters, seed, role, state
+    and every metric's last value, riders and fresh seeds included; `best --from` reads it too.
     """
     if to is not None:
-        _export_to_optuna(study, to, output, storage)
+        _export_to_optuna(study, to, output, storage, form)
         return
-    from study.findings.collect import load
+    from study.findings.collect import load, load_rows
     from study.findings.recommend import defaults_file, recommend
+    from study.findings.rows import export as as_table
     from study.options import connecting
-    from study.show import deliver
+    from study.show import deliver, export_use
 
     with connecting(tracking=tracking) as chosen:
-        text = defaults_file(recommend(load(study, chosen.connections.tracking)))
-    deliver(text.encode(), output, "export")
+        use = "rows" if chosen.address else export_use(form, output)  # a client takes what is written there to stdout
+        if form == "yaml":
+            content = defaults_file(recommend(load(study, chosen.connections.tracking))).encode()
+        else:
+            content = as_table(load_rows(study, chosen.connections.tracking), form)
+    deliver(content, output, use)
 
 
 @app.command()
@@ -694,7 +704,7 @@ def _last_words(chosen: Chosen, name: str) -> Iterator[None]:
             beside.communicate(b"ended\n")
 
 
-def _export_to_optuna(name: str, to: str, output: Path | None, storage: str | None) -> None:
+def _export_to_optuna(name: str, to: str, output: Path | None, storage: str | None, form: str) -> None:
     from study.design.places import database_url, without_password
     from study.design.study import Study
     from study.execute.export import to_optuna
@@ -702,10 +712,10 @@ def _export_to_optuna(name: str, to: str, output: Path | None, storage: str | No
     from study.options import connecting
 
     given = to.removeprefix(OPTUNA)
-    if given in ("", to) or output is not None:
+    if given in ("", to) or output is not None or form != "yaml":
         raise BadInput(
-            f"`--to` must be optuna: and a database's URL, without `--output`, got {without_password(to)}; write e.g. "
-            "optuna:sqlite:///optuna.db."
+            "`--to` must be optuna: and a database's URL, without `--output` and `--format`, got "
+            f"{without_password(to)}; write e.g. optuna:sqlite:///optuna.db."
         )
     with connecting(storage) as chosen:
         url = chosen.connections.storage

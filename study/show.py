@@ -32,6 +32,7 @@ PictureForm = Literal["png", "svg"]
 
 USES = {  # what to do with the file that a command wrote
     "export": '; load it with belay.load_defaults("{}", steps=...)',
+    "rows": "; `belay-study best --from {} ...` reads it",
     "report": "; open it in a browser",
     "plot": "",
 }
@@ -239,8 +240,24 @@ def picture_form(output: Path | None, form: PictureForm | None) -> PictureForm:
     return "png" if ending == "png" else "svg"
 
 
-def deliver(content: bytes, output: Path | None, command: str) -> None:
+def export_use(form: str, output: Path | None) -> str:
+    """Which of `USES` an export in this form has.
+
+    Raises:
+        BadInput: It is Parquet, which is no text, without a file to go into.
+    """
+    if form == "parquet" and output is None:
+        raise BadInput("`--output` must name a file where `--format` is parquet, got none; add `-o results.parquet`.")
+    return "export" if form == "yaml" else "rows"
+
+
+def deliver(content: bytes, output: Path | None, use: str) -> None:
     """Writes what a command made to stdout, or to a file and says what that is for.
+
+    Args:
+        content: What it made.
+        output: The file, if any.
+        use: Which of `USES` the file has.
 
     Raises:
         BadInput: It cannot be written.
@@ -257,4 +274,4 @@ def deliver(content: bytes, output: Path | None, command: str) -> None:
             f"`--output` must be a writable file, got {output}: {error.strerror}; choose another."
         ) from error
     shown = printable(str(output))
-    print(f"wrote {shown}{USES[command].format(shown)}", file=sys.stderr)  # noqa: T201
+    print(f"wrote {shown}{USES[use].format(shown)}", file=sys.stderr)  # noqa: T201

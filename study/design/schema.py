@@ -47,6 +47,7 @@ RESERVED = frozenset(  # other columns of the tables that hold settings: names t
         "state",
         "message",
         "diverged_at",
+        "rider_of",
         "mean",
         "se",
         "family",

@@ -127,20 +127,9 @@ def load(name: str, uri: str) -> Records:
         BadInput: The tracking store does not answer or has no such study, none of its settings is done, or its table of
             results is missing or damaged.
     """
-    client = _connect(uri, f"run it here first, write it from the ledger with `belay-study sync {name}`")
-    with answering(uri, *ADVICE):
-        experiment = client.get_experiment_by_name(name)
-        parents = list(runs(client, [experiment.experiment_id], STUDY_RUN)) if experiment else []
-    if experiment is not None:
-        check_artifacts(experiment, uri, ADVICE[0])
-    if not parents:
-        raise BadInput(
-            f"the study must exist in {without_password(uri)}, got {name!r}; `belay-study list` shows what does, and "
-            f"`belay-study sync {name}` writes one that the ledger has."
-        )
-    parent, tags = parents[-1], parents[-1].data.tags
-    rows = _results(client, parent, name, uri)
-    settings, parameters = _settings(rows)
+    client, parent = _parent(name, uri)
+    tags = parent.data.tags
+    table, fresh, parameters = tidy(_results(client, parent, name, uri), int(tags[Tag.SEEDS]))
     return Records(
         name=name,
         uri=uri,
@@ -152,10 +141,49 @@ def load(name: str, uri: str) -> Records:
         planned=int(tags[Tag.PLANNED]),
         task=json.loads(tags[Tag.TASK]),
         tags=dict(tags),
-        table=_searched(rows[rows["role"] != "confirmation"], settings, parameters, int(tags[Tag.SEEDS])),
-        fresh=_confirmed(rows[rows["role"] == "confirmation"], settings, parameters),
+        table=table,
+        fresh=fresh,
         parameters=parameters,
     )
+
+
+def load_rows(name: str, uri: str) -> pd.DataFrame:
+    """The table of results of a study as it is on record (`study.results`): a row for each setting and seed.
+
+    Raises:
+        BadInput: As `load`.
+    """
+    client, parent = _parent(name, uri)
+    return _results(client, parent, name, uri)
+
+
+def tidy(rows: pd.DataFrame, seeds: int) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+    """What `Records` holds of a table of results: `table`, `fresh` and `parameters`.
+
+    Args:
+        rows: A row for each setting and seed (`study.results`).
+        seeds: Seeds that every setting has.
+    """
+    settings, parameters = _settings(rows)
+    confirming = rows["role"] == "confirmation"
+    table = _searched(rows[~confirming], settings, parameters, seeds)
+    return table, _confirmed(rows[confirming], settings, parameters), parameters
+
+
+def _parent(name: str, uri: str) -> tuple[MlflowClient, Run]:
+    """A study's run, and the client that reads it."""
+    client = _connect(uri, f"run it here first, write it from the ledger with `belay-study sync {name}`")
+    with answering(uri, *ADVICE):
+        experiment = client.get_experiment_by_name(name)
+        parents = list(runs(client, [experiment.experiment_id], STUDY_RUN)) if experiment else []
+    if experiment is not None:
+        check_artifacts(experiment, uri, ADVICE[0])
+    if not parents:
+        raise BadInput(
+            f"the study must exist in {without_password(uri)}, got {name!r}; `belay-study list` shows what does, and "
+            f"`belay-study sync {name}` writes one that the ledger has."
+        )
+    return client, parents[-1]
 
 
 def asked(records: Records) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,13 @@ import pyarrow
 import pyarrow.parquet
 
 from study.design.document import from_text
+from study.design.faults import shown
+from study.design.schema import LARGEST_METRIC
 from study.errors import BadInput, reason
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 COUNTED = ("", "Unnamed: 0", "__index_level_0__")  # what pandas calls the numbers of rows, which are no parameter
+NO_METRIC = ("", "na", "n/a", "null", "none")
 
 
 def read_columns(path: Path) -> dict[str, list[Any]]:
@@ -35,6 +40,22 @@ def read_columns(path: Path) -> dict[str, list[Any]]:
     if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1 and name not in COUNTED]:
         raise BadInput(f"`table` must name each column once, got {twice[0]!r} twice; rename one.")
     return {name: cells for name, cells in zip(names, columns, strict=True) if name not in COUNTED}
+
+
+def metric_values(cells: Sequence[Any], metric: str) -> list[float]:
+    """A metric's values; nan for one that is empty, not finite, or too large to be squared."""
+    values = []
+    for number, cell in enumerate(cells, 1):
+        missing = cell is None or (isinstance(cell, str) and cell.lower() in NO_METRIC)
+        try:
+            value = math.nan if missing else float(cell)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise BadInput(
+                f"`metric` must be a column of numbers, got {shown(cell)} in row {number} of {shown(metric)}; mend it, "
+                "or leave the cell empty where the run diverged."
+            ) from error
+        values.append(value if abs(value) <= LARGEST_METRIC else math.nan)
+    return values
 
 
 def _text(data: bytes, separator: str) -> tuple[list[str], list[list[Any]]]:

@@ -11,7 +11,6 @@ import pandas as pd
 
 from study.design.faults import shown
 from study.design.schema import (
-    LARGEST_METRIC,
     NATURAL,
     NUMERIC,
     PARAMETERS,
@@ -24,12 +23,12 @@ from study.design.schema import (
 )
 from study.errors import BadInput, reason
 from study.findings.collect import Records
-from study.findings.columns import read_columns
+from study.findings.columns import metric_values, read_columns
+from study.findings.rows import is_export, read_export
 
 SEED, DECAY, STEPS = "seed", "decay", "steps"
 RECORDED = {"setting", "state", "message", "diverged_at"}  # other columns of records
 SHOWN = {"mean", "se", "seeds", "settings", "best", "median", "from", "to"}  # columns that stand beside a parameter
-NO_METRIC = ("", "na", "n/a", "null", "none")
 SMALLEST = 1e-100  # in size, up to LARGEST_METRIC; between these a metric's square is a number too
 KEY = ["setting", SEED]
 NAMED = 5  # settings or seeds that a note names
@@ -41,7 +40,8 @@ def read_table(path: Path, metric: str, mode: Direction) -> Records:
     A setting has diverged where its metric is empty or not finite. Of the seeds, those count that at least half of the
     other settings have; a setting that lacks one of these is unfinished. Neither can be the best. Where there is a
     column ``decay``, settings are averages, with a damping of 1 and a coupling of 0 unless there are columns of them;
-    ``steps``, if it is the same everywhere, is then the length of each run.
+    ``steps``, if it is the same everywhere, is then the length of each run. A table that was exported of a study is
+    read as that study's records.
 
     Args:
         path: A CSV, TSV or Parquet file.
@@ -52,6 +52,8 @@ def read_table(path: Path, metric: str, mode: Direction) -> Records:
         BadInput: The file cannot be read, lacks a column, contradicts itself, or has no settings to compare.
     """
     columns = read_columns(path)
+    if is_export(columns):
+        return read_export(path, columns, metric, mode)
     _check_columns(columns, metric)
     notes: list[str] = []
     called = _names(columns, metric, notes)
@@ -112,18 +114,8 @@ def _names(columns: Mapping[str, Any], metric: str, notes: list[str]) -> dict[st
 
 
 def _metric(cells: Sequence[Any], metric: str) -> list[float]:
-    """The metric's values; nan for one that is empty, not finite, or too large to be squared."""
-    values = []
-    for number, cell in enumerate(cells, 1):
-        missing = cell is None or (isinstance(cell, str) and cell.lower() in NO_METRIC)
-        try:
-            value = math.nan if missing else float(cell)
-        except (TypeError, ValueError, OverflowError) as error:
-            raise BadInput(
-                f"`metric` must be a column of numbers, got {shown(cell)} in row {number} of {shown(metric)}; mend it, "
-                "or leave the cell empty where the run diverged."
-            ) from error
-        values.append(value if abs(value) <= LARGEST_METRIC else math.nan)
+    """The metric's values, of which some are large enough for their squares to be told from 0."""
+    values = metric_values(cells, metric)
     if 0 < max((abs(value) for value in values if value == value), default=0) < SMALLEST:
         raise BadInput(
             f"`metric` must have values above {SMALLEST:g} in size, got none in {shown(metric)}; rescale it."

@@ -236,6 +236,11 @@ def _delete(cluster: Cluster, given: Mapping[str, Any]) -> int:
 
 def _read(cluster: Cluster, command: str, given: Mapping[str, Any]) -> int:
     """Has a command done there that answers at once."""
+    use = command
+    if command == "export":
+        from study.show import export_use
+
+        use = export_use(given["form"], given["output"])
     if "kind" in given:
         from study.show import picture_form
 
@@ -247,7 +252,7 @@ def _read(cluster: Cluster, command: str, given: Mapping[str, Any]) -> int:
     if answer.code == 0 and given.get("output") is not None:
         from study.show import deliver
 
-        deliver(answer.out, given["output"], command)
+        deliver(answer.out, given["output"], use)
     else:
         _print(answer)
     return answer.code

@@ -213,6 +213,21 @@ def test_export_writes_an_optuna_study(finished: CommandLine, home: Path) -> Non
     assert_refused(finished("export", "nobody", "--to", f"optuna:{url}"), 2, "the study must exist", "'nobody'")
 
 
+def test_export_writes_all_results_as_a_table_that_best_reads(finished: CommandLine, home: Path) -> None:
+    answer = finished("export", "small", "--format", "parquet", "-o", home / "all.parquet")
+    assert (answer.code, answer.out) == (0, "")
+    assert answer.err == f"wrote {home}/all.parquet; `belay-study best --from {home}/all.parquet ...` reads it\n"
+    rows = pd.read_parquet(home / "all.parquet")
+    assert set(rows["role"]) == {"search", "rider"}
+    assert (rows["rider_of"].notna() == (rows["role"] == "rider")).all()
+    best = json.loads(finished("best", "small", "--format", "json").out)
+    asked = ("--metric", best["metric"], "--mode", best["mode"], "--format", "json")
+    again = json.loads(finished("best", "--from", home / "all.parquet", *asked).out)
+    assert again == best | {"study": "all.parquet"}
+    assert_refused(finished("export", "small", "--format", "parquet"), 2, "`--output` must name a file", "add `-o")
+    assert_refused(finished("export", "small", "--format", "csv", "--to", "optuna:sqlite:///x.db"), 2, "`--format`")
+
+
 def test_a_confirmed_study_is_told_by_fresh_seeds_and_says_so_again_without_training(
     belay_study: CommandLine, databases: Path
 ) -> None:
@@ -229,6 +244,10 @@ def test_a_confirmed_study_is_told_by_fresh_seeds_and_says_so_again_without_trai
     assert (status["done"], status["finalists"], status["confirmed"]) == (20, 3, 3)
     best = json.loads(belay_study("best", "small", "--format", "json").out)
     assert best["fresh_seeds"] == 5
+    exported, same = belay_study("export", "small", "--format", "csv"), {"study": "all.csv"}
+    (databases.parent / "all.csv").write_text(exported.out)
+    asked = ("--from", "all.csv", "--metric", best["metric"], "--mode", best["mode"], "--format", "json")
+    assert json.loads(belay_study("best", *asked).out) == best | same  # riders and fresh seeds are known again
     rows = json.loads(belay_study("compare", "small", "--format", "json").out)
     fresh = {row["baseline"]: row["seeds"] for row in rows if row["fresh"]}
     assert fresh["ema"] == fresh["none"] == 5
