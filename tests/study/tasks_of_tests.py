@@ -90,7 +90,7 @@ def hangs_above_one(setting: Mapping[str, Any], seed: int, report: Report) -> No
     In the folder that the hyperparameter `folder` names a file has the program's process id in its name.
     """
     if setting["lr"] > 2:
-        dies_above_one(setting, seed, report)
+        os.kill(os.getpid(), signal.SIGKILL)
     if setting["lr"] > 1:
         print("hello from the task")  # noqa: T201
         program = subprocess.Popen(["sleep", "1000"])
