@@ -169,6 +169,7 @@ def show_plan(study: Study, plan: Plan, room: Room) -> None:
     lines = [
         ("study", f"{config.name}: {config.task.name}, {config.objective.metric}"),
         ("settings", f"{plan.settings}: {searches}, by {config.search.sampler}"),
+        *([("start", f"{len(config.search.start)} known settings first")] if config.search.start else []),
         ("runs", f"{_runs(plan, config)}, {config.steps} steps"),
         *rungs,
         *confirmation,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -26,12 +27,14 @@ from study.design.document import apply_override, read_document
 from study.design.faults import CONNECTIONS, check_storable, explain, shown
 from study.design.schema import LONGEST_TAG, Direction, Scalar
 from study.design.space import Dimension
+from study.design.start import plain_settings
 from study.errors import BadInput
 
 Sampler = Literal["grid", "random", "qmc", "tpe", "gp"]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 MOST_SETTINGS = 100_000  # of one search
 MEANS = {"resources", "limits"}  # entries that are no part of the question
+LATER = ("riders", "race", "rungs", "start")  # of `search`: studies from before them keep their identity
 EXTENT = {"seeds", "search.settings", "search.baseline", "confirm"}  # entries that may grow under the study's name
 
 
@@ -162,11 +165,27 @@ class Search(_Entry):
         "or {memory: [...], damping_ratio: [...]}, of which every pair is one; by default 8 memories from 0.005 to "
         "0.64 x 4 damping ratios where runs are trained side by side",
     )
+    start: Annotated[tuple[dict[str, Any], ...], AfterValidator(plain_settings)] = Field(
+        (),
+        max_length=1000,
+        description="known settings that are tried first, as [{lr: 0.1, decay: 0.99}]; what one leaves out is drawn by "
+        "the sampler; not for grid; at most `settings` and 1,000",
+    )
 
     @property
     def emas(self) -> int:
         """How many settings of plain EMA are searched beside those of the space, where they are not a grid's."""
         return max(1, (self.settings or 0) // 4) if self.baseline is None else self.baseline
+
+    @model_validator(mode="after")
+    def _start_fits_the_search(self) -> Search:
+        if self.sampler == "grid" and self.start:
+            raise ValueError("must have no known settings for the grid, which tries every combination; remove them.")
+        if self.settings is not None and len(self.start) > self.settings:
+            raise ValueError(
+                f"must have at most `settings` as `start`, got {len(self.start)} of {self.settings}; raise `settings`."
+            )
+        return self
 
     @model_validator(mode="after")
     def _settings_fit_the_sampler(self) -> Search:
@@ -378,7 +397,7 @@ class StudyConfig(_Entry):
         """Hash of the config without these entries, some of them in `search`."""
         asked = {key: value for key, value in self.plain().items() if key not in without}
         asked["search"] = {key: value for key, value in asked["search"].items() if f"search.{key}" not in without}
-        for name in ("riders", "race", "rungs"):  # which came later: a study from before them goes on under its name
+        for name in LATER:
             if getattr(self.search, name) == Search.model_fields[name].default:
                 del asked["search"][name]
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]

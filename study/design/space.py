@@ -30,7 +30,7 @@ def _two_numbers(value: Any) -> Any:
 
 
 def _some_values(value: Any) -> Any:
-    if not (isinstance(value, list | tuple) and value and all(_is_value(one) for one in value)):
+    if not (isinstance(value, list | tuple) and value and all(is_value(one) for one in value)):
         raise ValueError(
             f"must be a list of one or more finite numbers up to {LARGEST:g} in size, texts (inf in a damping ratio) "
             f"or truth values, of null or of lists of these, got {shown(value)}; change it."
@@ -45,9 +45,10 @@ def _is_number(value: Any) -> bool:
         return False
 
 
-def _is_value(value: Any) -> bool:
+def is_value(value: Any) -> bool:
+    """Whether a parameter may have this value: a finite number, a text, a truth value, null or a list of these."""
     if isinstance(value, list):
-        return all(_is_value(entry) for entry in value)
+        return all(is_value(entry) for entry in value)
     return value is None or isinstance(value, bool | str) or (_is_number(value) and abs(value) <= LARGEST)
 
 
@@ -70,7 +71,7 @@ class _Dimension(BaseModel):
 
 
 def _within(interval: tuple[float, float], value: Value) -> bool:
-    return isinstance(value, int | float) and interval[0] <= value <= interval[1]
+    return isinstance(value, int | float) and not isinstance(value, bool) and interval[0] <= value <= interval[1]
 
 
 class Uniform(_Dimension):

@@ -34,6 +34,7 @@ from study.design.schema import (
     oscillator_of,
 )
 from study.design.space import Choice, Dimension, combinations, only
+from study.design.start import check_start
 from study.design.tasks import check_value, make_task
 from study.design.tasks.base import Task
 from study.design.tasks.plain import AnyTask
@@ -72,6 +73,7 @@ class Study:
             riders: Space = {"memory": Choice(choice=asked.memory), "damping_ratio": Choice(choice=asked.damping_ratio)}
             check_averages(riders, config.steps, where="search.riders")
         study._check_hyperparameters()
+        check_start(config.search.start, study.spaces["main"])
         return study
 
     @property

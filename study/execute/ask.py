@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import operator
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -35,6 +36,7 @@ from study.design.schema import (
     natural,
 )
 from study.design.space import combination, combinations, drawn_as, holds, label
+from study.design.start import known
 from study.design.study import Space, Study
 from study.execute.finalists import finalists
 from study.execute.gain import Gain
@@ -332,12 +334,14 @@ class _Search:
         self._told = 0
         self._sampler = study.config.search.sampler
         self._points: list[dict[str, Any]] = []
+        self._start = [known(values, self._space) for values in study.config.search.start] if name == "main" else []
         if self._sampler not in LEARNING:
             count = len(plan.numbers(name))
             if plan.grids:
                 self._points = [drawn_as(self._space, point) for point in plan.grids[name]]
             else:
                 self._points = _points(study, self._space, index, count)
+                self._points = [*map(operator.or_, self._points, self._start), *self._points[len(self._start) :]]
         self._optuna = new_study(study)
         self._known: set[str] = set()  # all that was drawn, as JSON
         self._others = self._shuffled()
@@ -384,7 +388,9 @@ class _Search:
             yield self._asked[-1]
 
     def _ask_optuna(self) -> dict[str, Any]:
-        """What Optuna draws next; in place of what it drew before, another."""
+        """What Optuna draws next, around what is known of it; in place of what it drew before, another."""
+        if len(self._asked) < len(self._start):
+            self._optuna.enqueue_trial(self._start[len(self._asked)])
         trial = self._optuna.ask()
         for name, dimension in self._space.items():
             dimension.suggest(name, trial)

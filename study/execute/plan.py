@@ -101,6 +101,7 @@ def plan(study: Study, asked: Sequence[str] = ()) -> Plan:
     """Lays out a study: how many settings of each search there are and in which order they are asked.
 
     The searches take turns in proportion to their sizes: an unfinished study has plain EMAs to compare with.
+    Known settings come before all others.
 
     Args:
         study: The study.
@@ -121,7 +122,12 @@ def plan(study: Study, asked: Sequence[str] = ()) -> Plan:
         wanted = {name: search.settings if name == "main" else search.emas for name in spaces}
         sizes = {name: int(min(count, combinations(spaces[name]))) for name, count in wanted.items()}
     done = {name: asked.count(name) for name in sizes}
-    turns = sorted(((i + 0.5) / size, name, i) for name, size in sizes.items() for i in range(done[name], size))
+    first = {"main": len(search.start)}  # of the search's settings: known ones, which come before all others
+    turns = sorted(
+        (0 if i < first.get(name, 0) else (i + 0.5) / size, name, i)
+        for name, size in sizes.items()
+        for i in range(done[name], size)
+    )
     judged = bool(search.rungs) or study.config.limits.settings_without_gain is not None
     waits = search.sampler in LEARNING or judged
     wave = max(1, search.in_flight // 2) if waits else LONG_WAVE

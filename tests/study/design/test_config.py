@@ -44,6 +44,10 @@ def with_space(**changes: Any) -> dict[str, Any]:
     return document(space=document()["space"] | changes)
 
 
+def with_start(*start: Any, **search: Any) -> dict[str, Any]:
+    return document(search={"sampler": "tpe", "settings": 96, "start": list(start)} | search)
+
+
 def written(folder: Path, text: str) -> Path:
     path = folder / "study.yaml"
     path.write_text(text, encoding="utf-8")
@@ -314,6 +318,24 @@ REFUSED_BY_CONFIG = {
         document(task=yaml.safe_load("{name: digits, when: 2024-02-03}")),
         r"`task` must hold finite plain data, got when: datetime\.date\(2024, 2, 3\); change it",
     ),
+    "no setting as start": (
+        with_start({}),
+        r"`search\.start` must have values of parameters in each setting, got \{\}",
+    ),
+    "no mapping as start": (with_start(0.1), r"`search\.start\.0` must be a mapping, got 0\.1; change it"),
+    "no value as start": (with_start({"lr": math.nan}), r"`search\.start` must have values .*, got \{'lr': nan\}"),
+    "start given twice": (
+        with_start({"lr": 1}, {"lr": 1.0}),
+        r"`search\.start` must name each setting once, got \{'lr': 1\.0\} twice; remove one",
+    ),
+    "more starts than settings": (
+        with_start({"lr": 0.1}, {"lr": 0.2}, settings=1),
+        r"`search` must have at most `settings` as `start`, got 2 of 1; raise `settings`",
+    ),
+    "start for a grid": (
+        with_start({"lr": 0.1}, sampler="grid", settings=None),
+        r"`search` must have no known settings for the grid, which tries every combination; remove them",
+    ),
     "infinite task option": (
         document(task={"name": "digits", "lr": math.inf}),
         r"`task` must hold finite plain data, got lr: inf; change it",
@@ -435,6 +457,19 @@ REFUSED_BY_STUDY = {
     "task option out of range": (
         document(task={"name": "digits", "label_noise": 1}),
         r"`task\.label_noise` must be below 1, got 1; change it \(share of training images",
+    ),
+    "start outside the space": (
+        with_start({"lr": 0.1}, {"decay": 0.99, "lr": 3}),
+        r"`search\.start` must have values of the space, got lr 3 where `space\.lr` is log \[0\.05, 2\.0\]; change",
+    ),
+    "truth value as start": (with_start({"lr": True}), r"got lr True where `space\.lr` is log \[0\.05, 2\.0\]"),
+    "start among no choices": (
+        with_start({"coupling": 0.2}),
+        r"got coupling 0\.2 where `space\.coupling` is choice \[",
+    ),
+    "start of another system of coordinates": (
+        with_start({"memory": 0.1}),
+        r"`search\.start` must have parameters of the space \(decay, .*, lr\), got 'memory'; add `space\.memory` or",
     ),
     "task option of another type": (
         document(task={"name": "digits", "width": [1]}),
@@ -809,9 +844,12 @@ def test_settings_and_plain_emas_may_grow_and_how_they_are_searched_may_not():
         assert parse_config(document(search=search | {key: other})).identity != one
 
 
-@pytest.mark.parametrize(
-    ("name", "default", "other"), [("riders", "auto", "none"), ("race", False, True), ("rungs", [], [0.5])]
-)
+@pytest.mark.parametrize(("name", "default", "other"), [
+    ("riders", "auto", "none"),
+    ("race", False, True),
+    ("rungs", [], [0.5]),
+    ("start", [], [{"lr": 0.1}]),
+])  # fmt: skip
 def test_what_came_later_leaves_the_identity_that_a_study_had_before_where_it_is_not_given(name, default, other):
     search = {"sampler": "tpe", "settings": 8, "baseline": 2}
     one = parse_config(document(seeds=4, search=search)).identity

@@ -110,6 +110,28 @@ def test_a_space_of_few_settings_is_asked_whole_none_twice_and_so_after_a_study_
     assert run(study, url) == whole
 
 
+@pytest.mark.parametrize("sampler", ["random", "qmc", "tpe", "gp"])
+def test_known_settings_are_asked_first_also_after_a_study_was_cut_off_and_what_they_leave_out_is_drawn(
+    tmp_path: Path, sampler: str
+) -> None:
+    start = [{"lr": 1, "decay": 0.9, "damping": 0.5, "coupling": 0.25}, {"lr": 0.5}, {"decay": 0.99}]
+    search = {"sampler": sampler, "settings": 8, "baseline": 4, "in_flight": 4, "start": start}
+    study = study_of(search=search)
+    whole = run(study, f"sqlite:///{tmp_path}/whole.db")
+    assert len(whole) == 12
+    for known, setting in zip(start, whole, strict=False):
+        assert {name: setting[name] for name in known} == pytest.approx(known, rel=1e-15)
+        assert all(isinstance(setting[name], float) for name in ("decay", "damping", "coupling", "lr"))
+        assert 0.8 <= setting["decay"] <= 0.99
+        assert 0.05 <= setting["lr"] <= 4
+    assert whole[2]["lr"] not in (1, 0.5)
+    url = f"sqlite:///{tmp_path}/cut.db"
+    with asking(study, url) as asker:
+        play(asker, workers=2, stop_after=3)
+    assert run(study, url) == whole
+    assert first_setting(study) == whole[0]
+
+
 CHOICES = {"decay": {"choice": [0.8, 0.9]}, "noise": {"choice": [0.1, 0.2, 0.3]}, "lr": {"choice": [0.1, 0.5]}}
 
 
@@ -274,10 +296,17 @@ def test_riders_are_carried_as_the_config_says(tmp_path: Path, riders: object, r
     assert sorted(number for pack in packs for number in pack.hosts) == (emas if carried else [])
 
 
-def told(asker: Asker) -> list[tuple[float, float]]:
-    """Memory and value of all that Optuna was told, in its order."""
+def told(asker: Asker, name: str = "memory") -> list[tuple[float, float]]:
+    """A parameter and the value of all that Optuna was told, in its order."""
     trials = asker._searches["main"]._optuna.get_trials(states=[TrialState.COMPLETE])
-    return [(trial.params["memory"], trial.value) for trial in trials]
+    return [(trial.params[name], trial.value) for trial in trials]
+
+
+def test_a_sampler_that_learns_is_shown_what_known_settings_came_to(tmp_path: Path) -> None:
+    search = {"sampler": "tpe", "settings": 3, "baseline": 0, "in_flight": 1, "start": [{"lr": 0.5}, {"lr": 2.0}]}
+    with asking(study_of(search=search), f"sqlite:///{tmp_path}/ledger.db") as asker:
+        play(asker, workers=1)
+        assert told(asker, "lr")[:2] == [(0.5, 0.0), (2.0, pytest.approx(math.log(4)))]
 
 
 def test_the_best_rider_within_the_space_is_told_to_optuna_behind_its_host(tmp_path: Path) -> None:

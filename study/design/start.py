@@ -1,0 +1,56 @@
+"""Known settings, which a search tries first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from study.design.faults import check_storable, shown
+from study.design.schema import Value, identity
+from study.design.space import Dimension, Log, Uniform, drawn_as, is_value
+from study.errors import BadInput
+
+
+def plain_settings(start: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
+    """Checks that known settings are different mappings of plain values.
+
+    Raises:
+        ValueError: One is not.
+    """
+    check_storable(start)
+    for values in start:
+        if not values or not all(map(is_value, values.values())):
+            raise ValueError(f"must have values of parameters in each setting, got {shown(values)}; change it.")
+    seen = set()
+    for values in start:
+        key = frozenset((name, identity(value)) for name, value in values.items())
+        if key in seen:
+            raise ValueError(f"must name each setting once, got {shown(values)} twice; remove one.")
+        seen.add(key)
+    return start
+
+
+def check_start(start: Sequence[Mapping[str, Value]], space: Mapping[str, Dimension]) -> None:
+    """Raises BadInput unless a space holds all known settings; a parameter may be left out."""
+    for values in start:
+        for name, value in values.items():
+            if name not in space:
+                raise BadInput(
+                    f"`search.start` must have parameters of the space ({', '.join(space)}), got {shown(name)}; add "
+                    f"`space.{name}` or leave it out."
+                )
+            if not space[name].holds(value):
+                ((kind, range_),) = space[name].model_dump().items()
+                raise BadInput(
+                    f"`search.start` must have values of the space, got {name} {shown(value)} where `space.{name}` is "
+                    f"{kind} {shown(list(range_))}; change it or widen the space."
+                )
+
+
+def known(values: Mapping[str, Value], space: Mapping[str, Dimension]) -> dict[str, Value]:
+    """What Optuna is to draw, by its own names, of a known setting that a space holds."""
+    there = {name: space[name] for name in space if name in values}
+    real = {name for name, dimension in there.items() if isinstance(dimension, Uniform | Log)}
+    return drawn_as(
+        there, {name: float(cast(float, value)) if name in real else value for name, value in values.items()}
+    )
