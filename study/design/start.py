@@ -40,10 +40,12 @@ def check_start(start: Sequence[Mapping[str, Value]], space: Mapping[str, Dimens
                     f"`space.{name}` or leave it out."
                 )
             if not space[name].holds(value):
-                ((kind, range_),) = space[name].model_dump().items()
+                range_ = ", ".join(
+                    f"{kind} {shown(each)}" for kind, each in space[name].model_dump(mode="json").items()
+                )
                 raise BadInput(
                     f"`search.start` must have values of the space, got {name} {shown(value)} where `space.{name}` is "
-                    f"{kind} {shown(list(range_))}; change it or widen the space."
+                    f"{range_}; change it or widen the space."
                 )
 
 

@@ -463,6 +463,10 @@ REFUSED_BY_STUDY = {
         r"`search\.start` must have values of the space, got lr 3 where `space\.lr` is log \[0\.05, 2\.0\]; change",
     ),
     "truth value as start": (with_start({"lr": True}), r"got lr True where `space\.lr` is log \[0\.05, 2\.0\]"),
+    "start between steps": (
+        with_space(width={"integers": [16, 64], "step": 16}) | {"search": {"settings": 9, "start": [{"width": 40}]}},
+        r"got width 40 where `space\.width` is integers \[16, 64\], step 16; change",
+    ),
     "start among no choices": (
         with_start({"coupling": 0.2}),
         r"got coupling 0\.2 where `space\.coupling` is choice \[",
