@@ -95,7 +95,7 @@ def check_value(task: AnyTask, name: str, value: Value) -> None:
 
 def imported() -> list[str]:
     """The top-level modules that this process has loaded, but for its script."""
-    return sorted({name.partition(".")[0] for name in sys.modules} - {"__main__"})
+    return sorted({name.partition(".")[0] for name in list(sys.modules)} - {"__main__"})
 
 
 def check_names(folder: Path, names: Iterable[str]) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 import yaml
 
-from study.design.tasks import BUILT_IN, catalogue, find_task, make_task
+from study.design.tasks import BUILT_IN, catalogue, find_task, imported, make_task
 from study.design.tasks.base import Task
 from study.design.tasks.digits import Digits
 from study.design.tasks.quadratic import Quadratic
@@ -207,3 +208,22 @@ def test_a_module_beside_the_config_that_another_one_hides_is_refused_with_both(
         "rename the former."
     )
     assert find_task("digits") is Digits  # which needs no file of the folder
+
+
+def test_the_modules_that_are_loaded_are_listed_also_while_a_thread_imports_more(monkeypatch):
+    monkeypatch.setattr(sys, "modules", sys.modules.copy())
+    ended = threading.Event()
+
+    def importing():
+        while not ended.is_set():
+            sys.modules.update({f"of_a_test_{number}": sys for number in range(100)})
+            for number in range(100):
+                del sys.modules[f"of_a_test_{number}"]
+
+    thread = threading.Thread(target=importing)
+    thread.start()
+    try:
+        assert all("study" in imported() for _ in range(300))
+    finally:
+        ended.set()
+        thread.join()
