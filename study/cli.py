@@ -147,6 +147,10 @@ def run(
     study = Study.of(load_config(config, override))
     storage, tracking = storage or study.config.storage.url, tracking or study.config.tracking.uri
     with connecting(storage, tracking, inline, hurried=False) as chosen:
+        if study.config.search.start_from is not None:
+            from study.earlier import begun
+
+            study = begun(study, chosen.connections, _say)
         if dry_run:
             _show_plan(study)
         elif debug:
@@ -215,12 +219,9 @@ def sync(study: Name, tracking: Tracking = None, storage: Storage = None, addres
     from study.execute.sweep import sync as record
     from study.options import connecting
 
-    def say(line: str) -> None:
-        typer.echo(line, err=True)
-
     with connecting(storage, tracking, hurried=False) as chosen, _terminated_as_interrupted():
-        progress = record(Study.of(stored_config(study, chosen.connections.storage)), chosen.connections, say)
-    say(f"recorded {progress.done} of {progress.planned} settings of {study}")
+        progress = record(Study.of(stored_config(study, chosen.connections.storage)), chosen.connections, _say)
+    _say(f"recorded {progress.done} of {progress.planned} settings of {study}")
 
 
 @app.command()
@@ -643,6 +644,10 @@ def _records(study: str | None, table: Path | None, metric: str | None, mode: An
     from study.findings.collect import load
 
     return load(str(study), chosen.connections.tracking)
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
 
 
 def _run(study: Study, chosen: Chosen) -> None:

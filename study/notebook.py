@@ -67,6 +67,10 @@ def run(
         connecting(storage or asked.storage.url, tracking or asked.tracking.uri, inline, hurried=False) as chosen,
         view if watch is None else nullcontext(),
     ):
+        if asked.search.start_from is not None:
+            from study.earlier import begun
+
+            study = begun(study, chosen.connections, view.say)
         sweep(study, chosen.connections, back_end, watch or view.show, view.say)
         return load(asked.name, chosen.connections.tracking)
 

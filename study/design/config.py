@@ -27,14 +27,14 @@ from study.design.document import apply_override, read_document
 from study.design.faults import CONNECTIONS, check_storable, explain, shown
 from study.design.schema import LONGEST_TAG, Direction, Scalar
 from study.design.space import Dimension
-from study.design.start import plain_settings
+from study.design.start import Earlier, name_alone, plain_settings
 from study.errors import BadInput
 
 Sampler = Literal["grid", "random", "qmc", "tpe", "gp"]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 MOST_SETTINGS = 100_000  # of one search
 MEANS = {"resources", "limits"}  # entries that are no part of the question
-LATER = ("riders", "race", "rungs", "start")  # of `search`: studies from before them keep their identity
+LATER = ("riders", "race", "rungs", "start", "start_from")  # of `search`: studies from before them keep their identity
 EXTENT = {"seeds", "search.settings", "search.baseline", "confirm"}  # entries that may grow under the study's name
 
 
@@ -171,6 +171,13 @@ class Search(_Entry):
         description="known settings that are tried first, as [{lr: 0.1, decay: 0.99}]; what one leaves out is drawn by "
         "the sampler; not for grid; at most `settings` and 1,000",
     )
+    start_from: Annotated[Earlier | None, BeforeValidator(name_alone, json_schema_input_type=Earlier | str | None)] = (
+        Field(
+            None,
+            description="an earlier study, or {study: NAME, top: 5}, whose best settings become the `start`, moved "
+            "into this space where they are outside; at most `settings` of them",
+        )
+    )
 
     @property
     def emas(self) -> int:
@@ -179,7 +186,9 @@ class Search(_Entry):
 
     @model_validator(mode="after")
     def _start_fits_the_search(self) -> Search:
-        if self.sampler == "grid" and self.start:
+        if self.start and self.start_from:
+            raise ValueError(f"must have `start` or `start_from`, got both, {self.start_from.study!r}; remove one.")
+        if self.sampler == "grid" and (self.start or self.start_from):
             raise ValueError("must have no known settings for the grid, which tries every combination; remove them.")
         if self.settings is not None and len(self.start) > self.settings:
             raise ValueError(

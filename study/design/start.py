@@ -1,14 +1,30 @@
-"""Known settings, which a search tries first."""
+"""Settings that a search tries first: known ones, or the best of an earlier study."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from pydantic import BaseModel, ConfigDict, Field
+
 from study.design.faults import check_storable, shown
 from study.design.schema import Value, identity
 from study.design.space import Dimension, Log, Uniform, drawn_as, is_value
 from study.errors import BadInput
+
+
+class Earlier(BaseModel):
+    """An earlier study whose best settings are tried first."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    study: str = Field(min_length=1, max_length=100, description="its name on record")
+    top: int = Field(5, ge=1, le=1000, description="how many of its settings, best first, at most 1,000")
+
+
+def name_alone(earlier: Any) -> Any:
+    """Lets ``start_from: old`` stand for ``start_from: {study: old}``."""
+    return {"study": earlier} if isinstance(earlier, str) else earlier
 
 
 def plain_settings(start: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:

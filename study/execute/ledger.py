@@ -317,7 +317,7 @@ def stored_config(name: str, url: str) -> StudyConfig:
     Raises:
         BadInput: The ledger cannot be opened or has no study of this name.
     """
-    config = _config(name, url)
+    config = find_config(name, url)
     if config is None:
         raise BadInput(
             f"the study must exist in {without_password(url)}, got {name!r}; `belay-study list` shows what does."
@@ -327,7 +327,7 @@ def stored_config(name: str, url: str) -> StudyConfig:
 
 def check_name(config: StudyConfig, url: str) -> None:
     """Raises BadInput if the ledger holds a study of this name that asks something else, or more; makes nothing."""
-    check_growth(_config(config.name, url), config, url)
+    check_growth(find_config(config.name, url), config, url)
 
 
 def counts(study: Study, url: str) -> Counts:
@@ -336,7 +336,8 @@ def counts(study: Study, url: str) -> Counts:
         return Ledger(engine, study.config.name, url).counts(study)
 
 
-def _config(name: str, url: str) -> StudyConfig | None:
+def find_config(name: str, url: str) -> StudyConfig | None:
+    """The config of a study in the ledger; None where there is none. Nothing is made."""
     file = sqlite_file(url)
     if file is not None and not file.exists():
         return None

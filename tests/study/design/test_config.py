@@ -336,6 +336,10 @@ REFUSED_BY_CONFIG = {
         with_start({"lr": 0.1}, sampler="grid", settings=None),
         r"`search` must have no known settings for the grid, which tries every combination; remove them",
     ),
+    "start and an earlier study": (
+        with_start({"lr": 0.1}, start_from="old"),
+        r"`search` must have `start` or `start_from`, got both, 'old'; remove one",
+    ),
     "infinite task option": (
         document(task={"name": "digits", "lr": math.inf}),
         r"`task` must hold finite plain data, got lr: inf; change it",
@@ -853,6 +857,7 @@ def test_settings_and_plain_emas_may_grow_and_how_they_are_searched_may_not():
     ("race", False, True),
     ("rungs", [], [0.5]),
     ("start", [], [{"lr": 0.1}]),
+    ("start_from", None, "old"),
 ])  # fmt: skip
 def test_what_came_later_leaves_the_identity_that_a_study_had_before_where_it_is_not_given(name, default, other):
     search = {"sampler": "tpe", "settings": 8, "baseline": 2}
