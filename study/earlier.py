@@ -11,7 +11,7 @@ from typing import Any, cast
 from study.design.document import plain
 from study.design.places import Connections
 from study.design.schema import INFINITE, Value
-from study.design.space import Choice, Dimension, Integers
+from study.design.space import Choice, Dimension, Integers, LogIntegers, SteppedIntegers
 from study.design.study import Space, Study
 from study.errors import BadInput
 from study.execute.ledger import find_config
@@ -91,7 +91,9 @@ def _nearest(dimension: Dimension, value: Value) -> list[Value]:
         return [sizes[one] for one in near]
     low, high = (float(cast(float, end)) for end in dimension.probes()[:2])
     inside = min(max(size, low), high)
-    return [round(inside) if isinstance(dimension, Integers) else inside]
+    if isinstance(dimension, SteppedIntegers):
+        return [dimension.nth(round((inside - low) / dimension.step))]
+    return [round(inside) if isinstance(dimension, Integers | LogIntegers) else inside]
 
 
 def _size(value: Any) -> float:

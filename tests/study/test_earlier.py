@@ -68,19 +68,24 @@ def test_natural_coordinates_are_carried_over_to_runs_of_another_length(tmp_path
     assert {known["damping_ratio"] for known in start} == {1, "inf"}
 
 
-def test_values_that_are_no_numbers_are_left_to_the_sampler_where_the_space_has_others(tmp_path):
+@pytest.mark.parametrize(("power", "nearest"), [
+    ({"integers": [1, 3]}, [1, 1, 2]),
+    ({"log_integers": [1, 3]}, [1, 1, 2]),
+    ({"integers": [1, 9], "step": 4}, [1, 1, 1]),
+])  # fmt: skip
+def test_values_that_are_no_numbers_are_left_to_the_sampler_where_the_space_has_others(power, nearest, tmp_path):
     changes = {"task": "tasks_of_tests:parabola", "objective": {"metric": "average/score", "mode": "max"}}
     space = {
         "decay": 0.9,
         "layers": {"choice": [None, [32]]},
         "tag": {"choice": ["a", "b"]},
-        "power": {"integers": [1, 3]},
+        "power": power,
     }
     start, _ = begin(tmp_path, "shaped", **changes, space=space)
     assert start == [
-        {"decay": 0.9, "power": 1},
-        {"decay": 0.9, "layers": [32], "power": 1},
-        {"decay": 0.9, "tag": "a", "power": 2},
+        {"decay": 0.9, "power": nearest[0]},
+        {"decay": 0.9, "layers": [32], "power": nearest[1]},
+        {"decay": 0.9, "tag": "a", "power": nearest[2]},
     ]
 
 
