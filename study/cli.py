@@ -551,14 +551,30 @@ def stop(study: Name, address: Address = None) -> None:
 @_here_or_there
 def logs(
     study: Name,
-    follow: Annotated[bool, typer.Option("--follow", help="Go on until the job ends.")] = False,
+    setting: Annotated[int | None, typer.Argument(metavar="[SETTING]", help="A setting's number.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Without SETTING: go on until the job ends.")] = False,
+    storage: Storage = None,
     address: Address = None,
 ) -> None:
-    """Print what the newest job of a study on a cluster has logged."""
-    raise BadInput(
-        "`logs` must have the `--address` of a cluster, got none; a study that runs here shows its progress itself, "
-        "and Ctrl-C stops it."
-    )
+    """Print what a setting printed as it trained, or what the newest job of a study on a cluster has logged.
+
+    Of a setting that is done: stdout and stderr, or their end, with warnings. What settings print that train side by
+    side is not told apart.
+    """
+    if setting is None:
+        raise BadInput(
+            "`logs` must have a SETTING or the `--address` of a cluster, got neither; a study that runs here shows its "
+            "progress itself, and Ctrl-C stops it."
+        )
+    if follow:
+        raise BadInput(f"`--follow` must come without a SETTING, got {setting}; leave one of them out.")
+    from study.execute.ledger import printed
+    from study.options import connecting
+    from study.show import show_printed
+
+    with connecting(storage) as chosen:
+        pages = printed(study, setting, chosen.connections.storage)
+    show_printed(pages)
 
 
 @app.command()

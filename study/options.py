@@ -14,10 +14,10 @@ from study.design.places import Connections, without_password, without_passwords
 from study.errors import BadInput, StudyError
 
 TRAINING = ("run", "resume", "extend")  # commands that take --inline
-STORED = (*TRAINING, "sync", "status", "delete", "doctor")  # commands that take --storage
+STORED = (*TRAINING, "sync", "status", "logs", "delete", "doctor")  # commands that take --storage
 READING = ("list", "best", "regimes", "importance", "compare", "export", "report", "plot")
 TRACKED = (*TRAINING, *READING, "sync", "delete", "doctor")  # and --tracking
-ADDRESSED = (*{*STORED, *TRACKED} - {"doctor"}, "stop", "logs")  # and --address
+ADDRESSED = (*{*STORED, *TRACKED} - {"doctor"}, "stop")  # and --address
 CONNECTION = re.compile(r"(?P<key>tracking\.uri|storage\.url)=(?P<url>.*)|\W*(?P<entry>tracking|storage)\b", re.DOTALL)
 COMMAND = re.compile(r"belay-study (\w+)( [\w.-]+)?")
 OPTIONS = {  # by which the command line gives what other parts of the program know by a name of their own

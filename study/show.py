@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from study.design.schema import SeedResult, Setting
     from study.design.study import Study
     from study.execute.plan import Plan
+    from study.execute.printed import Page
     from study.execute.train.probe import Room
 
 Format = Literal["table", "json", "yaml"]
@@ -124,6 +125,18 @@ def show_failures(failed: pd.DataFrame, form: Format) -> None:
             print(f"    {line}")  # noqa: T201
     if failed.empty:
         print("no setting failed", file=sys.stderr)  # noqa: T201
+
+
+def show_printed(pages: Sequence[Page]) -> None:
+    """Prints what a setting printed as it trained."""
+    for page in pages:
+        seeds = f"seed{'s' if len(page.seeds) > 1 else ''} {', '.join(map(str, page.seeds))}"
+        together = f", settings {', '.join(map(str, page.settings))} together" if len(page.settings) > 1 else ""
+        print(f"--- {seeds}{together}")  # noqa: T201
+        for line in page.text.splitlines():
+            print(printable(line))  # noqa: T201
+    if not pages:
+        print("the setting printed nothing, or before that was kept", file=sys.stderr)  # noqa: T201
 
 
 def last_lines(message: str) -> list[str]:

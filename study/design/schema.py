@@ -254,11 +254,20 @@ class SeedResult:
 
 
 @dataclass(frozen=True)
+class Printed:
+    """What was printed as settings trained together, or its end, and their numbers."""
+
+    text: str
+    settings: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What a setting came to over its seeds, in their order."""
 
     setting: int
     seeds: list[SeedResult]
+    printed: Printed | None = None  # of those that trained together the first has it
 
     def part(self, role: Role) -> Outcome:
         """What it came to on the seeds of one role."""
@@ -304,4 +313,5 @@ class Outcome:
         seeds = [
             SeedResult(**{**s, "history": [(step, metrics) for step, metrics in s["history"]]}) for s in data["seeds"]
         ]
-        return cls(data["setting"], seeds)
+        printed = data["printed"]
+        return cls(data["setting"], seeds, printed and Printed(printed["text"], tuple(printed["settings"])))

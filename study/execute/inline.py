@@ -34,7 +34,7 @@ def debug(study: Study) -> tuple[Setting, SeedResult]:
         Exception: Whatever the task raises, from where it raises it.
     """
     setting = first_setting(study)
-    with _threads(study.config), redirect_stdout(sys.stderr):
+    with _threads(study.config), redirect_stdout(sys.stderr):  # what a task prints; stdout is for answers
         (result,) = train_alone(study, [setting], seed=0, kept=())
     return setting, result
 
@@ -42,9 +42,7 @@ def debug(study: Study) -> tuple[Setting, SeedResult]:
 def _train_all(packs: Packs) -> None:
     with trainer(packs.study) as train:
         while (pack := packs.next()) is not None:
-            with redirect_stdout(sys.stderr):  # what a task prints; stdout is for answers
-                outcomes = train(pack)
-            packs.finish(outcomes)
+            packs.finish(train(pack))
 
 
 @contextmanager

@@ -20,12 +20,14 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from study.design.config import StudyConfig, parse_config
 from study.design.places import secrets, sqlite_file, without_password
-from study.design.schema import CONFIRMATION, STATES, History, Outcome, SeedResult, Setting, Value, live_of
+from study.design.schema import CONFIRMATION, STATES, History, Outcome, SeedResult, Setting, Value, host_of, live_of
 from study.design.study import Study
 from study.errors import BadInput, FailedWork, reason
 from study.execute.lease import Lease
 from study.execute.plan import plan
-from study.execute.tables import HISTORIES, OF_STUDIES, RESULTS, RIDERS, SETTINGS, STUDIES, opened
+from study.execute.printed import Page, pages
+from study.execute.printed import rows as printed_rows
+from study.execute.tables import HISTORIES, OF_STUDIES, PRINTED, RESULTS, RIDERS, SETTINGS, STUDIES, opened
 
 Ridden = dict[str, list[float]]  # what the riders of a seed measured, by metric
 
@@ -72,7 +74,7 @@ class Ledger:
         self._engine, self._name, self._url, self._lease = engine, name, url, lease
         self._found = self._find()
         with self._reading() as connection:
-            self._has_riders = inspect(connection).has_table(RIDERS.name)  # not where it is read as it was before them
+            self._tables = inspect(connection).get_table_names()  # not all where it is read as it was before them
 
     @property
     def config(self) -> StudyConfig | None:
@@ -127,11 +129,13 @@ class Ledger:
         results = [_result_row(self._study, each.setting, result, metric) for each in outcomes for result in each.seeds]
         histories = [_history_row(self._study, outcome) for outcome in outcomes]
         riders = [row for outcome in outcomes for row in _rider_rows(self._study, outcome)]
+        printed = list(printed_rows(self._study, outcomes))
         with self._writing() as connection:
             connection.execute(insert(RESULTS), results)
             connection.execute(insert(HISTORIES), histories)
-            if riders:
-                connection.execute(insert(RIDERS), riders)
+            for table, rows in ((RIDERS, riders), (PRINTED, printed)):
+                if rows:
+                    connection.execute(insert(table), rows)
 
     def asked(self) -> list[Asked]:
         """The settings that were asked, in the order of their numbers."""
@@ -182,6 +186,23 @@ class Ledger:
             return Outcome(
                 setting, [_result(row, histories[row.seed], riders.get((setting, row.seed), {})) for row in rows]
             )
+
+    def printed(self, setting: int) -> list[Page]:
+        """What a setting printed as it trained, a page for each time; of a rider also what its host printed.
+
+        Raises:
+            BadInput: The study has no such setting, or it has not trained yet.
+        """
+        host = host_of(setting)
+        trained = [setting] if host is None else [host, setting]
+        found = select(RESULTS.c.seed).where(RESULTS.c.study == self._study, RESULTS.c.setting.in_(trained))
+        with self._reading() as connection:
+            if connection.execute(found).first() is None:
+                raise BadInput(
+                    f"the setting must be one that is done, got {setting} of {self._name!r}; wait, or choose another "
+                    f"(`belay-study best {self._name}`)."
+                )
+            return list(pages(connection, self._study, trained)) if PRINTED.name in self._tables else []
 
     def counts(self, study: Study) -> Counts:
         """How far the study is; nothing is changed."""
@@ -239,7 +260,7 @@ class Ledger:
 
     def _riders(self, connection: Connection, setting: int | None = None) -> dict[tuple[int, int], Ridden]:
         """What riders measured, by setting and seed: of all settings or of one."""
-        if not self._has_riders:
+        if RIDERS.name not in self._tables:
             return {}
         query = select(RIDERS.c.setting, RIDERS.c.riders).where(RIDERS.c.study == self._study)
         pages = connection.execute(query if setting is None else query.where(RIDERS.c.setting == setting))
@@ -334,6 +355,17 @@ def counts(study: Study, url: str) -> Counts:
     """How far a study of the ledger is, in settings; nothing is changed."""
     with opened(url, making=False) as engine:
         return Ledger(engine, study.config.name, url).counts(study)
+
+
+def printed(name: str, setting: int, url: str) -> list[Page]:
+    """What a setting of a study in the ledger printed as it trained, a page for each time.
+
+    Raises:
+        BadInput: The ledger cannot be opened, has no such study, or the study no such setting that is done.
+    """
+    stored_config(name, url)
+    with opened(url, making=False) as engine:
+        return Ledger(engine, name, url).printed(setting)
 
 
 def find_config(name: str, url: str) -> StudyConfig | None:

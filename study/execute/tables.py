@@ -88,6 +88,16 @@ RIDERS = Table(
     Column("riders", LargeBinary, nullable=False),  # JSON, compressed by zlib: {seed: {metric: values, null for nan}}
     sqlite_with_rowid=False,
 )
+PRINTED = Table(
+    "belay_printed",
+    METADATA,
+    Column("study", Integer, primary_key=True, autoincrement=False),
+    Column("setting", Integer, primary_key=True, autoincrement=False),
+    Column("seed", Integer, primary_key=True, autoincrement=False),  # the first of those that trained
+    Column("first", Integer, nullable=False),  # of the settings that trained together: the one whose row has the page
+    Column("page", LargeBinary),  # JSON, compressed by zlib: {seeds: numbers, text: what was printed}
+    sqlite_with_rowid=False,
+)
 LEASES = Table(
     "belay_leases",
     METADATA,
@@ -101,10 +111,11 @@ LEASES = Table(
     Column("expires", Float(53), nullable=False),
 )
 
-OF_STUDIES = (SETTINGS, RESULTS, HISTORIES, RIDERS)  # whose rows are each a study's
+OF_STUDIES = (SETTINGS, RESULTS, HISTORIES, RIDERS, PRINTED)  # whose rows are each a study's
 
 UPGRADES: tuple[Callable[[Connection], None], ...] = (  # the n-th brings tables of version n to version n + 1
     lambda _: None,  # riders came, whose table is made as any that is missing
+    lambda _: None,  # what settings print came, likewise
 )
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from study.remote.client import Cluster, StudyJob
 
 NAMES = {"form": "--format"}  # options that are not called as their values are
-ARGUMENTS = ("study", "kind")
+ARGUMENTS = ("study", "kind", "setting")
 OWN = (*ARGUMENTS, "address", "output")  # what is no option of the command there
 RECENT = 5  # lines of a running job's log that are shown to who comes later
 SERVER = re.compile(r"(?!sqlite|file:)[\w+.-]+://.*|\$\{.*", re.DOTALL)  # what a cluster can reach, or knows alone
@@ -200,6 +200,13 @@ def _stop(cluster: Cluster, given: Mapping[str, Any]) -> int:
 
 
 def _logs(cluster: Cluster, given: Mapping[str, Any]) -> int:
+    if given["setting"] is not None:
+        return _read(cluster, "logs", given)
+    if given["storage"] is not None:
+        raise BadInput(
+            f"`--storage` must come with a SETTING, got {without_password(given['storage'])}; leave it out, as a job's "
+            "log is kept by Ray."
+        )
     jobs = cluster.jobs(given["study"])
     if not jobs:
         raise BadInput(
@@ -245,7 +252,7 @@ def _read(cluster: Cluster, command: str, given: Mapping[str, Any]) -> int:
         from study.show import picture_form
 
         given = {**given, "form": picture_form(given["output"], given["form"])}
-    arguments = [given[name] for name in ARGUMENTS if given.get(name) is not None]
+    arguments = [str(given[name]) for name in ARGUMENTS if given.get(name) is not None]
     names = ["--", *arguments] if arguments else []
     chosen = {name: given[name] for name in PLACES if name in given}
     answer = _job(cluster, _order(cluster, [command, *options_of(given), *names], chosen))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import signal
@@ -18,6 +19,7 @@ import torch
 
 from belay import Belay
 
+LOGGER = logging.getLogger("tasks of tests")
 Report = Callable[[int, Mapping[str, float]], None]
 
 
@@ -46,11 +48,23 @@ def breaks_above_one(setting: Mapping[str, Any], seed: int, report: Report) -> N
 
 
 def exits_above_one(setting: Mapping[str, Any], seed: int, report: Report) -> None:
-    """Prints a line, and ends its program where lr is above 1."""
-    print("hello from the task")  # noqa: T201
+    """Prints a line, on stderr for odd seeds, and ends its program where lr is above 1."""
+    print(f"hello from lr {setting['lr']} and seed {seed}", file=sys.stderr if seed % 2 else sys.stdout)
     if setting["lr"] > 1:
         sys.exit("no such data")
     parabola(setting, seed, report)
+
+
+def prints(setting: Mapping[str, Any], seed: int, report: Report) -> None:
+    """Prints as many lines of 1000 bytes as lr says, then one each by a logger, in bytes and by a program."""
+    if not LOGGER.handlers:
+        LOGGER.addHandler(logging.StreamHandler())  # to stderr as it is now
+    sys.stdout.write(int(setting["lr"]) * f"{'x' * 999}\n")
+    LOGGER.warning("by a logger")
+    sys.stdout.buffer.write(b"in bytes\n")
+    sys.stdout.flush()
+    subprocess.run(["echo", "by a program"], stdout=sys.stdout, check=True)
+    report(1, {"average/score": 0.0})
 
 
 def says_something_else(setting: Mapping[str, Any], seed: int, report: Report) -> None:

@@ -19,8 +19,9 @@ from study.design.document import as_text, from_text, plain, read_document
 from study.design.study import Study
 from study.design.tasks import catalogue
 from study.execute.plan import plan
+from study.execute.printed import Page
 from study.execute.train.probe import Room
-from study.show import number, show_catalogue, show_data, show_failures, show_plan, show_rows, show_table
+from study.show import number, show_catalogue, show_data, show_failures, show_plan, show_printed, show_rows, show_table
 
 TABLE = pd.DataFrame(
     {
@@ -265,3 +266,16 @@ def test_names_that_stdout_cannot_encode_are_printed_with_escapes(
     sys.stdout.flush()
     assert (answer.code, answer.err) == (0, "")
     assert "\\u03bb" in written.getvalue().decode(encoding)
+
+
+def test_what_a_setting_printed_is_shown_by_seeds_with_those_that_trained_together_and_acts_on_no_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    cut = "[of 9 bytes the first 2 are left out]\nlast"
+    show_printed([Page([0, 1], [3], "first\rthen\x1b[31m\n\n"), Page([2], [3, 4], cut)])
+    assert capsys.readouterr() == (
+        f"--- seeds 0, 1\nfirst\nthen\\x1b[31m\n\n--- seed 2, settings 3, 4 together\n{cut}\n",
+        "",
+    )
+    show_printed([])
+    assert capsys.readouterr() == ("", "the setting printed nothing, or before that was kept\n")

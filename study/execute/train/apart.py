@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import TextIO
@@ -19,6 +20,7 @@ from study.design.schema import Outcome
 from study.design.study import Study
 from study.execute.plan import Pack
 from study.execute.train import lost, train_pack
+from study.execute.train.output import Output
 
 Train = Callable[[Pack], list[Outcome]]
 
@@ -29,14 +31,24 @@ FRAMES = 8  # that a message names, the innermost
 @contextmanager
 def trainer(study: Study) -> Iterator[Train]:
     """What trains packs of a study: this process or, where `limits.setting_seconds` is given, one of its own."""
-    if study.config.limits.setting_seconds is None:
-        yield lambda pack: list(train_pack(study, pack))
-        return
-    apart = _Apart(study)
-    try:
-        yield apart.train
-    finally:
-        apart.end()
+    output = Output()
+    with output.file:
+        if study.config.limits.setting_seconds is None:
+            yield partial(_train_here, study, output)
+            return
+        apart = _Apart(study, output)
+        try:
+            yield apart.train
+        finally:
+            apart.end()
+
+
+def _train_here(study: Study, output: Output, pack: Pack) -> list[Outcome]:
+    """Trains a pack in this process."""
+    output.empty()
+    with output.taking():
+        outcomes = list(train_pack(study, pack))
+    return output.beside(outcomes)
 
 
 @dataclass(frozen=True)
@@ -51,19 +63,20 @@ class _Child:
 class _Apart:
     """Trains packs of a study in one process after another: a new one where the last has ended."""
 
-    def __init__(self, study: Study) -> None:
-        self._study = study
+    def __init__(self, study: Study, output: Output) -> None:
+        self._study, self._output = study, output
         self._child: _Child | None = None
 
     def train(self, pack: Pack) -> list[Outcome]:
         """Trains a pack; setting by setting if that ends its process, and a setting that ends its own has failed."""
         said = self._ask(pack)
         if said.startswith("["):
-            return [Outcome.from_json(outcome) for outcome in json.loads(said)]
+            return self._output.beside([Outcome.from_json(outcome) for outcome in json.loads(said)])
         code = self.end()
         if len(pack.settings) > 1:
             return [outcome for setting in pack.settings for outcome in self.train(pack.of(setting))]
-        return lost(pack, self._too_long(said) if said else f"the process that trained it ended with exit code {code}.")
+        message = self._too_long(said) if said else f"the process that trained it ended with exit code {code}."
+        return self._output.beside(lost(pack, message))
 
     def end(self) -> int:
         """Ends the process and all that it started; its exit code."""
@@ -79,7 +92,8 @@ class _Apart:
 
     def _ask(self, pack: Pack) -> str:
         """What the process says of a pack: its outcomes as JSON, or where it was when its time was over, or nothing."""
-        child = self._child = self._child or _started(self._study)
+        self._output.empty()
+        child = self._child = self._child or _started(self._study, self._output)
         with suppress(BrokenPipeError):  # it has ended: there is nothing to read either
             child.orders.write(json.dumps(pack.to_json()) + "\n")
             child.orders.flush()
@@ -94,8 +108,8 @@ class _Apart:
         )
 
 
-def _started(study: Study) -> _Child:
-    """A new process, which has the study's config."""
+def _started(study: Study, output: Output) -> _Child:
+    """A new process, which has the study's config, and prints there, as all that it starts."""
     with ExitStack() as theirs:  # the ends of the pipes that this process does not keep
         their_orders, our_orders = os.pipe()
         theirs.callback(os.close, their_orders)
@@ -106,9 +120,10 @@ def _started(study: Study) -> _Child:
             f"child.main({their_orders}, {their_results})"
         )
         process = subprocess.Popen(
-            [sys.executable, "-c", code],
+            [sys.executable, "-u", "-c", code],  # unbuffered: what it prints before it is ended is kept
             stdin=subprocess.DEVNULL,
-            stdout=2,  # stdout is for answers
+            stdout=output.file,
+            stderr=output.file,
             pass_fds=(their_orders, their_results),
             start_new_session=True,  # so that all that it starts can be ended with it
         )

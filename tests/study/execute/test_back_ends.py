@@ -185,9 +185,14 @@ def test_a_task_that_prints_or_ends_its_program_disturbs_neither_the_answer_nor_
     answer = belay_study("run", config, *(["--inline"] if back_end == "inline" else []))
     assert answer.code == 0, answer.err
     assert answer.out.startswith("study     small: 3 of 3 settings x 2 seeds done, 1 failed\n")
-    assert "hello" not in answer.out
-    messages = load("small", Connections.of().tracking).settings["message"]
-    assert sorted(messages) == ["", "", "SystemExit: no such data"]
+    assert "hello" not in answer.out + answer.err
+    settings = load("small", Connections.of().tracking).settings
+    assert sorted(settings["message"]) == ["", "", "SystemExit: no such data"]
+    for number, lr in settings["lr"].items():
+        printed = belay_study("logs", "small", number)
+        assert (printed.code, printed.err) == (0, "")
+        said = [line for line in printed.out.splitlines() if line.startswith(("---", "hello"))]
+        assert said == ["--- seeds 0, 1", *(f"hello from lr {lr} and seed {seed}" for seed in (0, 1))]
 
 
 @pytest.mark.slow
@@ -211,6 +216,8 @@ def test_a_setting_that_hangs_or_kills_its_process_fails_and_the_study_goes_on(
     assert answer.out.startswith("study     small: 4 of 4 settings x 2 seeds done, 2 failed\n")
     settings = load("small", Connections.of().tracking).settings
     messages = dict(zip(settings["lr"], settings["message"], strict=True))
+    (hung,) = settings.index[settings["lr"] == 1.5]
+    assert belay_study("logs", "small", hung).out == "--- seeds 0, 1\nhello from the task\n"
     assert messages[2.5] == "the process that trained it ended with exit code -9."
     assert re.fullmatch(
         r"a setting must train within `limits.setting_seconds`, got no end after 10 s in .*wait < "

@@ -14,12 +14,13 @@ from sqlalchemy import Connection, select, text, update
 from studies import small
 
 from study.design.config import parse_config
-from study.design.schema import Outcome, SeedResult
+from study.design.schema import MOST_RIDERS, RIDERS, Outcome, Printed, SeedResult
 from study.design.study import Study
 from study.errors import BadInput
 from study.execute import tables
 from study.execute.ask import Asker
-from study.execute.ledger import Counts, Ledger, check_name, counts, stored_config
+from study.execute.ledger import Counts, Ledger, check_name, counts, printed, stored_config
+from study.execute.printed import Page
 from study.execute.tables import VERSIONS, opened
 
 
@@ -253,12 +254,32 @@ def test_it_keeps_what_riders_measured_of_which_nan_may_be(url):
         assert repr(slim[1].riders) == "{'average/excess_loss': [0.1, nan]}"
 
 
-def test_a_ledger_from_before_there_were_riders_is_read_as_it_is_and_goes_on(url):
+def test_it_keeps_what_settings_print_once_for_those_that_trained_together(url):
+    study = study_of(seeds=3)
+    texts = {"one": "Grüße\x1b[31m\x00\n", "both": "x" * 20_000, "more": "later\n"}
+    with asking(study, url) as (ledger, asker):
+        asker.next()
+        first, second = [SeedResult(0, HISTORY), SeedResult(1, HISTORY)], [SeedResult(2, HISTORY)]
+        ledger.tell([Outcome(0, first, Printed(texts["one"], (0,)))])
+        ledger.tell([Outcome(1, first, Printed(texts["both"], (1, 2))), Outcome(2, first)])
+        ledger.tell([Outcome(2, second, Printed(texts["more"], (2, 0))), Outcome(0, second)])
+    more = Page([2], [0, 2], texts["more"])
+    assert printed("small", 0, url) == [Page([0, 1], [0], texts["one"]), more]
+    assert printed("small", 1, url) == [Page([0, 1], [1, 2], texts["both"])]
+    assert printed("small", 2, url) == [Page([0, 1], [1, 2], texts["both"]), more]
+    assert printed("small", RIDERS + MOST_RIDERS + 5, url) == printed("small", 1, url)
+    with pytest.raises(BadInput, match="the setting must be one that is done, got 3 of 'small'; wait, or choose"):
+        printed("small", 3, url)
+
+
+def test_a_ledger_from_before_there_were_riders_and_prints_is_read_as_it_is_and_goes_on(url):
     study = study_of()
     run(study, url, "complete")
     with opened(url, making=True) as engine, engine.begin() as connection:
-        connection.execute(text("drop table belay_riders"))
+        for table in ("belay_riders", "belay_printed"):
+            connection.execute(text(f"drop table {table}"))
         connection.execute(update(VERSIONS).values(version=1))
+    assert printed("small", 0, url) == []
     assert stored_config("small", url) == study.config
     assert counts(study, url).done == 1
     with opened(url, making=False) as engine:
@@ -274,9 +295,9 @@ def test_a_ledger_of_a_newer_version_is_refused_and_stays_as_it_is(url):
     run(study_of(), url, "complete")
     with opened(url, making=True) as engine, engine.begin() as connection:
         connection.execute(update(VERSIONS).values(version=7))
-    said = f"the ledger must be of version 2 or older, got 7 in {url}; install the belay-study that wrote it, or name"
+    said = f"the ledger must be of version 3 or older, got 7 in {url}; install the belay-study that wrote it, or name"
     assert refused(url).startswith(said)
-    with pytest.raises(BadInput, match="must be of version 2 or older, got 7"):
+    with pytest.raises(BadInput, match="must be of version 3 or older, got 7"):
         stored_config("small", url)
 
 
@@ -290,7 +311,7 @@ def test_a_ledger_of_an_older_version_is_brought_up_to_date_once(url, monkeypatc
     assert stored_config("small", url) == study_of().config  # read as it is
     for _ in range(2):
         with opened(url, making=True) as engine, engine.connect() as connection:
-            assert connection.execute(select(VERSIONS.c.version)).scalars().all() == [3]
+            assert connection.execute(select(VERSIONS.c.version)).scalars().all() == [4]
             assert connection.execute(text("select note from belay_results")).scalars().all() == [None, None]
 
 
@@ -301,4 +322,4 @@ with opened({url!r}, making=True) as engine:
     print(engine.connect().exec_driver_sql("select version from belay_version").fetchall())
 """
     drivers = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(4)]
-    assert [driver.communicate(timeout=600)[0] for driver in drivers] == ["[(2,)]\n"] * 4
+    assert [driver.communicate(timeout=600)[0] for driver in drivers] == ["[(3,)]\n"] * 4

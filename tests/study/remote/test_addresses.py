@@ -175,7 +175,8 @@ def test_a_dry_run_needs_no_cluster(belay_study: CommandLine, tmp_path: Path) ->
 
 def test_commands_that_need_a_cluster_say_so_without_one(refused: Callable[..., str], tmp_path: Path) -> None:
     assert "`stop` must have the `--address` of a cluster, got none; Ctrl-C stops" in refused("stop", "small")
-    assert "`logs` must have the `--address` of a cluster, got none" in refused("logs", "small")
+    assert "`logs` must have a SETTING or the `--address` of a cluster, got neither" in refused("logs", "small")
+    assert "`--follow` must come without a SETTING, got 7" in refused("logs", "small", 7, "--follow")
     config = write(tmp_path / "small.yaml")
     assert "`--detach` must have the `--address` of a cluster, got none" in refused("run", config, "--detach")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -14,11 +15,12 @@ import pytest
 import torch
 from execute.train import counting
 from studies import small
+from tasks_of_tests import LOGGER
 
 from belay import Oscillator
 from study.design.config import parse_config
 from study.design.faults import shown
-from study.design.schema import METRIC_NAMES, Outcome, Setting
+from study.design.schema import METRIC_NAMES, Outcome, Printed, Setting
 from study.design.study import Study
 from study.execute.plan import Pack
 from study.execute.train import train_pack
@@ -39,8 +41,8 @@ def own(function: str) -> dict[str, object]:
     return {"task": {"name": f"tasks_of_tests:{function}"}, "objective": {"metric": "average/score", "mode": "max"}}
 
 
-def study_of_a_function() -> Study:
-    return Study.of(parse_config(small(**own("parabola"))))
+def study_of_a_function(function: str = "parabola") -> Study:
+    return Study.of(parse_config(small(**own(function))))
 
 
 def test_a_pack_measures_live_and_averaged_weights_at_even_steps() -> None:
@@ -133,6 +135,28 @@ def test_a_task_that_raises_fails_its_setting_with_the_message() -> None:
     outcome = outcome_of(1.5, **own("breaks_above_one"))
     assert outcome.state == "failed"
     assert outcome.message == "RuntimeError: no batch fits here"
+
+
+def test_of_what_a_pack_prints_in_whatever_way_the_end_is_kept_and_the_rest_is_counted(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    study = study_of_a_function("prints")
+    settings = tuple(study.setting(number, {"decay": 0.9, "lr": 30.0}) for number in (0, 1))
+    said = "by a logger\nin bytes\nby a program\n"
+    try:
+        with trainer(study) as train:
+            long, other = train(Pack(settings, (0,)))
+            (short,) = train(Pack((study.setting(2, {"decay": 0.9, "lr": 0.5}),), (1,)))
+    finally:
+        LOGGER.handlers.clear()
+    assert long.printed is not None
+    first, end = long.printed.text.split("\n", 1)
+    assert (first, len(end)) == ("[of 60,068 bytes the first 40,068 are left out]", 20_000)
+    assert end.endswith(f"{'x' * 999}\n{said}")
+    assert (long.printed.settings, other.printed) == ((0, 1), None)
+    assert short.printed == Printed(said, (2,))  # also by the logger, which has its stream from before
+    assert Outcome.from_json(json.loads(json.dumps(long.to_json()))) == long
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.slow
