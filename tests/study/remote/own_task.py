@@ -19,6 +19,7 @@ def train(setting: Mapping[str, Any], seed: int, report: Callable[[int, Mapping[
     The hyperparameter `gate` is a folder: a file `open` in it opens the gate.
     """
     gate, number = Path(setting["gate"]), setting.number  # type: ignore[attr-defined] # a Setting
+    print(f"setting {number}, seed {seed}")  # noqa: T201
     if number >= 3:
         (gate / f"waiting-{number}").touch()
         while not (gate / "open").exists():

@@ -136,10 +136,11 @@ def assert_grows(cluster: Cluster, config: Path, belay_study: CommandLine) -> No
 
 def assert_reads(cluster: Cluster, home: Path, belay_study: CommandLine) -> None:
     """What is read on the cluster is what is read here."""
-    questions = [("best", "own", "--format", "json"), ("export", "own", "-o", "defaults.yaml")]
-    (one, how), (two, _) = (cluster.client(*question, home=home) for question in questions)
-    with started(one, **how) as best, started(two, **how) as export:
+    questions = [("best", "own", "--format", "json"), ("logs", "own", "3"), ("export", "own", "-o", "defaults.yaml")]
+    (one, how), (two, _), (three, _) = (cluster.client(*question, home=home) for question in questions)
+    with started(one, **how) as best, started(two, **how) as logs, started(three, **how) as export:
         assert ended(best) == (0, belay_study(*questions[0]).out, "")
+        assert ended(logs) == (0, belay_study(*questions[1]).out, "")
         code, out, err = ended(export)
     assert (code, out, err.partition(";")[0]) == (0, "", "wrote defaults.yaml")
     files = [belay_study("export", "own").out, (home / "defaults.yaml").read_text()]
