@@ -372,7 +372,7 @@ def regimes(
     from study.findings.recommend import recommend
     from study.findings.regimes import regimes as tabulate
     from study.findings.regimes import region
-    from study.findings.stability import stability
+    from study.findings.stability import stability, unknown
     from study.insights import region_text, stability_text
     from study.options import connecting
     from study.show import as_plain, rows_of, show_data, show_rows
@@ -383,7 +383,7 @@ def regimes(
     where, shares, limit = region(records, best), explained(records), stability(records, best)
     settings = tabulate(records, top).reset_index()
     if form == "table":
-        typer.echo(f"{region_text(where, shares)}\n\n{stability_text(limit)}\n")
+        typer.echo(f"{region_text(where, shares)}\n\n{stability_text(limit, unknown(records))}\n")
         show_rows(settings, form)
     else:
         found = {"region": as_plain(where), "explained": as_plain(shares), "stability": as_plain(limit)}

@@ -11,7 +11,7 @@ import pandas as pd
 from study.findings.explained import Explained, Share
 from study.findings.importance import Importances
 from study.findings.regimes import CRITICAL, IMPOSSIBLE, Range, Region
-from study.findings.stability import UNKNOWN, Side, Stability
+from study.findings.stability import Side, Stability
 from study.show import number
 
 
@@ -31,10 +31,10 @@ def region_text(region: Region | None, explained: Explained) -> str:
     return aligned([*lines, ("explained", _explained(explained))])
 
 
-def stability_text(found: Stability | None) -> str:
-    """The stability limit of training, and what was measured on both sides of it."""
+def stability_text(found: Stability | None, unknown: str) -> str:
+    """The stability limit of training, and what was measured on both sides of it; or why it is unknown."""
     if found is None:
-        return aligned([("limit", f"of stable learning rates not known: {UNKNOWN}")])
+        return aligned([("limit", f"of stable learning rates not known: {unknown}")])
     spread = f"{number(found.low)} to {number(found.high)} over {found.seeds} seeds"
     lines = [
         ("limit", "plain SGD is unstable, by theory, where lr x curvature passes max_stable_step"),

@@ -14,6 +14,11 @@ from studies import Answer, CommandLine, copy_databases, postgresql_databases, s
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # several processes share the cores
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+for name in ("rpc_server_connect_timeout_s", "rpc_server_reconnect_timeout_s", "server_request_timeout_seconds"):
+    os.environ.setdefault(
+        f"RAY_gcs_{name}", "60"
+    )  # a cluster that answers late is good; a knock would wait for seconds
+os.environ.setdefault("RAY_py_gcs_connect_timeout_s", "60")
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups

@@ -24,7 +24,7 @@ from study.design.schema import (
 from study.design.study import Study
 from study.design.tasks.base import Task
 from study.design.tasks.curvature import largest_curvature
-from study.errors import shortened
+from study.errors import printable, reason, shortened
 
 CURVED = 4  # seeds at whose initial weights the curvature is measured
 LONGEST_MESSAGE = 500  # characters; the table of results has all that is kept
@@ -49,20 +49,20 @@ def study_tags(study: Study) -> dict[str, str]:
         Tag.DATA: study.data_digest(),
         Tag.COMMIT: _commit(),
         Tag.VERSIONS: json.dumps({package: version(package) for package in PACKAGES}),
-        Tag.CURVATURES: json.dumps(_curvatures(study)),
     }
 
 
-def _curvatures(study: Study) -> list[float]:
-    """The largest curvature at the first seeds' initial weights, where it says which learning rates are stable."""
+def curvature_tag(study: Study) -> dict[str, str]:
+    """The tag with the largest curvature at the first seeds' initial weights, or with why it is not known."""
     if not study.is_plain_sgd:
-        return []
+        return {}
     assert isinstance(study.task, Task)
+    found: list[float] | str
     try:
         found = [largest_curvature(study.task, seed) for seed in range(min(CURVED, study.config.seeds))]
-    except Exception:  # whatever a task may raise; a loss that cannot be taken at all is told of in training
-        return []
-    return [value for value in found if math.isfinite(value)]
+    except Exception as error:  # whatever a task may raise
+        found = shortened(printable(f"{type(error).__name__}: {reason(error)}"), LONGEST_MESSAGE)
+    return {Tag.CURVATURES: json.dumps(found)}
 
 
 def _commit() -> str:

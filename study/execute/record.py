@@ -93,6 +93,7 @@ class Recorder:
                 where = (local.parent / BESIDE).absolute().as_uri() if local else None
                 self._experiment = self._client.create_experiment(self._study.config.name, artifact_location=where)
             if not self._parent:
+                tags |= entries.curvature_tag(self._study)
                 run = self._client.create_run(self._experiment, run_name=self._study.config.name, tags=tags)
                 self._parent = run.info.run_id
             else:

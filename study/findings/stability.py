@@ -14,7 +14,7 @@ from study.design.schema import PARAMETERS, Tag, host_of
 from study.findings.collect import Records
 from study.findings.compare import ranking
 
-UNKNOWN = "it takes plain SGD, a space of `lr` and averages alone, and a loss that can be differentiated twice"
+UNASKED = "it takes plain SGD and a space of `lr` and averages alone"
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,19 @@ def stability(records: Records, best: int) -> Stability | None:
 
 def curvatures(records: Records) -> list[float]:
     """The largest curvature at some seeds' initial weights; none where it is not known."""
-    found: list[float] = json.loads(records.tags.get(Tag.CURVATURES, "[]"))
-    return found
+    found = _curvatures(records)
+    return [] if isinstance(found, str) else found
+
+
+def unknown(records: Records) -> str:
+    """Why the curvature is not known; "" where it is."""
+    found = _curvatures(records)
+    return found if isinstance(found, str) else ""
+
+
+def _curvatures(records: Records) -> list[float] | str:
+    found: list[float] | str = json.loads(records.tags.get(Tag.CURVATURES, "[]"))
+    return found or UNASKED
 
 
 def shares(records: Records, curvature: float) -> pd.Series:

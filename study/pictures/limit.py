@@ -9,7 +9,7 @@ import altair as alt
 
 from study.design.schema import host_of
 from study.findings.collect import Records
-from study.findings.stability import UNKNOWN, curvatures, shares
+from study.findings.stability import curvatures, shares, unknown
 from study.pictures.base import HEIGHT, Picture, Unsupported, specification, spread, tooltips
 from study.pictures.points import FAMILIES, TEXTS, TITLES, complete, is_wide, points, recommended
 
@@ -24,7 +24,7 @@ def limit(records: Records) -> Picture:
     """
     found = curvatures(records)
     if not found:
-        raise Unsupported(f"the limit is not known: {UNKNOWN}")
+        raise Unsupported(f"the limit is not known: {unknown(records)}")
     objective = complete(records)["objective"]
     wide = is_wide(float(objective.min()), float(objective.max()))
     low, high = (objective.min() / 1.2, objective.max() * 1.2) if wide else spread(objective)

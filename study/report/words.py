@@ -56,7 +56,7 @@ def notices(records: Records, found: Recommendation | None) -> Iterator[str]:
     """What to beware of."""
     done = int(records.tags[Tag.DONE])
     if done < records.planned:
-        yield f"The study is not finished: {done} of {records.planned} settings are done."
+        yield f"Of {records.planned} settings that were planned {done} are done."
     if records.seeds < 2:
         yield "One seed tells nothing of chance: there are no errors, no intervals and no rivals."
     elif found is not None and not found.fresh:

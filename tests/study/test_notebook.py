@@ -16,6 +16,8 @@ from study.errors import BadInput
 from study.execute.packs import Progress
 from study.notebook import Results
 
+CONFIG = small()
+
 
 @pytest.fixture(scope="module")
 def home(made_databases: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -38,12 +40,13 @@ def _at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def found(home: Path) -> Results:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
-        return study.run(small(), ["search.settings=6", "search.baseline=2"], watch=lambda progress: None, inline=True)
+        changes = ["search.settings=6", "search.baseline=2"]
+        return study.run(CONFIG, changes, watch=lambda progress: None, inline=True)
 
 
 def test_a_study_is_run_from_a_mapping_which_stays_as_it_is(found: Results) -> None:
     assert found.records.planned == 8
-    assert small()["search"]["settings"] == 16
+    assert small() == CONFIG
     assert repr(found) == "Results('small': average/excess_loss of 48 settings and riders)"
 
 

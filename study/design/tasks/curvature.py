@@ -13,6 +13,7 @@ from torch.nn.utils import parameters_to_vector
 from study.design.tasks.base import Task
 
 BATCHES = 4  # whose mean loss is taken
+LARGEST = 2**20  # weights of a model for which this takes no more than seconds
 MOST, CLOSE = 50, 1e-3  # iterations at most, and the relative change from which they end
 
 
@@ -24,10 +25,11 @@ def largest_curvature(task: Task, seed: int) -> float:
         seed: Of the weights and of the first batches, whose mean loss is taken.
 
     Returns:
-        At least 0; nan where the Hessian is not finite.
+        At least 0.
 
     Raises:
         RuntimeError: The loss cannot be differentiated twice.
+        ValueError: The model has more than `LARGEST` weights, or the Hessian is not finite.
     """
     with torch.random.fork_rng(devices=[]):  # training has to find the generator as it was
         torch.manual_seed(seed)
@@ -35,17 +37,21 @@ def largest_curvature(task: Task, seed: int) -> float:
         found = _dominant(multiply, weights)
         if found < 0:  # measured from the most negative one, the largest is the largest in size too
             found += _dominant(lambda vector: multiply(vector) - found * vector, weights)
-    return max(found, 0.0) if math.isfinite(found) else math.nan
+    if not math.isfinite(found):
+        raise ValueError("the Hessian is not finite")
+    return max(found, 0.0)
 
 
 def _hessian(task: Task, seed: int) -> tuple[Callable[[Tensor], Tensor], int]:
     """What multiplies the Hessian by a vector of all trained weights; how many weights there are."""
     model = task.build_model(seed)
     weights = [weight for weight in model.parameters() if weight.requires_grad]
+    sizes = [weight.numel() for weight in weights]
+    if sum(sizes) > LARGEST:
+        raise ValueError(f"the model has {sum(sizes):,} weights, more than {LARGEST:,}")
     batches = islice(task.batches(seed, 0, BATCHES), BATCHES)
     loss = torch.stack([task.loss(model, batch) for batch in batches]).mean()
     slopes = torch.autograd.grad(loss, weights, create_graph=True, materialize_grads=True)
-    sizes = [weight.numel() for weight in weights]
 
     def multiply(vector: Tensor) -> Tensor:
         parts = [part.view_as(weight) for part, weight in zip(torch.split(vector, sizes), weights, strict=True)]

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar, cast
 
 import pytest
 import recorded
+from torch import Tensor, nn
 
 from belay import Oscillator
 from study.design.config import parse_config
 from study.design.places import Connections
 from study.design.study import Study
+from study.design.tasks.quadratic import Quadratic
 from study.execute.inline import back_end
 from study.execute.sweep import run
 from study.findings.collect import Records, load
 from study.findings.recommend import recommend
-from study.findings.stability import curvatures, shares, stability
+from study.findings.stability import curvatures, shares, stability, unknown
 from study.insights import stability_text
 from study.pictures.base import Unsupported
 from study.pictures.limit import limit
@@ -58,7 +61,8 @@ def test_both_sides_are_counted_and_the_recommended_setting_stands_below(trained
     assert found.within.best <= found.within.median
     assert found.chosen < 1
     assert (found.low, found.seeds) == (min(curvatures(trained)), 2)
-    text = stability_text(found)
+    assert unknown(trained) == ""
+    text = stability_text(found, "")
     assert "3 settings, 3 of them diverged" in text.splitlines()[-1]
     assert "5 settings, 0 of them diverged; objective" in text
 
@@ -72,11 +76,31 @@ def test_the_picture_has_those_without_an_objective_at_its_worse_edge(trained: R
     assert (crosses["share"] > 1).all()
 
 
+def test_where_a_loss_has_no_second_derivative_that_is_what_is_said(tmp_path: Path) -> None:
+    config: dict[str, Any] = {"name": "slope", "task": "findings.test_stability:Slope", "steps": 2, "seeds": 1}
+    config |= {"objective": {"metric": "average/distance"}, "search": {"settings": 1, "baseline": 0}}
+    study = Study.of(parse_config(config | {"space": {"decay": 0.9, "lr": 0.1}}))
+    connections = Connections.of(f"sqlite:///{tmp_path}/ledger.db", recorded.uri())
+    run(study, connections, back_end, lambda _: None, lambda _: None)
+    found = load("slope", recorded.uri())
+    assert stability(found, 0) is None
+    assert "RuntimeError: element 0 of tensors does not require grad" in stability_text(None, unknown(found))
+
+
+class Slope(Quadratic):
+    """Its gradient does not depend on the weights, and autograd knows no second derivative."""
+
+    summary: ClassVar[str] = "a slope"
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+        return cast(Tensor, model["x"]).sum()  # type: ignore[index]
+
+
 @pytest.mark.parametrize("name", ["mixed", "shaped"])  # of another optimizer too; a train function
 def test_without_a_curvature_nothing_is_said_of_a_limit_but_why(name: str) -> None:
     records = recorded.records(name)
     assert curvatures(records) == []
     assert stability(records, 0) is None
-    assert "plain SGD" in stability_text(None)
+    assert "plain SGD" in stability_text(None, unknown(records))
     with pytest.raises(Unsupported, match="plain SGD"):
         limit(records)

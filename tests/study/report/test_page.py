@@ -61,7 +61,7 @@ def test_it_begins_with_the_verdict_and_the_setting_to_take() -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("mixed", "The study is not finished: 7 of 9 settings are done."),
+        ("mixed", "Of 9 settings that were planned 7 are done."),
         ("one-seed", "One seed tells nothing of chance: there are no errors, no intervals and no rivals."),
         ("coupled", "Chosen and measured on the same seeds: the figures flatter the winner. `confirm` mends it."),
     ],

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from study.design.tasks import curvature
 from study.design.tasks.curvature import BATCHES, largest_curvature
 from study.design.tasks.digits import Digits
 from study.design.tasks.quadratic import Quadratic
@@ -69,6 +70,12 @@ def _generator_stays() -> Iterator[None]:
 @pytest.mark.usefixtures("_generator_stays")
 def test_where_the_loss_curves_down_more_than_up_it_is_still_the_upward_one() -> None:
     assert largest_curvature(Saddle(dimensions=2), seed=0) == pytest.approx(1, rel=0.02)
+
+
+def test_a_model_for_which_it_would_take_long_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(curvature, "LARGEST", 2000)
+    with pytest.raises(ValueError, match="the model has 2,001 weights, more than 2,000"):
+        largest_curvature(Quadratic(dimensions=2001), seed=0)
 
 
 def test_a_loss_that_cannot_be_differentiated_twice_has_none() -> None:
