@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import json
 import math
@@ -307,7 +308,7 @@ class Choice(_Dimension):
 
     def holds(self, value: Value) -> bool:
         """Whether a value is one of it."""
-        return identity(value) in map(identity, self.choice)
+        return identity(value) in self._places
 
     def at(self, share: float) -> Scalar | None:
         """What Optuna draws where it comes to the value at this share of the list."""
@@ -323,9 +324,14 @@ class Choice(_Dimension):
 
     def drawn_as(self, value: Value) -> Scalar | None:
         """The name by which Optuna knows it."""
-        return self._names[list(map(identity, self.choice)).index(identity(value))]
+        return self._names[self._places[identity(value)]]
 
-    @property
+    @functools.cached_property
+    def _places(self) -> dict[tuple[int, Any], int]:
+        """The place of each value in the list."""
+        return {identity(value): place for place, value in enumerate(self.choice)}
+
+    @functools.cached_property
     def _names(self) -> tuple[Scalar | None, ...]:
         """What Optuna draws: the values, or their JSON where some are lists or it would confuse them, as 1 and true."""
         scalars = [value for value in self.choice if not isinstance(value, list)]
@@ -360,7 +366,7 @@ Listed = Integers | SteppedIntegers | LogIntegers | Choice  # those of finitely 
 
 def combinations(space: Mapping[str, Dimension]) -> float:
     """How many settings a space holds; inf where a parameter is drawn from a range of real numbers."""
-    return math.prod(dimension.count for dimension in space.values())
+    return math.prod(float(dimension.count) for dimension in space.values())
 
 
 def combination(space: Mapping[str, Dimension], place: int) -> dict[str, Value]:

@@ -178,7 +178,7 @@ class Study:
             if (count := sum(map(combinations, self.spaces.values()))) > MOST_SETTINGS:
                 raise BadInput(
                     f"`space` must have at most {MOST_SETTINGS} combinations for the grid sampler, those of plain EMA "
-                    f"included, got {count}; list fewer values or take another sampler."
+                    f"included, got {count:.0f}; list fewer values or take another sampler."
                 )
 
     def _check_gp(self) -> None:

@@ -94,6 +94,7 @@ class Asker:
             FailedWork: The ledger cannot be written, or another driver has taken the study over.
         """
         if not self._packs:
+            self._go_on()  # two waves may be asked without a result between them, after a kill
             self._ask_wave()
         return self._packs.popleft() if self._packs else None
 

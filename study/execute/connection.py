@@ -108,11 +108,15 @@ def _knock(address: str) -> str:
         command = [sys.executable, "-c", KNOCKING, address]
         environment = HURRY | os.environ
         asked = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=IMPORTING, check=False)
-    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+    except subprocess.TimeoutExpired as error:
+        raise FailedWork(_why_not(address, TimeoutError(f"no answer in {IMPORTING} s"))) from error
+    except (OSError, ValueError) as error:
         raise FailedWork(_why_not(address, error)) from error
     if asked.returncode:
-        said = (asked.stderr.splitlines() or ["nothing"])[-1].partition(": ")[2]  # behind the exception's name
-        raise FailedWork(_why_not(address, RuntimeError(said)))
+        said = (asked.stderr.splitlines() or [f"exit code {asked.returncode}"])[-1]
+        raise FailedWork(
+            _why_not(address, RuntimeError(said.partition(": ")[2] or said))
+        )  # without the exception's name
     return asked.stdout.split()[-1]
 
 

@@ -79,7 +79,7 @@ def stored(name: str, places: Connections) -> Stored:
 
 
 def delete(name: str, places: Connections, say: Callable[[str], None]) -> Stored:
-    """Deletes a study; one whose deletion was interrupted can be deleted again.
+    """Deletes a study; one whose deletion was interrupted can be deleted again, unless its experiment has its new name.
 
     Args:
         name: The study.

@@ -25,6 +25,7 @@ from study.design.study import Study
 from study.design.tasks.base import Task
 from study.design.tasks.curvature import largest_curvature
 from study.errors import printable, reason, shortened
+from study.execute.train.undisturbed import TRAINING, defaults_kept, seeded
 
 CURVED = 4  # seeds at whose initial weights the curvature is measured
 LONGEST_MESSAGE = 500  # characters; the table of results has all that is kept
@@ -52,6 +53,12 @@ def study_tags(study: Study) -> dict[str, str]:
     }
 
 
+def _curvature(task: Task, seed: int) -> float:
+    """The largest curvature at the weights from which a seed's training starts."""
+    with defaults_kept(), seeded(TRAINING, seed):
+        return largest_curvature(task, seed)
+
+
 def curvature_tag(study: Study) -> dict[str, str]:
     """The tag with the largest curvature at the first seeds' initial weights, or with why it is not known."""
     if not study.is_plain_sgd:
@@ -59,7 +66,7 @@ def curvature_tag(study: Study) -> dict[str, str]:
     assert isinstance(study.task, Task)
     found: list[float] | str
     try:
-        found = [largest_curvature(study.task, seed) for seed in range(min(CURVED, study.config.seeds))]
+        found = [_curvature(study.task, seed) for seed in range(min(CURVED, study.config.seeds))]
     except Exception as error:  # whatever a task may raise
         found = shortened(printable(f"{type(error).__name__}: {reason(error)}"), LONGEST_MESSAGE)
     return {Tag.CURVATURES: json.dumps(found)}

@@ -37,7 +37,6 @@ class Progress:
     confirmed: int = 0
     best: tuple[Setting, float] | None = None
     finished: bool = False  # nothing is left to train
-    stopped: str = ""  # why it ended before all settings were tried, where a limit ended it
     began_with: int = 0
     started: float = 0.0
 
@@ -110,19 +109,24 @@ class Packs:
     def _is_over(self) -> bool:
         """Whether the time that the study may take is up, and something is left."""
         hours = self.study.config.limits.hours
-        if hours is None or self._asker.finished or time.monotonic() - self.progress.started < hours * 3600:
-            return False
-        self.progress.stopped = f"the {hours:g} hours of `limits.hours` are over"
-        return True
+        return (
+            hours is not None and not self._asker.finished and time.monotonic() - self.progress.started >= hours * 3600
+        )
+
+    def why_stopped(self) -> str:
+        """Why not all settings were tried, where a limit ended it; to be asked at the end."""
+        limits = self.study.config.limits
+        if self._is_over:
+            return f"the {limits.hours:g} hours of `limits.hours` are over"
+        if self._asker.ended_early and self._asker.finished:
+            return f"{limits.settings_without_gain} settings (`limits.settings_without_gain`) came to nothing better"
+        return ""
 
     def _show(self) -> None:
         progress, asker = self.progress, self._asker
         progress.racing, progress.raced = asker.race
         progress.finalists, progress.confirmed = len(asker.finalists), asker.confirmed
         progress.finished = asker.finished
-        if asker.ended_early:
-            without = self.study.config.limits.settings_without_gain
-            progress.stopped = f"{without} settings (`limits.settings_without_gain`) came to nothing better"
         self._watch(progress)
 
     def _count(self, setting: Setting, outcome: Outcome) -> None:

@@ -72,18 +72,8 @@ def run(
                     f"interrupted with {packs.progress.done} of {packs.progress.planned} settings done, all kept; "
                     f"`belay-study resume {config.name}` does the rest."
                 ) from stop
-    if packs.progress.stopped:
-        say(_stopped(config.name, packs.progress))
-    _check_results(asker, packs.progress)
+    _conclude(asker, packs, say)
     return packs.progress
-
-
-def _stopped(name: str, progress: Progress) -> str:
-    """Why a study ended before all settings were tried, and what goes on."""
-    advice = f"`belay-study resume {name}` goes on"
-    if progress.finished:
-        advice = f"`belay-study extend {name} --set limits.settings_without_gain=N`, with a larger N, goes on"
-    return f"{progress.stopped}: {progress.done} of {progress.planned} settings are done; {advice}"
 
 
 def _say_if_few(asker: Asker, say: Callable[[str], None]) -> None:
@@ -146,17 +136,28 @@ def _finishing(recorder: Recorder, packs: Packs) -> Iterator[None]:
     recorder.close("FINISHED" if packs.progress.finished else "KILLED")
 
 
-def _check_results(asker: Asker, progress: Progress) -> None:
-    """Raises FailedWork if nothing can be said."""
+def _conclude(asker: Asker, packs: Packs, say: Callable[[str], None]) -> None:
+    """Says which limit has ended a study; raises FailedWork if nothing can be said, or if none has and work is left."""
+    progress, stopped = packs.progress, packs.why_stopped()
     if progress.failed == progress.done > 0:
         message = shortened(next(outcome.message for _, outcome in asker.outcomes()), SHOWN)
         raise FailedWork(
             f"every setting failed ({progress.done} of {progress.planned} tried), the first with: {message}; mend the "
             "task and run it under a new name."
         )
-    if not progress.finished and not progress.stopped:
+    if stopped:
+        say(_stopped(asker.study.config.name, stopped, progress))
+    elif not progress.finished:
         name, confirmed = asker.study.config.name, f" and {progress.confirmed} of {progress.finalists} finalists"
         raise FailedWork(
             f"{progress.done} of {progress.planned} settings{confirmed if progress.finalists else ''} are done; "
             f"`belay-study resume {name}` does the rest."
         )
+
+
+def _stopped(name: str, why: str, progress: Progress) -> str:
+    """Why a study ended before all settings were tried, and what goes on."""
+    advice = f"`belay-study resume {name}` goes on"
+    if progress.finished:
+        advice = f"`belay-study extend {name} --set limits.settings_without_gain=N`, with a larger N, goes on"
+    return f"{why}: {progress.done} of {progress.planned} settings are done; {advice}"

@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -96,6 +97,13 @@ def disturbs(setting: Mapping[str, Any], seed: int, report: Report) -> None:
     torch.set_grad_enabled(False)
     torch.use_deterministic_algorithms(True)
     os.chdir("/")
+
+
+def leaves_a_deleted_folder(setting: Mapping[str, Any], seed: int, report: Report) -> None:
+    """Works in a folder of its own, which is gone at the end."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        report(1, {"average/score": 1.0})
 
 
 def hangs_above_one(setting: Mapping[str, Any], seed: int, report: Report) -> None:

@@ -20,6 +20,8 @@ MOST, CLOSE = 50, 1e-3  # iterations at most, and the relative change from which
 def largest_curvature(task: Task, seed: int) -> float:
     """The largest eigenvalue of the Hessian of the loss at a seed's initial weights, by power iteration.
 
+    It starts from a vector that torch's generator draws.
+
     Args:
         task: Its loss has to be differentiable twice.
         seed: Of the weights and of the first batches, whose mean loss is taken.
@@ -31,12 +33,10 @@ def largest_curvature(task: Task, seed: int) -> float:
         RuntimeError: The loss cannot be differentiated twice.
         ValueError: The model has more than `LARGEST` weights, or the Hessian is not finite.
     """
-    with torch.random.fork_rng(devices=[]):  # training has to find the generator as it was
-        torch.manual_seed(seed)
-        multiply, weights = _hessian(task, seed)
-        found = _dominant(multiply, weights)
-        if found < 0:  # measured from the most negative one, the largest is the largest in size too
-            found += _dominant(lambda vector: multiply(vector) - found * vector, weights)
+    multiply, weights = _hessian(task, seed)
+    found = _dominant(multiply, weights)
+    if found < 0:  # measured from the most negative one, the largest is the largest in size too
+        found += _dominant(lambda vector: multiply(vector) - found * vector, weights)
     if not math.isfinite(found):
         raise ValueError("the Hessian is not finite")
     return max(found, 0.0)

@@ -98,7 +98,9 @@ class _Apart:
             child.orders.write(json.dumps(pack.to_json()) + "\n")
             child.orders.flush()
         said = child.results.readline()
-        return said if said.startswith("[") else said + child.results.read()
+        if said.startswith("["):
+            return said if said.endswith("\n") else ""  # it was ended in the middle of its answer
+        return said + child.results.read()
 
     def _too_long(self, stack: str) -> str:
         limit = self._study.config.limits.setting_seconds

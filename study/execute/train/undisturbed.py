@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,20 @@ from torch.backends import cudnn
 
 TRAINING, EVALUATION = 0, 1  # what is drawn for: the first numbers of a path
 STREAM = 20_261_128  # sets the global streams apart from those of generators that a task seeds itself
+
+
+def _folder() -> str:
+    """The working directory; "" where it has been deleted."""
+    try:
+        return str(Path.cwd())
+    except FileNotFoundError:
+        return ""
+
+
+def _enter(folder: str) -> None:
+    if folder:
+        os.chdir(folder)
+
 
 DEFAULTS: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (  # how each is read and set
     (torch.get_default_dtype, torch.set_default_dtype),
@@ -26,7 +41,7 @@ DEFAULTS: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (  # how 
     (torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode),
     (lambda: cudnn.deterministic, partial(setattr, cudnn, "deterministic")),
     (lambda: cudnn.benchmark, partial(setattr, cudnn, "benchmark")),
-    (os.getcwd, os.chdir),
+    (_folder, _enter),
 )
 
 
@@ -46,6 +61,7 @@ def defaults_kept() -> Iterator[None]:
 def seeded(*path: int) -> Iterator[None]:
     """Seeds the global generators of torch, NumPy and Python by a path of numbers, and puts their states back."""
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002 # the global one is meant
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
     seed = int(np.random.SeedSequence([STREAM, *path]).generate_state(1)[0])
     torch.manual_seed(seed)
     np.random.seed(seed)  # noqa: NPY002
@@ -54,6 +70,7 @@ def seeded(*path: int) -> Iterator[None]:
         yield
     finally:
         torch.set_rng_state(states[0])
+        torch.cuda.set_rng_state_all(devices)
         np.random.set_state(states[1])  # noqa: NPY002
         random.setstate(states[2])
 

@@ -14,9 +14,11 @@ from study.design.places import Connections
 from study.design.schema import Outcome, SeedResult
 from study.design.study import Study
 from study.errors import BadInput
+from study.execute.ask import Asker
 from study.execute.gain import Gain
 from study.execute.inline import back_end
 from study.execute.packs import Progress
+from study.execute.plan import Pack
 from study.execute.sweep import run
 from study.findings.collect import load, studies
 
@@ -70,6 +72,38 @@ def test_a_search_ends_where_too_many_settings_bring_nothing_better_whatever_the
     assert min(values[: ENDED - MOST]) == min(values)
 
 
+@pytest.mark.parametrize("cut", range(1, 9))
+def test_it_ends_there_too_after_a_kill_at_which_all_that_was_asked_was_told(tmp_path: Path, cut: int) -> None:
+    """Whatever was asked before the kill: then two waves may follow each other without a result between them."""
+    search = {"sampler": "random", "settings": 40, "baseline": 0, "in_flight": 4, "riders": "none"}
+    study, url = study_of(search=search, limits={"settings_without_gain": 4}), f"sqlite:///{tmp_path}/ledger.db"
+    values = {0: 1.0, 6: 0.5}
+
+    def train(asker: Asker, most: int) -> int:
+        asked, running = 0, []
+        while asked < most:
+            while len(running) < 4 and asked < most and (pack := asker.next()) is not None:
+                running.append(pack)
+                asked += 1
+            if not running:
+                break
+            tell(asker, running.pop(0))
+        for pack in running:
+            tell(asker, pack)
+        return asked
+
+    def tell(asker: Asker, pack: Pack) -> None:
+        (setting,) = pack.settings
+        history = [(60, {"average/excess_loss": values.get(setting.number, 2.0)})]
+        asker.tell([Outcome(setting.number, [SeedResult(seed, history) for seed in pack.seeds])])
+
+    with asking(study, url) as asker:
+        train(asker, most=cut)
+    with asking(study, url) as asker:
+        train(asker, most=40)
+        assert len(list(asker.outcomes())) == 8
+
+
 def test_a_larger_limit_goes_on_and_none_tries_all(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/ledger.db"
     for most, asked in ((MOST, ENDED), (MOST, ENDED), (17, ENDED + 4), (None, 40)):
@@ -118,6 +152,22 @@ def test_a_study_whose_time_is_up_begins_nothing_more_and_goes_on_where_it_was(
     assert run(study, Connections.of(), back_end, lambda progress: None, said.append).finished
     assert studies(tracking)["status"].iloc[0] == "finished"
     assert len(said) == 1
+
+
+@pytest.mark.usefixtures("databases")
+def test_a_study_that_is_done_when_its_time_is_up_says_nothing_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said: list[str] = []
+
+    def late(progress: Progress) -> None:
+        if progress.finished:
+            progress.started -= 7200
+
+    study = Study.of(parse_config(small(search=SEARCH | {"settings": 2, "sampler": "random"}, limits={"hours": 1})))
+    assert run(study, Connections.of(), back_end, late, said.append).finished
+    assert said == []
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, cast
 
 import pytest
 import recorded
+import torch
 from torch import Tensor, nn
 
 from belay import Oscillator
@@ -15,8 +16,10 @@ from study.design.config import parse_config
 from study.design.places import Connections
 from study.design.study import Study
 from study.design.tasks.quadratic import Quadratic
+from study.execute.entries import curvature_tag
 from study.execute.inline import back_end
 from study.execute.sweep import run
+from study.execute.train.alone import train_alone
 from study.findings.collect import Records, load
 from study.findings.recommend import recommend
 from study.findings.stability import curvatures, shares, stability, unknown
@@ -85,6 +88,32 @@ def test_where_a_loss_has_no_second_derivative_that_is_what_is_said(tmp_path: Pa
     found = load("slope", recorded.uri())
     assert stability(found, 0) is None
     assert "RuntimeError: element 0 of tensors does not require grad" in stability_text(None, unknown(found))
+
+
+def test_the_curvature_is_that_of_the_weights_that_are_trained_and_no_generator_notices() -> None:
+    config = {"name": "drawn", "task": "findings.test_stability:Drawn", "steps": 2, "seeds": 2}
+    config |= {"objective": {"metric": "average/distance"}, "search": {"settings": 1, "baseline": 0}}
+    study = Study.of(parse_config(config | {"space": {"decay": 0.9, "lr": 0.1}}))
+    before = torch.get_rng_state()
+    curvature_tag(study)
+    assert torch.equal(torch.get_rng_state(), before)
+    for seed in (0, 1):
+        train_alone(study, [study.setting(0, {"decay": 0.9, "lr": 0.1})], seed)
+    built = type(study.task).built  # type: ignore[union-attr] # `Drawn`, as the study has imported it
+    assert len(built) == 4
+    assert built[:2] == built[2:]
+    assert built[0] != built[1]
+
+
+class Drawn(Quadratic):
+    """Starts where torch's own generator says, as torch's layers do."""
+
+    summary: ClassVar[str] = "drawn weights"
+    built: ClassVar[list[list[float]]] = []
+
+    def build_model(self, seed: int) -> nn.Module:
+        self.built.append(torch.randn(self.dimensions).tolist())
+        return nn.ParameterDict({"x": nn.Parameter(torch.tensor(self.built[-1]))})
 
 
 class Slope(Quadratic):

@@ -131,6 +131,14 @@ def test_a_seed_draws_the_same_from_global_generators_and_finds_torch_as_it_was_
     assert (torch.get_default_dtype(), torch.get_num_threads(), Path.cwd()) == before[1:]
 
 
+def test_a_task_may_leave_the_process_in_a_folder_that_is_gone() -> None:
+    study, before = Study.of(parse_config(small(**own("leaves_a_deleted_folder")))), Path.cwd()
+    settings = [study.setting(number, {"decay": 0.9, "lr": 0.1}) for number in (0, 1)]
+    outcomes = list(train_pack(study, Pack(tuple(settings), (0,))))
+    assert [outcome.state for outcome in outcomes] == ["complete", "complete"]
+    assert Path.cwd() == before
+
+
 def test_a_task_that_raises_fails_its_setting_with_the_message() -> None:
     outcome = outcome_of(1.5, **own("breaks_above_one"))
     assert outcome.state == "failed"
