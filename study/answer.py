@@ -8,9 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from study.design.schema import NATURAL, PARAMETERS, Value, figures, host_of
+from study.design.schema import NATURAL, PARAMETERS, Tag, Value, figures, host_of
 from study.errors import printable
 from study.findings.choose import FEWEST, row
+from study.findings.collect import Records
 from study.findings.compare import Comparison, Difference, runner_up
 from study.findings.recommend import Recommendation
 from study.show import number
@@ -67,7 +68,7 @@ def lines(found: Recommendation) -> list[tuple[str, str]]:
         said.append(("riders", _ridden(found)))
     said += [(f"vs {comparison.baseline}", _versus(found, comparison, varied)) for comparison in found.versus]
     if records.run and not any(comparison.baseline == "ema" for comparison in found.versus):
-        said.append(("vs ema", "no plain EMA was measured; leave `search.baseline` out to have some tried"))
+        said.append(("vs ema", _no_ema(records)))
     if flattered := [comparison.baseline for comparison in found.versus if not comparison.fresh]:
         which = "the differences" if len(flattered) == len(found.versus) else f"vs {', '.join(flattered)}, numbers that"
         flattery = f"{which} flatter the winner, though their intervals allow for it"
@@ -77,6 +78,13 @@ def lines(found: Recommendation) -> list[tuple[str, str]]:
     if records.run:
         said.append(("next", f"belay-study export {records.name} -o defaults.yaml"))
     return [(head, printable(text)) for head, text in said]
+
+
+def _no_ema(records: Records) -> str:
+    """Why there is no EMA to compare with."""
+    if int(records.tags[Tag.DONE]) < records.planned:
+        return "no plain EMA is done yet"
+    return "no plain EMA was measured; leave `search.baseline` out to have some tried"
 
 
 def _varied(found: Recommendation) -> list[str]:

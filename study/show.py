@@ -159,7 +159,7 @@ def show_catalogue(tasks: list[dict[str, Any]]) -> None:
     for task in tasks:
         print(f"{task['name']}: {task['summary']}")  # noqa: T201
         for field in task["hyperparameters"]:
-            print(f"    {field['name']:<14}{field['default']!s:<8}{field['description']}")  # noqa: T201
+            print(f"    {field['name']:<14}{field['default']!s:<9}{field['description']}")  # noqa: T201
         for metric, direction in task["metrics"].items():
             print(f"    average/{metric}, live/{metric} ({direction})")  # noqa: T201
 

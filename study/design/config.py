@@ -266,8 +266,8 @@ class Limits(_Entry):
         None,
         ge=1,
         le=MOST_SETTINGS,
-        description="settings that may come to nothing better, one after the other, before the search ends; what "
-        f"follows it goes on; at most {MOST_SETTINGS:,}",
+        description="settings that may come to nothing better, one after the other, before the search ends; race "
+        f"and confirmation follow; at most {MOST_SETTINGS:,}",
     )
 
 
@@ -361,6 +361,13 @@ class StudyConfig(_Entry):
                 f"must have rising `rungs` that fall on different steps of a run of {steps}, got "
                 f"{shown(list(search.rungs))}; sort them, or leave some out."
             )
+        return search
+
+    @field_validator("search")
+    @classmethod
+    def _starts_from_another(cls, search: Search, info: ValidationInfo) -> Search:
+        if search.start_from and search.start_from.study == info.data.get("name"):
+            raise ValueError(f"must `start_from` another study, got {search.start_from.study!r} itself; name another.")
         return search
 
     @field_validator("search")

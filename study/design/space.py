@@ -217,7 +217,7 @@ class SteppedIntegers(_Dimension):
         if beyond := (high - low) % self.step:
             raise ValueError(
                 f"must end a whole number of steps above its low end, got {list(self.integers)} with step {self.step}; "
-                f"end at {high - beyond} or {high - beyond + self.step}."
+                f"end at {high - beyond + self.step}{f' or {high - beyond}' if high - beyond > low else ''}."
             )
         return self
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import subprocess
 from collections.abc import Iterator, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from importlib.metadata import version
 from statistics import stdev
 
@@ -54,8 +56,8 @@ def study_tags(study: Study) -> dict[str, str]:
 
 
 def _curvature(task: Task, seed: int) -> float:
-    """The largest curvature at the weights from which a seed's training starts."""
-    with defaults_kept(), seeded(TRAINING, seed):
+    """The largest curvature at the weights from which a seed's training starts; what the task prints is left out."""
+    with defaults_kept(), seeded(TRAINING, seed), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         return largest_curvature(task, seed)
 
 
@@ -64,11 +66,16 @@ def curvature_tag(study: Study) -> dict[str, str]:
     if not study.is_plain_sgd:
         return {}
     assert isinstance(study.task, Task)
+    if study.config.limits.setting_seconds is not None:  # it would hang here, where nothing ends it
+        return {
+            Tag.CURVATURES: json.dumps("a task that may hang, as `limits.setting_seconds` says, is not tried for it")
+        }
     found: list[float] | str
     try:
         found = [_curvature(study.task, seed) for seed in range(min(CURVED, study.config.seeds))]
     except Exception as error:  # whatever a task may raise
-        found = shortened(printable(f"{type(error).__name__}: {reason(error)}"), LONGEST_MESSAGE)
+        raised = printable(f"{type(error).__name__}: {reason(error)}")
+        found = shortened(f"the loss has to be differentiable twice, but that raised {raised}", LONGEST_MESSAGE)
     return {Tag.CURVATURES: json.dumps(found)}
 
 

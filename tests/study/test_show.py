@@ -203,7 +203,7 @@ def test_the_catalogue_names_every_task_with_its_hyperparameters_and_metrics(cap
     show_catalogue(catalogue())
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("digits: handwritten digits")
-    assert "    width         64      units in each hidden layer, at most 4,096" in lines
+    assert "    width         64       units in each hidden layer, at most 4,096" in lines
     assert "    average/val_accuracy, live/val_accuracy (max)" in lines
     assert "    average/excess_loss, live/excess_loss (min)" in lines
 

@@ -282,7 +282,7 @@ REFUSED_BY_CONFIG = {
     "step that misses the end": (
         with_space(batch_size={"integers": [16, 130], "step": 16}),
         r"`space\.batch_size` must end a whole number of steps above its low end, got \[16, 130\] with step 16; end at "
-        r"128 or 144\.",
+        r"144 or 128\.",
     ),
     "step of nothing": (
         with_space(batch_size={"integers": [16, 128], "step": 0}),
@@ -470,6 +470,14 @@ REFUSED_BY_STUDY = {
     "start between steps": (
         with_space(width={"integers": [16, 64], "step": 16}) | {"search": {"settings": 9, "start": [{"width": 40}]}},
         r"got width 40 where `space\.width` is integers \[16, 64\], step 16; change",
+    ),
+    "step beyond the range": (
+        with_space(width={"integers": [4, 16], "step": 50}),
+        r"got \[4, 16\] with step 50; end at 54\.",
+    ),
+    "start from itself": (
+        document(name="own", search={"settings": 9, "start_from": "own"}),
+        r"`search` must `start_from` another study, got 'own' itself; name another",
     ),
     "start among no choices": (
         with_start({"coupling": 0.2}),

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from belay import Oscillator
 from study.design.config import parse_config
 from study.design.places import Connections
+from study.design.schema import Tag
 from study.design.study import Study
 from study.design.tasks.quadratic import Quadratic
 from study.execute.entries import curvature_tag
@@ -87,7 +88,32 @@ def test_where_a_loss_has_no_second_derivative_that_is_what_is_said(tmp_path: Pa
     run(study, connections, back_end, lambda _: None, lambda _: None)
     found = load("slope", recorded.uri())
     assert stability(found, 0) is None
-    assert "RuntimeError: element 0 of tensors does not require grad" in stability_text(None, unknown(found))
+    said = (
+        "the loss has to be differentiable twice, but that raised RuntimeError: element 0 of tensors does not require"
+    )
+    assert said in stability_text(None, unknown(found))
+
+
+def test_a_task_that_may_hang_is_not_tried_in_the_driver_and_what_it_prints_is_left_out(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = {"name": "prints", "task": "findings.test_stability:Prints", "steps": 2, "seeds": 1}
+    config |= {"objective": {"metric": "average/distance"}, "search": {"settings": 1, "baseline": 0}}
+    config |= {"space": {"decay": 0.9, "lr": 0.1}}
+    assert curvature_tag(Study.of(parse_config(config)))[Tag.CURVATURES].startswith("[")
+    limited = curvature_tag(Study.of(parse_config(config | {"limits": {"setting_seconds": 9}})))
+    assert "`limits.setting_seconds`" in limited[Tag.CURVATURES]
+    assert capsys.readouterr() == ("", "")
+
+
+class Prints(Quadratic):
+    """Says that it is built."""
+
+    summary: ClassVar[str] = "prints"
+
+    def build_model(self, seed: int) -> nn.Module:
+        print("built")  # noqa: T201
+        return super().build_model(seed)
 
 
 def test_the_curvature_is_that_of_the_weights_that_are_trained_and_no_generator_notices() -> None:
