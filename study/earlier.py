@@ -8,11 +8,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
+from study.design.dimension import Choice, Dimension, Integers, LogIntegers, SteppedIntegers
 from study.design.document import plain
 from study.design.places import Connections
 from study.design.schema import INFINITE, Value
-from study.design.space import Choice, Dimension, Integers, LogIntegers, SteppedIntegers
-from study.design.study import Space, Study
+from study.design.space import Space, applying
+from study.design.study import Study
 from study.errors import BadInput
 from study.execute.ledger import find_config
 from study.findings.collect import load
@@ -75,7 +76,8 @@ def _fitted(values: Mapping[str, Any], space: Space) -> tuple[dict[str, Value], 
             fitted[name] = value
             if value != values[name] and not math.isclose(_size(value), _size(values[name])):  # but by rounding
                 moved.append(name)
-    return fitted, moved
+    fitted = applying(space, fitted)
+    return fitted, [name for name in moved if name in fitted]
 
 
 def _nearest(dimension: Dimension, value: Value) -> list[Value]:
@@ -92,7 +94,7 @@ def _nearest(dimension: Dimension, value: Value) -> list[Value]:
     low, high = (float(cast(float, end)) for end in dimension.probes()[:2])
     inside = min(max(size, low), high)
     if isinstance(dimension, SteppedIntegers):
-        return [dimension.nth(round((inside - low) / dimension.step))]
+        return [dimension.values[round((inside - low) / dimension.step)]]
     return [round(inside) if isinstance(dimension, Integers | LogIntegers) else inside]
 
 

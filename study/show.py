@@ -190,7 +190,7 @@ def show_plan(study: Study, plan: Plan, room: Room) -> None:
         ("packs", f"on {config.resources.cpus:g} CPU and {config.resources.gpus:g} GPU, {_packs(room)}"),
     ]
     for name, dimension in config.space.items():
-        lines.append((name, ", ".join(f"{kind} {list(values)}" for kind, values in dimension.model_dump().items())))
+        lines.append((name, dimension.words))
     width = max(12, *(len(head) + 1 for head, _ in lines))
     print("\n".join(f"{head:<{width}}{text}" for head, text in lines))  # noqa: T201
 

@@ -26,6 +26,7 @@ CONFINED = {
     "optuna": [
         "study/execute/ask.py",
         "study/execute/export.py",
+        "study/design/dimension.py",
         "study/design/space.py",
         "study/findings/importance.py",
     ],

@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 from belay import Oscillator, methods
 from study.answer import answer
 from study.cli import app
-from study.design.config import StudyConfig, load_config
+from study.design.config import StudyConfig, load_config, parse_config
 from study.design.schema import FIGURES
 from study.design.study import Study
 from study.design.tasks import BUILT_IN
@@ -184,6 +184,14 @@ def test_its_study_is_a_valid_one(tmp_path: Path) -> None:
     (text,) = blocks("yaml")
     (tmp_path / "study.yaml").write_text(text)
     assert Study.of(load_config(tmp_path / "study.yaml")).config.name == "digits-damping"
+
+
+def test_its_space_with_conditions_is_a_valid_one() -> None:
+    (text,) = blocks("yaml space")
+    config = {"name": "conditions", "task": "tasks_of_tests:parabola", "steps": 60, "search": {"settings": 8}}
+    config |= {"objective": {"metric": "average/score", "mode": "max"}} | yaml.safe_load(text)
+    space = Study.of(parse_config(config)).spaces["main"]
+    assert space["beta2"].words == "choice [0.99, 0.999], when optimizer is 'adam' or 'adamw'"
 
 
 def test_its_table_of_stability_limits_is_what_the_library_computes() -> None:

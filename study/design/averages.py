@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from belay import Oscillator
+from study.design.dimension import Dimension
 from study.design.faults import shown
 from study.design.schema import INFINITE, NATURAL, PARAMETERS, from_natural, oscillator_of
-from study.design.space import Dimension
 from study.errors import BadInput
 
 SLOWEST = math.nextafter(1, 0)  # the largest decay

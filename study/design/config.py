@@ -23,10 +23,10 @@ from pydantic import (
     model_validator,
 )
 
+from study.design.dimension import Dimension
 from study.design.document import apply_override, read_document
 from study.design.faults import CONNECTIONS, check_storable, explain, shown
 from study.design.schema import LONGEST_TAG, Direction, Scalar
-from study.design.space import Dimension
 from study.design.start import Earlier, name_alone, plain_settings
 from study.errors import BadInput
 
@@ -333,11 +333,11 @@ class StudyConfig(_Entry):
         BeforeValidator(_fixed_values, json_schema_input_type=dict[str, Dimension | Scalar]),
     ] = Field(
         max_length=100,
-        description="decay, damping, coupling, or in their place memory (share of the run), damping_ratio (a number or "
-        "`inf`, the EMA) and mass_ratio, and the task's hyperparameters; what is left out beside decay or "
-        "memory is plain EMA's; each is {uniform: [a, b]}, {log: [a, b]}, {log_gap: [a, b]} (log in 1 - value), "
-        "{integers: [a, b]} (and step: n), {log_integers: [a, b]}, {choice: [...]}, or one value; whole numbers up to "
-        "10**9 in size, others up to 1e100",
+        description="decay, damping, coupling, or memory (share of the run), damping_ratio (or `inf`, the EMA), "
+        "mass_ratio, and the task's hyperparameters; what is left out beside decay or memory is plain EMA's; each is "
+        "{uniform: [a, b]}, {log: [a, b]}, {log_gap: [a, b]} (log in 1 - value), {integers: [a, b]} (and step: n), "
+        "{log_integers: [a, b]}, {choice: [...]}, or one value, perhaps only `when: {NAME: VALUE}`; whole numbers to "
+        "1e9, others to 1e100 in size",
     )
     search: Search
     confirm: Confirm | None = None

@@ -136,6 +136,8 @@ def _private(location: Location) -> bool:
 
 def _plain(location: Location) -> Location:
     """A location as the user wrote it, without what pydantic adds: "[key]" and a dimension's kind."""
+    if location[:1] == ("space",) and location[3:4] == ("when",):
+        location = location[:2] + location[3:]
     pairs = zip(location, (None, *location), strict=False)
     return tuple(
         part for part, before in pairs if part not in ("[key]", STEPPED) and (isinstance(part, int) or part != before)

@@ -1,417 +1,168 @@
-"""The search space: which values a parameter may take, drawn by Optuna, listed in a grid or computed from [0, 1]."""
+"""The search space: the parameters of a search and their dimensions, which of them vary together, and all it holds.
+
+A parameter with conditions (`when`) comes behind those that it depends on, and is left out of a setting where they do
+not hold.
+"""
 
 from __future__ import annotations
 
-import copy
-import functools
-import itertools
-import json
-import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
-
-from study.design.faults import STEPPED, check_storable, shown
-from study.design.schema import Scalar, Value, identity
+from study.design.dimension import Dimension, Listed, label
+from study.design.faults import shown
+from study.design.schema import COORDINATES, NATURAL, PARAMETERS, Value, identity
+from study.errors import BadInput
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
 
-LARGEST, LARGEST_WHOLE = 1e100, 10**9  # in size; TPE cannot tell larger whole numbers from their neighbours
-# The share of a range at which it is probed between its ends; irrational, so that between whole ends the value is not
-# whole and shows where a task takes whole numbers only.
-BETWEEN = (3 - math.sqrt(5)) / 2
+Space = Mapping[str, Dimension]
 
 
-def _two_numbers(value: Any) -> Any:
-    if not (isinstance(value, list | tuple) and len(value) == 2 and all(_is_number(end) for end in value)):
-        raise ValueError(f"must be [low, high], two finite numbers, got {shown(value)}; change it.")
-    return value
+def ordered(space: Space) -> dict[str, Dimension]:
+    """A space in the order in which it is drawn, whichever it is written in, as what is drawn depends on it.
 
+    Coordinates come first, then hyperparameters by name, then those that depend on these by name, and so on.
 
-def _some_values(value: Any) -> Any:
-    if not (isinstance(value, list | tuple) and value and all(is_value(one) for one in value)):
-        raise ValueError(
-            f"must be a list of one or more finite numbers up to {LARGEST:g} in size, texts (inf in a damping ratio) "
-            f"or truth values, of null or of lists of these, got {shown(value)}; change it."
-        )
-    return value
-
-
-def _is_number(value: Any) -> bool:
-    try:
-        return not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value)
-    except OverflowError:  # a whole number beyond the largest float
-        return False
-
-
-def is_value(value: Any) -> bool:
-    """Whether a parameter may have this value: a finite number, a text, a truth value, null or a list of these."""
-    if isinstance(value, list):
-        return all(is_value(entry) for entry in value)
-    return value is None or isinstance(value, bool | str) or (_is_number(value) and abs(value) <= LARGEST)
-
-
-Real = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
-Whole = Annotated[int, Field(ge=-LARGEST_WHOLE, le=LARGEST_WHOLE)]
-Interval = Annotated[tuple[Real, Real], BeforeValidator(_two_numbers)]
-
-
-class _Dimension(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    @property
-    def count(self) -> float:
-        """How many values it has; inf where it is a range of real numbers."""
-        return math.inf
-
-    def drawn_as(self, value: Value) -> Value:
-        """What Optuna draws where it comes to a value."""
-        return value
-
-
-def _within(interval: tuple[float, float], value: Value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and interval[0] <= value <= interval[1]
-
-
-class Uniform(_Dimension):
-    """A real number between two, drawn uniformly."""
-
-    uniform: Interval
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Uniform:
-        _check_order(self.uniform)
-        return self
-
-    def probes(self) -> Sequence[Value]:
-        """Values to check a rule with: least, largest and one between."""
-        return *self.uniform, self.at(BETWEEN)
-
-    def holds(self, value: Value) -> bool:
-        """Whether a value is one of it."""
-        return _within(self.uniform, value)
-
-    def at(self, share: float) -> Scalar:
-        """The value at this share of the range, from 0 (the low end) to 1 (the high end)."""
-        low, high = self.uniform
-        return min(low + share * (high - low), high)
-
-    def suggest(self, name: str, trial: BaseTrial) -> Value:
-        """The value that Optuna draws."""
-        return trial.suggest_float(name, *self.uniform)
-
-
-class Log(_Dimension):
-    """A positive number between two, drawn uniformly in its logarithm."""
-
-    log: Interval
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Log:
-        _check_order(self.log, least=0)
-        return self
-
-    def probes(self) -> Sequence[Value]:
-        """Values to check a rule with: least, largest and one between."""
-        return *self.log, self.at(BETWEEN)
-
-    def holds(self, value: Value) -> bool:
-        """Whether a value is one of it."""
-        return _within(self.log, value)
-
-    def at(self, share: float) -> Scalar:
-        """The value at this share of the range, from 0 (the low end) to 1 (the high end)."""
-        low, high = self.log
-        return float(min(low * (high / low) ** share, high))
-
-    def suggest(self, name: str, trial: BaseTrial) -> Value:
-        """The value that Optuna draws."""
-        return trial.suggest_float(name, *self.log, log=True)
-
-
-class LogGap(_Dimension):
-    """A number below 1 between two, drawn uniformly in the logarithm of its gap to 1: the natural scale of decay."""
-
-    log_gap: Interval
-
-    @model_validator(mode="after")
-    def _ordered(self) -> LogGap:
-        _check_order(self.log_gap, most=1)
-        return self
-
-    def probes(self) -> Sequence[Value]:
-        """Values to check a rule with: least, largest and one between."""
-        return *self.log_gap, 1 - cast(float, self.at(BETWEEN))
-
-    def holds(self, value: Value) -> bool:
-        """Whether a value is one of it."""
-        return _within(self.log_gap, value)
-
-    def at(self, share: float) -> Scalar:
-        """The gap to 1 of the value at this share of the range; Optuna draws the gap in place of the value."""
-        wide, narrow = self._gaps()
-        return float(max(wide * (narrow / wide) ** share, narrow))
-
-    def suggest(self, name: str, trial: BaseTrial) -> Value:
-        """The value whose gap to 1 Optuna draws."""
-        (low, high), (wide, narrow) = self.log_gap, self._gaps()
-        return min(max(1 - trial.suggest_float(label(name, self), narrow, wide, log=True), low), high)
-
-    def drawn_as(self, value: Value) -> Scalar:
-        """Its gap to 1."""
-        wide, narrow = self._gaps()
-        return min(max(1 - cast(float, value), narrow), wide)
-
-    def _gaps(self) -> Interval:
-        return 1 - self.log_gap[0], 1 - self.log_gap[1]
-
-
-class Integers(_Dimension):
-    """A whole number between two, both included."""
-
-    integers: Annotated[tuple[Whole, Whole], BeforeValidator(_two_numbers)]
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Integers:
-        _check_order(self.integers)
-        return self
-
-    @property
-    def count(self) -> int:
-        """How many there are."""
-        return self.integers[1] - self.integers[0] + 1
-
-    def probes(self) -> Sequence[Value]:
-        """Values to check a rule with: least and largest."""
-        return self.integers
-
-    def holds(self, value: Value) -> bool:
-        """Whether a value is one of it."""
-        return isinstance(value, int) and _within(self.integers, value)
-
-    def at(self, share: float) -> Scalar:
-        """The value at this share of the range, from 0 (the low end) to 1 (the high end)."""
-        return self.nth(_place(share, self.count))
-
-    def nth(self, place: int) -> Scalar:
-        """The value at a place among all, counted from 0."""
-        return self.integers[0] + place
-
-    def suggest(self, name: str, trial: BaseTrial) -> Value:
-        """The value that Optuna draws."""
-        return trial.suggest_int(name, *self.integers)
-
-
-class SteppedIntegers(_Dimension):
-    """A whole number between two, both included, a whole number of steps from either."""
-
-    integers: Annotated[tuple[Whole, Whole], BeforeValidator(_two_numbers)]
-    step: Annotated[int, Field(ge=1, le=LARGEST_WHOLE)]
-
-    @model_validator(mode="after")
-    def _ordered(self) -> SteppedIntegers:
-        _check_order(self.integers)
-        low, high = self.integers
-        if beyond := (high - low) % self.step:
-            raise ValueError(
-                f"must end a whole number of steps above its low end, got {list(self.integers)} with step {self.step}; "
-                f"end at {high - beyond + self.step}{f' or {high - beyond}' if high - beyond > low else ''}."
+    Raises:
+        BadInput: The conditions of a parameter are not about values of listed hyperparameters, or can never hold.
+    """
+    names = [*PARAMETERS, *NATURAL, *sorted(space.keys() - COORDINATES)]
+    left = {name: space[name] for name in names if name in space}
+    for name in left:
+        _check_conditions(name, space)
+    found: dict[str, Dimension] = {}
+    while left:
+        next_ones = {name: each for name, each in left.items() if each.when.keys() <= found.keys()}
+        if not next_ones:
+            raise BadInput(
+                f"`space` must have parameters that do not depend on themselves, got `when` in a circle of "
+                f"{', '.join(left)}; leave one out."
             )
-        return self
-
-    @property
-    def count(self) -> int:
-        """How many there are."""
-        return (self.integers[1] - self.integers[0]) // self.step + 1
-
-    def probes(self) -> Sequence[Value]:
-        """Values to check a rule with: least and largest."""
-        return self.integers
-
-    def holds(self, value: Value) -> bool:
-        """Whether a value is one of it."""
-        return isinstance(value, int) and _within(self.integers, value) and (value - self.integers[0]) % self.step == 0
-
-    def at(self, share: float) -> Scalar:
-        """The value at this share of the range, from 0 (the low end) to 1 (the high end)."""
-        return self.nth(_place(share, self.count))
-
-    def nth(self, place: int) -> Scalar:
-        """The value at a place among all, counted from 0."""
-        return self.integers[0] + self.step * place
-
-    def suggest(self, name: str, trial: BaseTrial) -> Value:
-        """The value that Optuna draws."""
-        return trial.suggest_int(name, *self.integers, step=self.step)
+        found |= next_ones
+        left = {name: each for name, each in left.items() if name not in next_ones}
+    for name, needed in needs(found).items():
+        for other, values in needed.items():
+            if not values:
+                raise BadInput(
+                    f"`space.{name}` must be able to vary, got conditions, its own and those of what it depends on, "
+                    f"that leave no value of {other}; change one."
+                )
+    return found
 
 
-class LogIntegers(_Dimension):
-    """A positive whole number between two, both included, drawn uniformly in its logarithm and rounded."""
-
-    log_integers: Annotated[tuple[Whole, Whole], BeforeValidator(_two_numbers)]
-
-    @model_validator(mode="after")
-    def _ordered(self) -> LogIntegers:
-        _check_order(self.log_integers, least=0)
-        return self
-
-    @property
-    def count(self) -> int:
-        """How many there are."""
-        return self.log_integers[1] - self.log_integers[0] + 1
-
-    def probes(self) -> Sequence[Value]:
-        """Values to check a rule with: least and largest."""
-        return self.log_integers
-
-    def holds(self, value: Value) -> bool:
-        """Whether a value is one of it."""
-        return isinstance(value, int) and _within(self.log_integers, value)
-
-    def at(self, share: float) -> Scalar:
-        """The value at this share of the range, from 0 (the low end) to 1 (the high end)."""
-        low, high = self.log_integers
-        least, most = low - 0.5, high + 0.5  # what is rounded to either end
-        return min(max(round(float(least * (most / least) ** share)), low), high)
-
-    def nth(self, place: int) -> Scalar:
-        """The value at a place among all, counted from 0."""
-        return self.log_integers[0] + place
-
-    def suggest(self, name: str, trial: BaseTrial) -> Value:
-        """The value that Optuna draws."""
-        return trial.suggest_int(name, *self.log_integers, log=True)
-
-
-class Choice(_Dimension):
-    """One of a list of values."""
-
-    choice: Annotated[tuple[Value, ...], BeforeValidator(_some_values)] = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def _distinct(self) -> Choice:
-        check_storable(self.choice)
-        if len({identity(value) for value in self.choice}) < len(self.choice):
-            raise ValueError(f"must name each value once, got {shown(list(self.choice))}; remove one.")
-        return self
-
-    @property
-    def count(self) -> int:
-        """How many there are."""
-        return len(self.choice)
-
-    def probes(self) -> Sequence[Value]:
-        """Values to check a rule with: all."""
-        return self.choice
-
-    def holds(self, value: Value) -> bool:
-        """Whether a value is one of it."""
-        return identity(value) in self._places
-
-    def at(self, share: float) -> Scalar | None:
-        """What Optuna draws where it comes to the value at this share of the list."""
-        return self.nth(_place(share, self.count))
-
-    def nth(self, place: int) -> Scalar | None:
-        """What Optuna draws where it comes to the value at a place of the list, counted from 0."""
-        return self._names[place]
-
-    def suggest(self, name: str, trial: BaseTrial) -> Value:
-        """The value that Optuna draws."""
-        return copy.copy(self.choice[self._names.index(trial.suggest_categorical(name, self._names))])
-
-    def drawn_as(self, value: Value) -> Scalar | None:
-        """The name by which Optuna knows it."""
-        return self._names[self._places[identity(value)]]
-
-    @functools.cached_property
-    def _places(self) -> dict[tuple[int, Any], int]:
-        """The place of each value in the list."""
-        return {identity(value): place for place, value in enumerate(self.choice)}
-
-    @functools.cached_property
-    def _names(self) -> tuple[Scalar | None, ...]:
-        """What Optuna draws: the values, or their JSON where some are lists or it would confuse them, as 1 and true."""
-        scalars = [value for value in self.choice if not isinstance(value, list)]
-        if len(scalars) == len(self.choice) == len(set(scalars)):
-            return tuple(scalars)
-        return tuple(map(json.dumps, self.choice))
-
-
-def _kind(value: Any) -> str | None:
-    """Which dimension a value of the ``space`` entry describes."""
-    if isinstance(value, SteppedIntegers):
-        return STEPPED
-    if isinstance(value, _Dimension):
-        return next(iter(type(value).model_fields))
-    if isinstance(value, Mapping) and len(value) == 1:
-        return str(next(iter(value)))
-    return STEPPED if isinstance(value, Mapping) and value.keys() == {"integers", "step"} else None
-
-
-Dimension = Annotated[
-    Annotated[Uniform, Tag("uniform")]
-    | Annotated[Log, Tag("log")]
-    | Annotated[LogGap, Tag("log_gap")]
-    | Annotated[Integers, Tag("integers")]
-    | Annotated[SteppedIntegers, Tag(STEPPED)]
-    | Annotated[LogIntegers, Tag("log_integers")]
-    | Annotated[Choice, Tag("choice")],
-    Discriminator(_kind),
-]
-Listed = Integers | SteppedIntegers | LogIntegers | Choice  # those of finitely many values
-
-
-def combinations(space: Mapping[str, Dimension]) -> float:
-    """How many settings a space holds; inf where a parameter is drawn from a range of real numbers."""
-    return math.prod(float(dimension.count) for dimension in space.values())
-
-
-def combination(space: Mapping[str, Dimension], place: int) -> dict[str, Value]:
-    """What Optuna draws, by its own names, at a place among the combinations of a space that holds finitely many."""
-    drawn: dict[str, Value] = {}
+def needs(space: Space) -> dict[str, dict[str, list[Value]]]:
+    """By parameter of an ordered space: all that it depends on, and the values at which it may vary."""
+    found: dict[str, dict[str, list[Value]]] = {}
     for name, dimension in space.items():
-        place, own = divmod(place, int(dimension.count))
-        assert isinstance(dimension, Listed)
-        drawn[label(name, dimension)] = dimension.nth(own)
-    return drawn
+        found[name] = {}
+        for other, wanted in dimension.when.items():
+            for one, values in {**found[other], other: wanted}.items():
+                there = set(map(identity, values))
+                found[name][one] = [value for value in found[name].get(one, values) if identity(value) in there]
+    return found
 
 
-def grid(space: Mapping[str, Dimension]) -> list[dict[str, Value]]:
-    """Every combination of a space whose dimensions are all choices, the last named varying fastest."""
-    lists = [dimension.choice if isinstance(dimension, Choice) else () for dimension in space.values()]
-    return [dict(zip(space, values, strict=True)) for values in itertools.product(*lists)]
+def _check_conditions(name: str, space: Space) -> None:
+    """Raises BadInput unless a parameter depends on nothing but values that listed hyperparameters may have."""
+    if name in COORDINATES and space[name].when:
+        raise BadInput(f"`space.{name}` must have no `when`, as every setting has an average; remove it.")
+    for other, wanted in space[name].when.items():
+        if other in COORDINATES or other not in space or not isinstance(space[other], Listed):
+            there = [known for known in space if known not in COORDINATES and isinstance(space[known], Listed)]
+            raise BadInput(
+                f"`space.{name}.when` must name hyperparameters in `space` that are a choice or whole numbers "
+                f"({', '.join(there) or 'there is none'}), got {shown(other)}; change it."
+            )
+        for value in wanted:
+            if not space[other].holds(value):
+                raise BadInput(
+                    f"`space.{name}.when` must have values of `space.{other}` ({space[other].words}), got "
+                    f"{shown(value)}; change it (a list stands for any of its values)."
+                )
 
 
-def holds(space: Mapping[str, Dimension], values: Mapping[str, Value]) -> bool:
+def suggest(space: Space, trial: BaseTrial) -> dict[str, Value]:
+    """The values that a trial of Optuna draws, of the parameters that vary together."""
+    values: dict[str, Value] = {}
+    for name, dimension in space.items():
+        if dimension.applies(values):
+            values[name] = dimension.suggest(name, trial)
+    return values
+
+
+def applying(space: Space, values: Mapping[str, Value]) -> dict[str, Value]:
+    """Those of some values whose conditions hold."""
+    found: dict[str, Value] = {}
+    for name, dimension in space.items():
+        if name in values and dimension.applies(found):
+            found[name] = values[name]
+    return found
+
+
+def drawn_as(space: Space, values: Mapping[str, Value]) -> dict[str, Value]:
+    """What Optuna draws, by its own names, where a space comes to these values, which it holds."""
+    return {label(name, each): each.drawn_as(values[name]) for name, each in space.items() if name in values}
+
+
+def holds(space: Space, values: Mapping[str, Value]) -> bool:
     """Whether a space holds these values."""
     return all(dimension.holds(values[name]) for name, dimension in space.items())
 
 
-def drawn_as(space: Mapping[str, Dimension], values: Mapping[str, Value]) -> dict[str, Value]:
-    """What Optuna draws, by its own names, where a space comes to these values, which it holds."""
-    return {label(name, dimension): dimension.drawn_as(values[name]) for name, dimension in space.items()}
+def grid(space: Space) -> list[dict[str, Value]]:
+    """Every setting of a space whose dimensions are all listed, the last named parameter varying fastest."""
+    settings: list[dict[str, Value]] = [{}]
+    for name, dimension in space.items():
+        assert isinstance(dimension, Listed)
+        settings = [
+            longer
+            for one in settings
+            for longer in ([one | {name: value} for value in dimension.values] if dimension.applies(one) else [one])
+        ]
+    return settings
 
 
-def only(value: Value) -> Choice:
-    """The dimension of a parameter that does not vary."""
-    return Choice(choice=(value,))
+def combinations(space: Space) -> float:
+    """How many settings a space holds; inf where a parameter is drawn from a range of real numbers."""
+    ways = {frozenset[str](): 1.0}  # by those that are left out of the parameters to come: settings of those before
+    for name in _behind_each_other(space):
+        dimension = space[name]
+        behind = {other: each for other, each in space.items() if name in each.when}
+        longer: defaultdict[frozenset[str], float] = defaultdict(float)
+        for without, count in ways.items():
+            splits = {frozenset(behind): 1.0} if name in without else _splits(name, dimension, behind)
+            for left_out, number in splits.items():
+                longer[(without | left_out) - {name}] += count * number
+        ways = longer
+    return sum(ways.values())
 
 
-def _check_order(interval: tuple[float, float], least: float = -math.inf, most: float = math.inf) -> None:
-    low, high = interval
-    if not (least < low < high < most):
-        bounds = f" in ({least:g}, {most:g})" if least > -math.inf or most < math.inf else ""
-        raise ValueError(f"must be [low, high] with low < high{bounds}, got [{low}, {high}]; change it.")
+def _behind_each_other(space: Space) -> list[str]:
+    """The parameters with each right behind the last that it depends on: few conditions are open at a time."""
+    found: list[str] = []
+
+    def place(name: str) -> None:
+        if name not in found and space[name].when.keys() <= {*found}:
+            found.append(name)
+            for other in space:
+                if name in space[other].when:
+                    place(other)
+
+    for name in space:
+        place(name)
+    return found
 
 
-def _place(share: float, count: int) -> int:
-    """The place among so many values at a share of them, from 0 (the first) to 1 (the last)."""
-    return min(count - 1, math.floor(share * count))
-
-
-def label(name: str, dimension: Dimension) -> str:
-    """Optuna's name of a parameter: ``1 - name`` where Optuna draws its gap to 1."""
-    return f"1 - {name}" if isinstance(dimension, LogGap) else name
+def _splits(name: str, dimension: Dimension, behind: Space) -> Mapping[frozenset[str], float]:
+    """How many values of a parameter leave out which of those that depend on it."""
+    if not behind:
+        return {frozenset(): dimension.count}
+    named = {identity(value): value for each in behind.values() for value in each.when[name]}
+    splits = Counter[frozenset[str]]()
+    for value in named.values():
+        splits[frozenset(other for other, each in behind.items() if not each.wants(name, value))] += 1
+    splits[frozenset(behind)] += int(dimension.count) - len(named)
+    return {left_out: float(number) for left_out, number in splits.items() if number}

@@ -7,9 +7,10 @@ from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from study.design.dimension import Log, Uniform, is_value
 from study.design.faults import check_storable, shown
 from study.design.schema import Value, identity
-from study.design.space import Dimension, Log, Uniform, drawn_as, is_value
+from study.design.space import Space, applying, drawn_as
 from study.errors import BadInput
 
 
@@ -46,7 +47,7 @@ def plain_settings(start: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], .
     return start
 
 
-def check_start(start: Sequence[Mapping[str, Value]], space: Mapping[str, Dimension]) -> None:
+def check_start(start: Sequence[Mapping[str, Value]], space: Space) -> None:
     """Raises BadInput unless a space holds all known settings; a parameter may be left out."""
     for values in start:
         for name, value in values.items():
@@ -56,19 +57,21 @@ def check_start(start: Sequence[Mapping[str, Value]], space: Mapping[str, Dimens
                     f"`space.{name}` or leave it out."
                 )
             if not space[name].holds(value):
-                range_ = ", ".join(
-                    f"{kind} {shown(each)}" for kind, each in space[name].model_dump(mode="json").items()
-                )
                 raise BadInput(
                     f"`search.start` must have values of the space, got {name} {shown(value)} where `space.{name}` is "
-                    f"{range_}; change it or widen the space."
+                    f"{space[name].words}; change it or widen the space."
                 )
+        if beyond := [name for name in values if name not in applying(space, values)]:
+            raise BadInput(
+                f"`search.start` must give a parameter with `when` beside what it depends on, got {beyond[0]} "
+                f"{shown(values[beyond[0]])} in {shown(dict(values))} where `space.{beyond[0]}` is "
+                f"{space[beyond[0]].words}; change one of them or leave it out."
+            )
 
 
-def known(values: Mapping[str, Value], space: Mapping[str, Dimension]) -> dict[str, Value]:
+def known(values: Mapping[str, Value], space: Space) -> dict[str, Value]:
     """What Optuna is to draw, by its own names, of a known setting that a space holds."""
-    there = {name: space[name] for name in space if name in values}
-    real = {name for name, dimension in there.items() if isinstance(dimension, Uniform | Log)}
+    real = {name for name, dimension in space.items() if isinstance(dimension, Uniform | Log)}
     return drawn_as(
-        there, {name: float(cast(float, value)) if name in real else value for name, value in values.items()}
+        space, {name: float(cast(float, value)) if name in real else value for name, value in values.items()}
     )

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from belay import Oscillator
 from study.design.averages import check_averages, check_coordinates
 from study.design.config import MOST_SETTINGS, StudyConfig
+from study.design.dimension import Choice, only
 from study.design.faults import shown
 from study.design.schema import (
     AVERAGE,
@@ -33,14 +34,12 @@ from study.design.schema import (
     from_natural,
     oscillator_of,
 )
-from study.design.space import Choice, Dimension, combinations, only
+from study.design.space import Space, combinations, needs, ordered
 from study.design.start import check_start
 from study.design.tasks import check_value, make_task
 from study.design.tasks.base import Task
 from study.design.tasks.plain import AnyTask
 from study.errors import BadInput
-
-Space = Mapping[str, Dimension]
 
 MOST_INTEGERS = 1_000_000  # that the gp sampler lists
 HYPERPARAMETER = re.compile(r"[^\W\d]\w{0,99}")  # its name, by Python's own rule
@@ -66,6 +65,7 @@ class Study:
         mode = _direction(config, task)
         study = cls(config, task, mode)
         study._check_names()
+        study._check_conditions()
         study._check_grid()
         study._check_gp()
         check_averages(config.space, config.steps)
@@ -78,14 +78,8 @@ class Study:
 
     @property
     def spaces(self) -> dict[str, Space]:
-        """The space of each search by name: the study's own and, unless that is plain EMA alone, one of plain EMA.
-
-        Parameters are in the same order in whichever the config has them, as what is drawn depends on it: coordinates,
-        then hyperparameters by name.
-        """
-        space = self.config.space
-        names = [*PARAMETERS, *NATURAL, *sorted(space.keys() - COORDINATES)]
-        main = {name: space[name] for name in names if name in space}
+        """The space of each search by name: the study's own and, unless that is plain EMA alone, one of plain EMA."""
+        main = ordered(self.config.space)
         ema = {name: only(value) for name, value in (NATURAL_PLAIN if "memory" in main else PLAIN).items()}
         fixed = all(main.get(name, value) == value for name, value in ema.items())
         return {"main": main} if fixed or self.config.search.baseline == 0 else {"main": main, "ema": main | ema}
@@ -120,13 +114,15 @@ class Study:
     def setting(self, number: int, drawn: Mapping[str, Value]) -> Setting:
         """The whole setting of what a search drew: with ``steps`` and the values that do not vary.
 
-        It holds decay, damping and coupling, whichever coordinates were drawn. The task adds defaults and types; values
-        that it refuses in combination stay as they are, and training fails.
+        It holds decay, damping and coupling, whichever coordinates were drawn. A parameter that was not drawn, as its
+        conditions do not hold, is as the config's ``task`` entry or the task has it, else None. The task adds types;
+        values that it refuses in combination stay as they are, and training fails.
         """
-        values: dict[str, Value] = {**self.config.task.options, **drawn}
-        given = {name: values.pop(name) for name in COORDINATES & values.keys()}
+        given = {name: drawn[name] for name in COORDINATES & drawn.keys()}
         average = from_natural(given, self.config.steps) if "memory" in given else oscillator_of(given)
-        values = self.task.values() | values
+        values: dict[str, Value] = {name: None for name, each in self.config.space.items() if each.when}
+        own_values = {name: value for name, value in drawn.items() if name not in COORDINATES}
+        values |= self.task.values() | self.config.task.options | own_values
         with contextlib.suppress(ValidationError):
             values |= self.task.having(values).values()
         own = {name: getattr(average, name) for name in PARAMETERS}
@@ -154,7 +150,7 @@ class Study:
         space, options = self.config.space, self.config.task.options
         check_coordinates(space)
         for name in space:
-            if name in options:
+            if name in options and not space[name].when:
                 raise BadInput(
                     f"`space.{name}` must not be fixed in `task` too, got {options[name]!r} there; remove one."
                 )
@@ -165,6 +161,22 @@ class Study:
                 raise BadInput(
                     f"a hyperparameter's name must be letters, digits and `_` and none of the study's own "
                     f"({', '.join(sorted(RESERVED))}), got {shown(name)}; rename it."
+                )
+
+    def _check_conditions(self) -> None:
+        """Refuses conditions that cannot hold, or a parameter without a value where they do not."""
+        ordered(self.config.space)
+        if self.config.search.sampler == "gp" and (bound := [n for n, d in self.config.space.items() if d.when]):
+            raise BadInput(
+                f"`space.{bound[0]}` must have no `when` for the gp sampler, which would draw it at random; remove it, "
+                "or take another sampler."
+            )
+        for name, dimension in self.config.space.items():
+            field = type(self.task).model_fields.get(name) if isinstance(self.task, Task) else None
+            if dimension.when and field and field.is_required() and name not in self.config.task.options:
+                raise BadInput(
+                    f"`space.{name}` must have a value where its `when` does not hold, got none; add `task.{name}`, or "
+                    "a default to the task."
                 )
 
     def _check_grid(self) -> None:
@@ -196,6 +208,7 @@ class Study:
         fields = self.task.hyperparameters
         if fields is None:
             return
+        needed = needs(self.spaces["main"])
         for name, dimension in self.config.space.items():
             if name in COORDINATES:
                 continue
@@ -204,8 +217,9 @@ class Study:
                     f"`space.{name}` must be {', '.join([*PARAMETERS, *NATURAL])} or a hyperparameter of the task "
                     f"({', '.join(fields)}), got {shown(name)}; see `belay-study tasks`."
                 )
+            beside = {other: values[0] for other, values in needed[name].items()}
             for value in dimension.probes():
-                check_value(self.task, name, value)
+                check_value(self.task, name, value, beside)
 
 
 def _direction(config: StudyConfig, task: AnyTask) -> Direction:

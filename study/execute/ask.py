@@ -23,6 +23,7 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
 from scipy.stats import qmc
 
 from study.design.config import MOST_SETTINGS
+from study.design.dimension import label
 from study.design.riders import outcome_of, values_of
 from study.design.schema import (
     CONFIRMATION,
@@ -35,9 +36,9 @@ from study.design.schema import (
     host_of,
     natural,
 )
-from study.design.space import combination, combinations, drawn_as, holds, label
+from study.design.space import Space, combinations, drawn_as, grid, holds, suggest
 from study.design.start import known
-from study.design.study import Space, Study
+from study.design.study import Study
 from study.execute.finalists import finalists
 from study.execute.gain import Gain
 from study.execute.ledger import Asked, Ledger
@@ -381,20 +382,24 @@ class _Search:
         if numbers and self._sampler in LEARNING:
             self._optuna.sampler = self._learning(_seed(self._study, self._index, numbers[0]))
         for number in numbers:
-            drawn = self._ask_optuna() if self._sampler in LEARNING else self._new(self._points[len(self._asked)])
-            fixed = FixedTrial(drawn)
-            values = {name: dimension.suggest(name, fixed) for name, dimension in self._space.items()}
+            drawn = self._ask_optuna() if self._sampler in LEARNING else self._new(self._point())
+            values = suggest(self._space, FixedTrial(drawn))
             self._known.add(_as_key(drawn))
             self._asked.append(Asked(self._name, drawn, self._study.setting(number, values)))
             yield self._asked[-1]
+
+    def _point(self) -> dict[str, Any]:
+        """What the next point of a search that does not learn comes to: without parameters that do not vary there."""
+        point = FixedTrial(self._points[len(self._asked)])
+        suggest(self._space, point)
+        return point.params
 
     def _ask_optuna(self) -> dict[str, Any]:
         """What Optuna draws next, around what is known of it; in place of what it drew before, another."""
         if len(self._asked) < len(self._start):
             self._optuna.enqueue_trial(self._start[len(self._asked)])
         trial = self._optuna.ask()
-        for name, dimension in self._space.items():
-            dimension.suggest(name, trial)
+        suggest(self._space, trial)
         drawn = self._new(trial.params)
         if drawn != trial.params:
             self._optuna.tell(trial, state=TrialState.FAIL)
@@ -409,10 +414,10 @@ class _Search:
 
     def _shuffled(self) -> Iterator[dict[str, Any]]:
         """All that a space of few settings holds, in an order that the study's seed fixes."""
-        count = combinations(self._space)
-        if count <= MOST_SETTINGS:
-            for place in np.random.default_rng(_seed(self._study, self._index)).permutation(int(count)):
-                yield combination(self._space, int(place))
+        if combinations(self._space) <= MOST_SETTINGS:
+            settings = grid(self._space)
+            for place in np.random.default_rng(_seed(self._study, self._index)).permutation(len(settings)):
+                yield drawn_as(self._space, settings[place])
 
     def _best_rider(self, outcome: Outcome) -> tuple[dict[str, Value], float] | None:
         """The best rider of a setting that the search could have drawn: what of it differs from the setting; its value.
@@ -451,8 +456,7 @@ def new_study(study: Study, **options: Any) -> optuna.Study:
 def trial_of(space: Space, drawn: Mapping[str, Any], **ending: Any) -> FrozenTrial:
     """Optuna's trial of a setting that was drawn before, with this state and these values."""
     fixed = FixedTrial(dict(drawn))
-    for name, dimension in space.items():
-        dimension.suggest(name, fixed)  # notes the parameter's distribution
+    suggest(space, fixed)  # notes the parameters' distributions
     return create_trial(params=fixed.params, distributions=fixed.distributions, **ending)
 
 

@@ -76,7 +76,8 @@ def _axis(name: str, done: pd.DataFrame, edge: float) -> alt.X:
         return alt.X("mass_ratio:Q", scale=scale, title=TITLE_OF[name], axis=alt.Axis(format="~g", values=marks))
     axis = alt.Axis(format="~g", tickCount=5)
     if name == "shown_ratio":
-        decades = [10.0**power for power in range(-3, int(math.log10(edge)))]
+        finite = done["damping_ratio"].map(math.isfinite).any()
+        decades = [10.0**power for power in range(-3, int(math.log10(edge)))] if finite else []
         ema = f"datum.value > {edge * 2} ? 'EMA' : format(datum.value, '~g')"
         axis = alt.Axis(values=[*decades, edge * 3], labelExpr=ema)
     return alt.X(f"{name}:Q", scale=alt.Scale(type="log", nice=False, padding=8), title=TITLE_OF[name], axis=axis)

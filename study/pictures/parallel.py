@@ -21,7 +21,7 @@ NEAR = 2.0  # distances of the median from the best that the objective's axis sh
 MOST = 500  # settings drawn as lines
 TICKS = 4  # values written at an axis
 NAMED = 12  # categories up to which each has its name written
-BELOW_INFINITE = 0.85  # place of the largest finite value where some are infinite
+OF_NUMBERS = 0.85  # share of an axis that numbers have beside inf, or beside null
 SHARE = 20  # per cent of the lines that are shown at first
 
 Axis = tuple[str, pd.Series, list[tuple[float, str]]]  # title, each setting's place in 0..1, places and texts of ticks
@@ -78,19 +78,23 @@ def _layers(records: Records, best: pd.DataFrame, titles: list[str]) -> list[alt
 
 
 def _scaled(values: pd.Series, title: str) -> Axis:
-    """A column as places on an axis: categories in order, numbers that span decades by their logarithm."""
-    nulls = values.dtype == object and values.isna().any()
-    if nulls or not pd.api.types.is_numeric_dtype(values.infer_objects()) or any(isinstance(v, bool) for v in values):
+    """A column as places on an axis: categories in order, numbers that span decades by their logarithm, above null."""
+    there = values.dropna() if values.dtype == object else values
+    if not pd.api.types.is_numeric_dtype(there.infer_objects()) or any(isinstance(value, bool) for value in there):
         kinds = [number(value) for _, value in sorted({identity(value): value for value in values}.items())]
         texts = values.map(number)
         where = {kind: index / max(1, len(kinds) - 1) for index, kind in enumerate(kinds)}
         return title, texts.map(where), [(where[kind], kind[:24]) for kind in kinds if len(kinds) <= NAMED]
+    if len(there) < len(values):
+        _, places, ticks = _scaled(there.infer_objects(), title)
+        above = [(1 - OF_NUMBERS * (1 - place), text) for place, text in ticks]
+        return title, (1 - OF_NUMBERS * (1 - places)).reindex(values.index, fill_value=0.0), [(0.0, "null"), *above]
     numbers = values.astype(float)
     finite = numbers[np.isfinite(numbers)]
     log = is_wide(float(finite.min()), float(finite.max()))
     finite = finite.map(math.log) if log else finite
     least, width = float(finite.min()), float(finite.max() - finite.min()) or 1.0
-    top = 1.0 if len(finite) == len(numbers) else BELOW_INFINITE
+    top = 1.0 if len(finite) == len(numbers) else OF_NUMBERS
     places = (top * (finite - least) / width).reindex(numbers.index, fill_value=1.0)
     ticks = [(1.0, "inf")] if top < 1 else []
     for share in np.linspace(0, 1, TICKS):

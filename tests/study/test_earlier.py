@@ -22,6 +22,9 @@ from study.findings.compare import ranking
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in WARNINGS]
 
 
+ACCURACY = {"metric": "average/val_accuracy"}
+
+
 def study_of(earlier: str, top: int = 5, **changes: Any) -> Study:
     search = {"sampler": "random", "settings": 20, "start_from": {"study": earlier, "top": top}}
     return Study.of(parse_config(small(search=search) | changes))
@@ -87,6 +90,18 @@ def test_values_that_are_no_numbers_are_left_to_the_sampler_where_the_space_has_
         {"decay": 0.9, "layers": [32], "power": nearest[1]},
         {"decay": 0.9, "tag": "a", "power": nearest[2]},
     ]
+
+
+def test_a_value_is_left_out_where_its_conditions_do_not_hold(tmp_path):
+    space = {
+        "decay": {"log_gap": [0.8, 0.999]},
+        "optimizer": {"choice": ["sgd", "adam"]},
+        "lr": {"log": [0.05, 0.9], "when": {"optimizer": "adam"}},
+    }
+    start, said = begin(tmp_path, "mixed", top=9, task="digits", space=space, objective=ACCURACY)
+    assert [known["optimizer"] for known in start] == ["sgd", "sgd", "sgd", "adam", "sgd"]
+    assert [known.get("lr") for known in start] == [None, None, None, 0.9, None]
+    assert said.endswith("space: lr (of 1)")
 
 
 @pytest.mark.parametrize(("earlier", "said"), [

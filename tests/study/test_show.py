@@ -243,6 +243,20 @@ def test_the_plan_keeps_long_names_apart_from_their_values(capsys):
     assert "lr            choice [0.1]" in lines
 
 
+def test_the_plan_tells_the_step_and_the_conditions_of_a_parameter(capsys):
+    space = {
+        "decay": 0.9,
+        "dimensions": {"integers": [4, 16], "step": 4},
+        "lr": {"log": [0.1, 1], "when": {"dimensions": [4, 8]}},
+    }
+    task = {"name": "quadratic", "lr": 0.05}
+    study = Study.of(parse_config(small(task=task, space=space, search={"settings": 8, "baseline": 0})))
+    show_plan(study, plan(study), Room(32))
+    lines = capsys.readouterr().out.splitlines()
+    assert "dimensions  integers [4, 16], step 4" in lines
+    assert "lr          log [0.1, 1.0], when dimensions is 4 or 8" in lines
+
+
 @pytest.mark.parametrize("text", ["1e3", "1e-3", "-1.5E+7", "1.", ".5", "0x1", "yes", "null", "2020-01-01", "a: b", ""])
 def test_text_that_looks_like_something_else_is_still_text_where_it_is_read_back(capsys, tmp_path, text):
     show_data({"tag": text, "small": 1e-05}, "yaml")

@@ -81,10 +81,10 @@ def make_task(name: str, options: Mapping[str, Any], drawn: Mapping[str, Any]) -
         raise BadInput(explain(error, found, where="task.")) from error
 
 
-def check_value(task: AnyTask, name: str, value: Value) -> None:
-    """Raises BadInput if the task refuses this value of a hyperparameter, the others as they are."""
+def check_value(task: AnyTask, name: str, value: Value, beside: Mapping[str, Value]) -> None:
+    """Raises BadInput if the task refuses this value of a hyperparameter beside these, the others as they are."""
     try:
-        task.having({**task.values(), name: value})
+        task.having({**task.values(), **beside, name: value})
     except ValidationError as error:
         if error.errors()[0]["type"] == "int_from_float":
             raise BadInput(

@@ -10,8 +10,9 @@ from itertools import islice
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from study.design.dimension import Choice
 from study.design.schema import COORDINATES, Setting
-from study.design.space import Choice
+from study.design.space import applying
 from study.design.study import Study
 from study.design.tasks.base import Task
 from study.execute.train.alone import KEPT, steps_of
@@ -73,10 +74,11 @@ def _ends(study: Study) -> tuple[Setting, Setting]:
     assert isinstance(study.task, Task)
     differing = COORDINATES | (study.task.stackable or frozenset())
     low, high = {}, {}
-    for name, dimension in study.config.space.items():
+    space = study.spaces["main"]
+    for name, dimension in space.items():
         low[name], *others = dimension.choice if isinstance(dimension, Choice) else dimension.probes()[:2]
         high[name] = others[-1] if others and name in differing else low[name]
-    return study.setting(0, low), study.setting(0, high)
+    return study.setting(0, applying(space, low)), study.setting(0, applying(space, high))
 
 
 def _too_large(study: Study, setting: Setting) -> str:

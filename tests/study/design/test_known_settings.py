@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from study.design.space import Choice, Integers, Log, LogGap, Uniform
+from study.design.dimension import Choice, Integers, Log, LogGap, Uniform
 from study.design.start import known
 
 

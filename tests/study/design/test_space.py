@@ -13,8 +13,7 @@ from optuna.samplers import RandomSampler
 from pydantic import TypeAdapter
 from scipy import stats
 
-from study.design.schema import identity
-from study.design.space import (
+from study.design.dimension import (
     Choice,
     Dimension,
     Integers,
@@ -23,12 +22,11 @@ from study.design.space import (
     LogIntegers,
     SteppedIntegers,
     Uniform,
-    combination,
-    combinations,
-    grid,
     label,
     only,
 )
+from study.design.schema import identity
+from study.design.space import combinations, grid
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -195,7 +193,7 @@ def test_half_of_a_range_lies_below_its_middle(kind, share, value):
 @pytest.mark.parametrize("kind", ["integers", "stepped", "choice"])
 def test_equal_shares_fall_on_each_value_of_a_list(kind):
     dimension = DIMENSIONS[kind]
-    values = list(dimension.choice) if kind == "choice" else [dimension.nth(place) for place in range(dimension.count)]
+    values = list(dimension.values)
     assert [dimension.at((place + 0.5) / len(values)) for place in range(len(values))] == values
     assert (dimension.at(0.0), dimension.at(1.0)) == (values[0], values[-1])
 
@@ -229,9 +227,9 @@ def test_whole_numbers_hold_their_values_and_no_other(kind, there, not_there):
 
 def test_each_combination_of_a_finite_space_is_listed_once():
     space = {name: DIMENSIONS[name] for name in ("integers", "stepped", "log_integers", "choice")}
-    count = int(combinations(space))
-    assert count == 7 * 4 * 40 * 4
-    assert len({str(combination(space, place)) for place in range(count)}) == count
+    settings = grid(space)
+    assert combinations(space) == len(settings) == 7 * 4 * 40 * 4
+    assert len(set(map(str, settings))) == len(settings)
 
 
 # --- reading and combining --------------------------------------------------------------------------------------------

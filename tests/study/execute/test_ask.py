@@ -583,3 +583,65 @@ def test_a_ledger_that_fails_in_the_middle_says_so_in_one_line_and_keeps_no_half
 def alter(file: Path, statement: str) -> None:
     with contextlib.closing(sqlite3.connect(file, timeout=300)) as database:
         database.execute(statement)
+
+
+# --- parameters with conditions ---------------------------------------------------------------------------------------
+
+CONDITIONAL = {
+    "task": {"name": "tasks_of_tests:parabola"},
+    "objective": {"metric": "average/excess_loss", "mode": "min"},
+    "space": {
+        "decay": {"log_gap": [0.8, 0.99]},
+        "lr": {"log": [0.05, 4.0]},
+        "optimizer": {"choice": ["sgd", "adam"]},
+        "momentum": {"uniform": [0.1, 0.99], "when": {"optimizer": "sgd"}},
+        "beta": {"choice": [0.9, 0.99], "when": {"optimizer": "adam"}},
+    },
+}
+
+
+@pytest.mark.parametrize("sampler", ["random", "qmc", "tpe"])
+def test_a_parameter_is_drawn_where_its_conditions_hold_also_after_a_kill(sampler: str, tmp_path: Path) -> None:
+    study = study_of(**CONDITIONAL, search={"sampler": sampler, "settings": 24, "baseline": 4, "in_flight": 4})
+    asked = run(study, f"sqlite:///{tmp_path}/whole.db")
+    for setting in asked:
+        assert (setting["momentum"] is None) == (setting["beta"] is not None) == (setting["optimizer"] == "adam")
+    assert {setting["optimizer"] for setting in asked} == {"sgd", "adam"}
+    run(study, f"sqlite:///{tmp_path}/killed.db", stop_after=9)
+    assert run(study, f"sqlite:///{tmp_path}/killed.db", workers=2) == asked
+
+
+def test_optuna_knows_of_each_trial_what_was_drawn_of_it(tmp_path: Path) -> None:
+    study, url = (
+        study_of(**CONDITIONAL, search={"sampler": "tpe", "settings": 16, "baseline": 0}),
+        f"sqlite:///{tmp_path}/a.db",
+    )
+    asked = run(study, url)
+    to_optuna(study, url, f"sqlite:///{tmp_path}/optuna.db")
+    trials = optuna.load_study(study_name="small", storage=f"sqlite:///{tmp_path}/optuna.db").trials
+    for setting, trial in zip(asked, trials, strict=True):
+        own = "momentum" if setting["optimizer"] == "sgd" else "beta"
+        assert trial.params.keys() == {"1 - decay", "lr", "optimizer", own}
+
+
+def test_a_grid_and_a_small_space_try_each_setting_of_those_that_vary_together_once(tmp_path: Path) -> None:
+    space = {"decay": 0.9, "lr": 0.5, "optimizer": {"choice": ["sgd", "adam"]}}
+    space |= {"momentum": {"choice": [0.0, 0.5, 0.9], "when": {"optimizer": "sgd"}}}
+    wanted = [("adam", "null"), ("sgd", "0.0"), ("sgd", "0.5"), ("sgd", "0.9")]
+    for sampler in ("grid", "random", "qmc", "tpe"):
+        search = {"sampler": sampler} | ({} if sampler == "grid" else {"settings": 20, "baseline": 0})
+        asked = run(study_of(**CONDITIONAL | {"space": space}, search=search), f"sqlite:///{tmp_path}/{sampler}.db")
+        assert sorted((setting["optimizer"], json.dumps(setting["momentum"])) for setting in asked) == wanted
+
+
+@pytest.mark.parametrize("sampler", ["random", "qmc", "tpe"])
+def test_known_settings_may_leave_out_what_a_parameter_depends_on_with_the_parameter(
+    sampler: str, tmp_path: Path
+) -> None:
+    start = [{"optimizer": "sgd", "momentum": 0.25}, {"optimizer": "adam"}, {"lr": 0.3}]
+    search = {"sampler": sampler, "settings": 8, "baseline": 0, "start": start}
+    asked = run(study_of(**CONDITIONAL, search=search), f"sqlite:///{tmp_path}/ledger.db")
+    assert (asked[0]["optimizer"], asked[0]["momentum"], asked[0]["beta"]) == ("sgd", 0.25, None)
+    assert (asked[1]["optimizer"], asked[1]["momentum"]) == ("adam", None)
+    assert asked[1]["beta"] in (0.9, 0.99)
+    assert asked[2]["lr"] == 0.3

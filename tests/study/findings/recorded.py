@@ -82,10 +82,12 @@ def record(
     seeds: int,
     planned: int | None = None,
     race: bool = False,
+    mode: str | None = None,
 ) -> None:
     from study.execute.record import Recorder
 
-    config = {"name": name, "task": task, "steps": STEPS, "seeds": seeds, "objective": {"metric": metric}}
+    objective = {"metric": metric, "mode": mode}
+    config = {"name": name, "task": task, "steps": STEPS, "seeds": seeds, "objective": objective}
     study = Study.of(parse_config(config | {"space": space, "search": {"settings": len(tried), "race": race}}))
     recorder = Recorder(study, uri())
     recorder.open(planned or len(tried))
@@ -261,8 +263,23 @@ def shaped() -> None:
     recorder.close("FINISHED")
 
 
+def conditional() -> None:
+    """A parameter that varies with one optimizer only, all of them EMAs."""
+    task, metric = {"name": "tasks_of_tests:parabola"}, "average/score"
+    space = {"decay": 0.9, "optimizer": {"choice": ["sgd", "adam"]}}
+    space |= {"beta": {"uniform": [0.1, 0.9], "when": {"optimizer": "adam"}}}
+    tried = [
+        Tried({"decay": 0.9, "optimizer": "adam", "beta": 0.1}, {metric: [0.5, 0.6]}),
+        Tried({"decay": 0.9, "optimizer": "adam", "beta": 0.9}, {metric: [0.7, 0.8]}),
+        Tried({"decay": 0.9, "optimizer": "sgd"}, {metric: [0.4, 0.5]}),
+        Tried({"decay": 0.9, "optimizer": "adam", "beta": 0.5}, {metric: [0.6, 0.6]}),
+    ]
+    record("conditional", task, metric, space, tried, seeds=2, mode="max")
+
+
 STUDIES = {
     "mixed": mixed,
+    "conditional": conditional,
     "tiny": tiny,
     "pushed": pushed,
     "raced": raced,

@@ -122,6 +122,21 @@ def test_parameters_of_every_type_have_places_side_by_side() -> None:
     assert layers[0] == layers[2] != layers[1]
 
 
+def test_numbers_stand_above_null_side_by_side() -> None:
+    """A parameter that varies in some settings only keeps its scale."""
+    ticks, lines = (of("conditional", "parallel").data[name] for name in ("ticks", "lines"))
+    beta, texts = (each[each["axis"] == "beta"] for each in (lines.set_index("setting"), ticks))
+    assert beta.loc[[2, 0, 1], "place"].tolist() == pytest.approx([0.0, 0.15, 1.0])
+    assert beta.loc[3, "place"] == pytest.approx(0.15 + 0.85 / 2, abs=0.02)
+    assert texts.loc[texts["place"] == 0, "text"].tolist() == ["null", ""]
+    assert {"0.1", "0.9"} < set(texts["text"])
+
+
+def test_where_all_are_emas_their_place_alone_is_named() -> None:
+    panel = of("conditional", "coordinates").chart["concat"][2]["encoding"]["x"]
+    assert len(panel["axis"]["values"]) == 1
+
+
 @pytest.mark.parametrize(
     ("name", "kind", "why"),
     [
