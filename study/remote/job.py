@@ -12,6 +12,7 @@ from collections.abc import Callable
 from study import cli, options
 from study.design.places import storage_url
 from study.errors import BadInput, StudyError
+from study.modules import packages_first
 from study.remote.frame import BEGIN, Answer
 from study.remote.order import STORED, STORED_CONFIG, Order, python_version
 
@@ -19,6 +20,7 @@ from study.remote.order import STORED, STORED_CONFIG, Order, python_version
 def main() -> None:
     """Carries out the order in the first argument, writes its answer to the log and ends with its exit code."""
     os.environ.pop("BELAY_ADDRESS", None)  # a job is there already
+    packages_first()
     sys.stderr.write(f"{BEGIN}\n")
     sys.stderr.flush()
     with tempfile.TemporaryFile() as out:
