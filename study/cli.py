@@ -264,7 +264,11 @@ def list_studies(form: Form = "table", tracking: Tracking = None, address: Addre
     from study.show import show_rows
 
     with connecting(tracking=tracking) as chosen:
-        show_rows(studies(chosen.connections.tracking), form)
+        found = studies(chosen.connections.tracking)
+        running = found["status"] == "running"
+        if running.any():
+            found.loc[running & found["study"].isin(_killed(chosen.connections.storage)), "status"] = "killed"
+    show_rows(found, form)
 
 
 @app.command()
@@ -274,6 +278,7 @@ def status(study: Name, form: Form = "table", storage: Storage = None, address: 
     import pandas as pd
 
     from study.design.study import Study
+    from study.execute.lease import driven
     from study.execute.ledger import counts, stored_config
     from study.options import connecting
     from study.show import show_rows
@@ -282,8 +287,10 @@ def status(study: Name, form: Form = "table", storage: Storage = None, address: 
         url = chosen.connections.storage
         planned = Study.of(stored_config(study, url))
         count = counts(planned, url)
+        running = driven(url).get(study, False)
     row = {
         "study": study,
+        "running": running,
         "planned": count.planned,
         "done": count.done,
         "diverged": count.diverged,
@@ -660,6 +667,17 @@ def _records(study: str | None, table: Path | None, metric: str | None, mode: An
     from study.findings.collect import load
 
     return load(str(study), chosen.connections.tracking)
+
+
+def _killed(url: str) -> list[str]:
+    """The studies of the ledger whose drivers were killed; none where it cannot say."""
+    from study.execute.lease import driven
+
+    try:
+        return [name for name, alive in driven(url).items() if not alive]
+    except BadInput as error:
+        _say(f"the ledger does not say which drivers were killed: {error}")
+        return []
 
 
 def _say(line: str) -> None:

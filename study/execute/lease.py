@@ -26,11 +26,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 
-from sqlalchemy import Connection, Engine, Float, delete, insert, literal_column, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Float,
+    delete,
+    insert,
+    inspect,
+    literal_column,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
+from study.design.places import secrets, sqlite_file
 from study.errors import BadInput, FailedWork, TakenOver, reason
-from study.execute.tables import LEASES
+from study.execute.tables import LEASES, opened
 
 LASTS = 60.0  # seconds from a renewal: how long a study waits for a driver that was killed on another machine
 EVERY = 10.0  # seconds between two renewals: how long a second driver waits to see that one elsewhere is alive
@@ -113,12 +126,8 @@ class Lease:
         every: float = EVERY,
         pause: Callable[[], None] = _pause,
     ) -> None:
-        if engine.dialect.name not in CLOCKS:
-            raise BadInput(
-                f"`storage.url` must name a database of {', '.join(CLOCKS)}, got {engine.dialect.name}; use another."
-            )
+        self._now = _clock(engine)
         self._study, self._engine, self._say, self._every, self._pause = study, engine, say, every, pause
-        self._now = literal_column(CLOCKS[engine.dialect.name], Float)
         self._driver, self._token = Driver.this(), uuid.uuid4().hex
         self._left = threading.Event()
         self._renewing = threading.Thread(target=self._keep_renewing, name="lease", daemon=True)
@@ -226,6 +235,42 @@ class Lease:
             f"{holder.driver.host} has driven since {holder.since:%Y-%m-%d %H:%M:%S} UTC; wait for its end "
             f"(`belay-study status {self._study}`), or stop it and `belay-study resume {self._study}`."
         )
+
+
+def driven(url: str) -> dict[str, bool]:
+    """The studies of a ledger that have a lease, and whether its driver still drives: not after a SIGKILL.
+
+    Raises:
+        BadInput: The ledger cannot be read; one that is not there has no studies.
+    """
+    file = sqlite_file(url)
+    if file is not None and not file.exists():
+        return {}
+    try:
+        with opened(url, making=False) as engine, engine.connect() as connection:
+            if not inspect(connection).has_table(LEASES.name):
+                return {}
+            rows = connection.execute(select(LEASES, (LEASES.c.expires < _clock(engine)).label("expired"))).all()
+    except SQLAlchemyError as error:
+        raise BadInput(f"`storage.url` must be readable, got {reason(error, secrets(url))}; mend it.") from None
+    found = {}
+    for row in rows:
+        alive = Driver(row.host, row.process, row.machine, row.began).alive
+        found[row.study] = not row.expired if alive is None else alive
+    return found
+
+
+def _clock(engine: Engine) -> ColumnElement[float]:
+    """A database's time.
+
+    Raises:
+        BadInput: It is of an unknown kind.
+    """
+    if engine.dialect.name not in CLOCKS:
+        raise BadInput(
+            f"`storage.url` must name a database of {', '.join(CLOCKS)}, got {engine.dialect.name}; use another."
+        )
+    return literal_column(CLOCKS[engine.dialect.name], Float)
 
 
 def _machine() -> str:

@@ -19,7 +19,7 @@ import pytest
 from sqlalchemy import Engine, create_engine, event, text
 
 from study.errors import BadInput, FailedWork
-from study.execute.lease import Driver, Lease
+from study.execute.lease import Driver, Lease, driven
 from study.execute.tables import METADATA
 
 NEVER = 1e6  # seconds between renewals: none happens during a test
@@ -203,6 +203,28 @@ def test_the_lease_of_a_driver_elsewhere_is_taken_when_it_expires(engine: Engine
                 gone.check()
     assert next(pauses, None) is None
     assert len(said) == 1
+
+
+def test_a_study_is_driven_while_its_driver_lives_or_elsewhere_while_it_renews_its_lease(
+    url: str, engine: Engine
+) -> None:
+    with lease_of("here", engine), lease_of("later", engine), held_by_another_process(url) as holder:
+        assert driven(url) == {"a": True, "here": True, "later": True}
+        holder.kill()
+        holder.wait()
+        alter(engine, f"{EXPIRED} where study = 'here'")  # as after a pause of its process
+        alter(engine, f"{ELSEWHERE} where study = 'later'")
+        assert driven(url) == {"a": False, "here": True, "later": True}
+        alter(engine, f"{EXPIRED} where study = 'later'")
+        assert driven(url) == {"a": False, "here": True, "later": False}
+
+
+def test_a_ledger_that_is_not_there_or_empty_has_no_driven_study(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/none.db"
+    assert driven(url) == {}
+    assert not (tmp_path / "none.db").exists()
+    (tmp_path / "none.db").touch()
+    assert driven(url) == {}
 
 
 def test_a_lease_that_is_given_back_while_another_driver_waits_is_taken(engine: Engine) -> None:

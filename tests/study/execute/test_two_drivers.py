@@ -101,13 +101,37 @@ def test_a_killed_driver_makes_nobody_wait(undisturbed: pd.DataFrame, belay_stud
     pd.testing.assert_frame_equal(table(tmp_path, "small"), undisturbed)
 
 
+def said_of_small(belay_study: CommandLine) -> tuple[str, bool]:
+    """What `list` and `status` say of whether it runs."""
+    listed = {row["study"]: row["status"] for row in json.loads(belay_study("list", "--format", "json").out)}
+    (status,) = json.loads(belay_study("status", "small", "--format", "json").out)
+    return listed["small"], status["running"]
+
+
+def test_a_study_runs_until_its_driver_is_killed_and_then_is_said_to_be_killed(
+    belay_study: CommandLine, databases: Path
+) -> None:
+    home = databases.parent
+    with driver_at_the_gate(home, gated(home, "small")) as first:
+        assert said_of_small(belay_study) == ("running", True)
+        first.kill()
+        assert said_of_small(belay_study) == ("killed", False)
+    (databases / "ledger.db").write_text("no database")
+    listed = belay_study("list", "--format", "json")
+    assert (listed.code, json.loads(listed.out)[0]["status"]) == (0, "running")  # what MLflow says stands
+    assert listed.err.startswith("the ledger does not say which drivers were killed: `storage.url` must ")
+    (databases / "ledger.db").unlink()
+    listed = belay_study("list", "--format", "json")
+    assert (listed.err, json.loads(listed.out)[0]["status"]) == ("", "running")
+
+
 def test_a_driver_that_was_taken_over_writes_nothing_more(
     undisturbed: pd.DataFrame, belay_study: CommandLine, tmp_path: Path
 ) -> None:
     config = gated(tmp_path, "small")
     with driver_at_the_gate(tmp_path, config) as first:
         with storage(tmp_path) as database, database:
-            database.execute("update belay_leases set token = 'of another driver'")
+            database.execute("update belay_leases set token = 'of another driver', machine = 'another'")
         before = stored(tmp_path)
         open_gate(tmp_path, "small")
         ended = first.end()
