@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from study.design.dimension import Log, Uniform, is_value
+from study.design.dimension import Dimension, Integers, Log, LogIntegers, SteppedIntegers, Uniform, is_value
 from study.design.faults import check_storable, shown
 from study.design.schema import Value, identity
 from study.design.space import Space, applying, drawn_as
@@ -56,7 +56,7 @@ def check_start(start: Sequence[Mapping[str, Value]], space: Space) -> None:
                     f"`search.start` must have parameters of the space ({', '.join(space)}), got {shown(name)}; add "
                     f"`space.{name}` or leave it out."
                 )
-            if not space[name].holds(value):
+            if not space[name].holds(_meant(value, space[name])):
                 raise BadInput(
                     f"`search.start` must have values of the space, got {name} {shown(value)} where `space.{name}` is "
                     f"{space[name].words}; change it or widen the space."
@@ -71,7 +71,12 @@ def check_start(start: Sequence[Mapping[str, Value]], space: Space) -> None:
 
 def known(values: Mapping[str, Value], space: Space) -> dict[str, Value]:
     """What Optuna is to draw, by its own names, of a known setting that a space holds."""
-    real = {name for name, dimension in space.items() if isinstance(dimension, Uniform | Log)}
-    return drawn_as(
-        space, {name: float(cast(float, value)) if name in real else value for name, value in values.items()}
-    )
+    return drawn_as(space, {name: _meant(value, space[name]) for name, value in values.items()})
+
+
+def _meant(value: Value, dimension: Dimension) -> Value:
+    """The value as the dimension has it: 8 for 8.0 among whole numbers, 1.0 for 1 among real ones."""
+    if isinstance(dimension, Uniform | Log) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    whole = isinstance(dimension, Integers | SteppedIntegers | LogIntegers)
+    return int(value) if whole and isinstance(value, float) and value.is_integer() else value
