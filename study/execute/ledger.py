@@ -197,12 +197,9 @@ class Ledger:
         trained = [setting] if host is None else [host, setting]
         found = select(RESULTS.c.seed).where(RESULTS.c.study == self._study, RESULTS.c.setting.in_(trained))
         with self._reading() as connection:
-            if connection.execute(found).first() is None:
-                raise BadInput(
-                    f"the setting must be one that is done, got {setting} of {self._name!r}; wait, or choose another "
-                    f"(`belay-study best {self._name}`)."
-                )
-            return list(pages(connection, self._study, trained)) if PRINTED.name in self._tables else []
+            if connection.execute(found).first() is not None:
+                return list(pages(connection, self._study, trained)) if PRINTED.name in self._tables else []
+        raise self._not_done(setting, trained[0])
 
     def counts(self, study: Study) -> Counts:
         """How far the study is; nothing is changed."""
@@ -246,6 +243,22 @@ class Ledger:
                 connection.execute(delete(table).where(table.c.study == self._study))
             connection.execute(delete(STUDIES).where(STUDIES.c.id == self._study))
         self._found = None
+
+    def _not_done(self, setting: int, asked: int) -> BadInput:
+        """Says that a setting, or the one that a rider watches, has not trained, or that there is no such."""
+        assert self.config is not None  # as `printed` has found it
+        count = self.counts(Study.of(self.config))
+        if not 0 <= asked < count.planned:
+            rule = f"one of the study's {count.planned}, from 0 to {count.planned - 1}, or a rider of theirs"
+            return BadInput(
+                f"the setting must be {rule}, got {setting} of {self._name!r}; choose another "
+                f"(`belay-study best {self._name}`)."
+            )
+        return BadInput(
+            f"the setting must be one that is done, got {setting} of {self._name!r}, of which {count.done} of "
+            f"{count.planned} are; wait (`belay-study status {self._name}`), or choose another "
+            f"(`belay-study best {self._name}`)."
+        )
 
     @property
     def _metric(self) -> str:

@@ -268,8 +268,20 @@ def test_it_keeps_what_settings_print_once_for_those_that_trained_together(url):
     assert printed("small", 1, url) == [Page([0, 1], [1, 2], texts["both"])]
     assert printed("small", 2, url) == [Page([0, 1], [1, 2], texts["both"]), more]
     assert printed("small", RIDERS + MOST_RIDERS + 5, url) == printed("small", 1, url)
-    with pytest.raises(BadInput, match="the setting must be one that is done, got 3 of 'small'; wait, or choose"):
-        printed("small", 3, url)
+
+
+def test_of_a_setting_that_has_not_printed_it_says_whether_it_is_yet_to_train_or_there_is_none(url):
+    study = study_of()
+    run(study, url, "complete")
+    planned = counts(study, url).planned
+    for waits in (planned - 1, RIDERS + MOST_RIDERS * (planned - 1)):
+        said = rf"must be one that is done, got {waits} of 'small', of which 1 of {planned} are; wait"
+        with pytest.raises(BadInput, match=said):
+            printed("small", waits, url)
+    for none in (-1, planned, RIDERS + MOST_RIDERS * planned):
+        said = rf"must be one of the study's {planned}, from 0 to {planned - 1}, or a rider of theirs, got {none} of"
+        with pytest.raises(BadInput, match=said):
+            printed("small", none, url)
 
 
 def test_a_ledger_from_before_there_were_riders_and_prints_is_read_as_it_is_and_goes_on(url):
