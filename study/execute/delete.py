@@ -14,7 +14,7 @@ from study.errors import BadInput
 from study.execute.lease import Lease
 from study.execute.ledger import Ledger
 from study.execute.tables import LEASES, opened
-from study.tracking import all_runs, answering, connect
+from study.tracking import all_runs, answering, connect, pages
 
 ADVICE = "tracking", "name another"  # what names the tracking store, and what else to do than to start it
 
@@ -55,7 +55,12 @@ class Stored:
     @property
     def name_in_trash(self) -> str:
         """What its experiment is called in MLflow's trash, where names stay taken, so that its own is free."""
-        return f"{self.name}-deleted-{self.experiment}"
+        return _in_trash(self.name, self.experiment)
+
+
+def _in_trash(name: str, experiment: str) -> str:
+    ending = f"-deleted-{experiment}"
+    return name if name.endswith(ending) else name + ending
 
 
 def _count(number: int, noun: str) -> str:
@@ -79,7 +84,7 @@ def stored(name: str, places: Connections) -> Stored:
 
 
 def delete(name: str, places: Connections, say: Callable[[str], None]) -> Stored:
-    """Deletes a study; one whose deletion was interrupted can be deleted again, unless its experiment has its new name.
+    """Deletes a study, or finishes a deletion that was interrupted: the ledger's part, which names it, comes last.
 
     Args:
         name: The study.
@@ -131,7 +136,7 @@ def _in_ledger(name: str, url: str) -> tuple[bool, int, int]:
 
 
 def _in_mlflow(name: str, uri: str, in_ledger: bool) -> tuple[str, int]:
-    """The id of the study's experiment, also of one in MLflow's trash, and how many runs it has; "" and 0 without one.
+    """The id of the study's experiment and how many runs it has, also of one in MLflow's trash; "" and 0 without one.
 
     An experiment of the study's name that no run shows to be a study's is one only if the ledger has the study.
     """
@@ -141,6 +146,9 @@ def _in_mlflow(name: str, uri: str, in_ledger: bool) -> tuple[str, int]:
     client = connect(uri, *ADVICE)
     with answering(uri, *ADVICE):
         experiment = client.get_experiment_by_name(name)
+        if experiment is None and in_ledger:  # a kill may have come before a renamed one was moved to the trash
+            every = pages(client.search_experiments)
+            experiment = next((each for each in every if each.name == _in_trash(name, each.experiment_id)), None)
         runs = list(all_runs(client, experiment.experiment_id)) if experiment else []
     if experiment is None or not (in_ledger or any(Tag.KIND in run.data.tags for run in runs)):
         return "", 0
@@ -161,5 +169,6 @@ def _delete_experiment(found: Stored) -> None:
     with answering(uri, *ADVICE):
         if client.get_experiment(found.experiment).lifecycle_stage != "active":
             client.restore_experiment(found.experiment)
-        client.rename_experiment(found.experiment, found.name_in_trash)
+        if client.get_experiment(found.experiment).name != found.name_in_trash:
+            client.rename_experiment(found.experiment, found.name_in_trash)
         client.delete_experiment(found.experiment)

@@ -175,6 +175,36 @@ def test_an_experiment_that_is_in_the_trash_gives_the_study_s_name_free(
     begun(config, ledger, client)
 
 
+@pytest.mark.parametrize("named", ["small", "small-deleted-ID"])
+def test_a_deletion_that_was_killed_before_its_experiment_was_in_the_trash_can_be_finished(
+    named: str, belay_study: CommandLine, config: Path, client: MlflowClient, ledger: str
+) -> None:
+    begun(config, ledger, client)
+    experiment = client.get_experiment_by_name("small").experiment_id
+    in_trash = f"small-deleted-{experiment}"
+    client.rename_experiment(experiment, in_trash)
+    answer = belay_study("delete", named.replace("ID", experiment), "--yes")
+    assert answer.code == 0, answer.err
+    assert "1 run in MLflow" in answer.err
+    assert f"the experiment {in_trash}, until" in answer.err
+    left = client.get_experiment(experiment)
+    assert (left.name, left.lifecycle_stage) == (in_trash, "deleted")
+    assert rows(ledger)["belay_studies"] == (0 if named == "small" else 1)
+
+
+def test_what_was_taken_out_of_the_trash_is_left_alone_when_a_new_study_of_its_name_is_deleted(
+    belay_study: CommandLine, config: Path, client: MlflowClient, ledger: str
+) -> None:
+    begun(config, ledger, client)
+    old = client.get_experiment_by_name("small").experiment_id
+    assert belay_study("delete", "small", "--yes").code == 0
+    client.restore_experiment(old)
+    begun(config, ledger, client)
+    assert belay_study("delete", "small", "--yes").code == 0
+    assert client.get_experiment(old).lifecycle_stage == "active"
+    assert belay_study("delete", "small", "--yes").code == 2
+
+
 def test_runs_that_are_no_study_s_are_left_alone(
     belay_study: CommandLine, config: Path, client: MlflowClient, ledger: str
 ) -> None:
