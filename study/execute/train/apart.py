@@ -1,4 +1,4 @@
-"""Trains packs in a process of its own where they must not take too long: nothing else ends what hangs."""
+"""Trains in a process of its own where that must not take too long: nothing else ends what hangs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from study.design.schema import Outcome
 from study.design.study import Study
@@ -39,6 +39,19 @@ def trainer(study: Study) -> Iterator[Train]:
         apart = _Apart(study, output)
         try:
             yield apart.train
+        finally:
+            apart.end()
+
+
+def room_apart(study: Study) -> list[Any]:
+    """What `study.execute.train.probe.Room` is made of, as a process of its own finds it, or why that found nothing."""
+    output = Output()
+    with output.file:
+        apart = _Apart(study, output)
+        try:
+            said = apart.ask(None)
+            found: list[Any] = json.loads(said) if said.startswith("[") else [1, apart.why_ended(said), True]
+            return found
         finally:
             apart.end()
 
@@ -69,13 +82,12 @@ class _Apart:
 
     def train(self, pack: Pack) -> list[Outcome]:
         """Trains a pack; setting by setting if that ends its process, and a setting that ends its own has failed."""
-        said = self._ask(pack)
+        said = self.ask(pack.to_json())
         if said.startswith("["):
             return self._output.beside([Outcome.from_json(outcome) for outcome in json.loads(said)])
-        code = self.end()
+        message = self.why_ended(said)
         if len(pack.settings) > 1:
             return [outcome for setting in pack.settings for outcome in self.train(pack.of(setting))]
-        message = self._too_long(said) if said else f"the process that trained it ended with exit code {code}."
         return self._output.beside(lost(pack, message))
 
     def end(self) -> int:
@@ -90,19 +102,31 @@ class _Apart:
             os.killpg(child.process.pid, signal.SIGKILL)
         return child.process.wait()
 
-    def _ask(self, pack: Pack) -> str:
-        """What the process says of a pack: its outcomes as JSON, or where it was when its time was over, or nothing."""
+    def ask(self, order: dict[str, Any] | None) -> str:
+        """What the process answers, as JSON, or where it was when its time was over, or nothing.
+
+        Args:
+            order: A pack, whose outcomes are the answer, or None for the room that the study's packs have.
+        """
         self._output.empty()
         child = self._child = self._child or _started(self._study, self._output)
         with suppress(BrokenPipeError):  # it has ended: there is nothing to read either
-            child.orders.write(json.dumps(pack.to_json()) + "\n")
+            child.orders.write(json.dumps(order) + "\n")
             child.orders.flush()
         said = child.results.readline()
         if said.startswith("["):
             return said if said.endswith("\n") else ""  # it was ended in the middle of its answer
         return said + child.results.read()
 
-    def _too_long(self, stack: str) -> str:
+    def why_ended(self, stack: str) -> str:
+        """Why the process gave no answer; ends it.
+
+        Args:
+            stack: Where it was when its time was over; "" if it ended by itself.
+        """
+        code = self.end()
+        if not stack:
+            return f"the process that trained it ended with exit code {code}."
         limit = self._study.config.limits.setting_seconds
         return (
             f"a setting must train within `limits.setting_seconds`, got no end after {limit:g} s in {_where(stack)}; "

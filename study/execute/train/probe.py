@@ -16,8 +16,10 @@ from study.design.space import applying
 from study.design.study import Study
 from study.design.tasks.base import Task
 from study.execute.train.alone import KEPT, steps_of
+from study.execute.train.apart import room_apart
 from study.execute.train.stacked import NotStackable, try_stacked
 
+PROBED = 2  # runs that are tried
 WEIGHTS, OPERATIONS = 2**15, 2**24  # of a run and of its step, above which a processor gains nothing by stacking
 
 
@@ -39,7 +41,8 @@ class Room:
 def room(study: Study) -> Room:
     """Tries two runs from opposite ends of the study's space: a few steps side by side, and alone.
 
-    What is found depends on the study alone, neither on the machine nor on time.
+    What is found depends on the study alone, neither on the machine nor on time, unless they take longer than
+    `limits.setting_seconds`: then settings train one by one, and those that hang fail.
     """
     task, most = study.task, study.config.resources.side_by_side
     if not isinstance(task, Task):
@@ -48,12 +51,15 @@ def room(study: Study) -> Room:
         return Room(1, f"{type(task).__name__} does not say in what its runs may differ (`stackable`)")
     if most == 1:
         return Room(1, "resources.side_by_side is 1")
+    if study.config.limits.setting_seconds is not None:
+        return Room(*room_apart(study))
     with redirect_stdout(sys.stderr):  # what a task prints; stdout is for answers
-        return _tried(study, most)
+        return tried(study)
 
 
-def _tried(study: Study, most: int) -> Room:
-    ends = _ends(study)
+def tried(study: Study) -> Room:
+    """The room of a study whose task says that its runs can be stacked, as two of them show; it may hang."""
+    ends, most = _ends(study), study.config.resources.side_by_side
     try:
         large, _ = (_too_large(study, setting) for setting in ends)  # of one size: the other shows that it trains
     except KEPT:  # the task cannot train here, perhaps for want of a GPU; the workers try again

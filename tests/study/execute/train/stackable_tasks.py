@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -173,6 +174,19 @@ class Deadly(Net):
     def describe_optimizer(self) -> OptimizerSpec:
         if self.lr == 1.5:
             os._exit(1)
+        return super().describe_optimizer()
+
+
+class Stuck(Net):
+    """Waits for ever at learning rates above 0.02, or ends its process."""
+
+    exit_code: int = 0
+
+    def describe_optimizer(self) -> OptimizerSpec:
+        if self.lr > 0.02:
+            if self.exit_code:
+                os._exit(self.exit_code)
+            threading.Event().wait()
         return super().describe_optimizer()
 
 

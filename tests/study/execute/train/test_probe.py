@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -54,3 +55,26 @@ def test_what_a_task_prints_does_not_get_into_the_answer(capsys: pytest.CaptureF
 
 def test_a_task_that_cannot_train_here_is_taken_at_its_word_as_the_workers_try_it_again() -> None:
     assert room(study_of({"name": "design.own_tasks:CannotTrain"})) == Room(32)
+
+
+@pytest.mark.slow
+def test_a_task_that_hangs_as_it_is_tried_is_trained_one_by_one_where_it_may_not_take_for_ever() -> None:
+    limits = {"setting_seconds": 15}  # what torch's imports for it may take, and a long pause
+    found = room(study_of(f"{OWN}:Stuck", limits=limits))
+    assert (found.runs, found.broken) == (1, True)
+    assert re.match(
+        r"a setting must train within `limits\.setting_seconds`, got no end after 15 s in threading.py:\d+ wait < "
+        r".*stackable_tasks.py:\d+ describe_optimizer",
+        found.reason,
+    )
+
+
+def test_a_task_that_ends_its_process_as_it_is_tried_is_trained_one_by_one_where_it_has_one_of_its_own() -> None:
+    found = room(study_of({"name": f"{OWN}:Stuck", "exit_code": 3}, limits={"setting_seconds": 600}))
+    assert found == Room(1, "the process that trained it ended with exit code 3.", broken=True)
+
+
+def test_where_a_setting_may_not_take_for_ever_as_much_is_found() -> None:
+    limits = {"setting_seconds": 600}
+    assert room(study_of(f"{OWN}:Net", limits=limits)) == Room(32)
+    assert room(study_of({"name": "digits", "width": 1024}, limits=limits)).reason.startswith("its models have 76,810")
