@@ -20,7 +20,6 @@ import numpy as np
 import optuna
 from optuna.samplers import BaseSampler, GPSampler, TPESampler
 from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
-from scipy.stats import qmc
 
 from study.design.config import MOST_SETTINGS
 from study.design.dimension import label
@@ -485,6 +484,8 @@ def _points(study: Study, space: Space, index: int, count: int) -> list[dict[str
     """The points of a search that does not learn, `count` or a few more; those of a longer one begin with them."""
     seed, parameters = _seed(study, index), len(space)
     if study.config.search.sampler == "qmc":
+        from scipy.stats import qmc  # half a second, which no other search waits for
+
         shares = qmc.Sobol(parameters, rng=seed).random_base2(max(0, count - 1).bit_length())
     else:
         shares = np.random.default_rng(seed).random((count, parameters))
