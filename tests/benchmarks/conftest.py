@@ -1,5 +1,7 @@
 """``pytest tests/benchmarks`` measures and prints one table.
 
+By default each is a glance, which shows that it still runs; BELAY_BENCHMARK_SIZE=full measures.
+
 A bound that is missed is printed as MISSED and fails nothing: machines are noisy, and the figure is what is wanted.
 """
 
@@ -13,6 +15,8 @@ import time
 from collections.abc import Callable, Mapping
 
 import pytest
+
+FULL = os.environ.get("BELAY_BENCHMARK_SIZE") == "full"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,13 +55,16 @@ def figure() -> Callable[..., None]:
 
 @pytest.fixture(scope="session")
 def medians() -> Callable[..., dict[str, float]]:
-    """Median seconds of each function by name, taken in turns, so that what slows the machine slows all of them."""
+    """Median seconds of each function by name, taken in turns, so that what slows the machine slows all of them.
+
+    Each is measured once where the size is not full.
+    """
 
     def measure(functions: Mapping[str, Callable[[], object]], repetitions: int = 15) -> dict[str, float]:
         taken: dict[str, list[float]] = {name: [] for name in functions}
         for function in functions.values():  # imports, compiles and allocates
             function()
-        for _ in range(repetitions):
+        for _ in range(repetitions if FULL else 1):
             for name, function in functions.items():
                 began = time.perf_counter()
                 function()

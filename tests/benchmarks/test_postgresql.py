@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from study.design.study import Study
 from study.execute import inline
 from study.execute.sweep import run
 
-SETTINGS, REPETITIONS = 24, 5
+SETTINGS, REPETITIONS = (24, 5) if os.environ.get("BELAY_BENCHMARK_SIZE") == "full" else (4, 1)
 NUMBER = itertools.count()
 
 

@@ -24,7 +24,7 @@ from study.execute.train import train_pack
 pytestmark = pytest.mark.timeout(0)  # as long as it takes
 QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
 SETTINGS = int(os.environ.get("BELAY_SETTINGS", "8"))
-SEEDS = int(os.environ.get("BELAY_SEEDS", "20"))  # of which a race takes 14; the others tell the truth
+SEEDS = int(os.environ.get("BELAY_SEEDS", "15"))  # of which a race takes 14; the others tell the truth
 DRAWS = 1000 if SETTINGS > 8 else 50
 
 Measured = dict[int, tuple[Setting, dict[int, float]]]  # by number: a setting, and what each seed came to

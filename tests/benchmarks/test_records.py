@@ -30,7 +30,8 @@ from study.execute.train.probe import room
 from study.tracking import artifacts, connect
 
 FULL = os.environ.get("BELAY_BENCHMARK_SIZE") == "full"
-SETTINGS, MANY, SEEDS, METRICS = 100, 10_000 if FULL else 1000, 4, ("val_accuracy", "val_loss")
+SETTINGS, MANY = (100, 10_000) if FULL else (10, 100)
+SEEDS, METRICS = 4, ("val_accuracy", "val_loss")
 
 
 def asked(name: str, settings: int) -> Study:
@@ -94,10 +95,10 @@ def test_answer_from_many_settings(figure: Callable[..., None], databases: Path,
 
 
 def test_training_with_records_beside_training_without(figure: Callable[..., None], databases: Path) -> None:
-    settings, repetitions = (48, 5) if FULL else (8, 1)
+    settings, steps, repetitions = (48, 300, 5) if FULL else (8, 30, 1)
 
     def study_of(name: str) -> Study:
-        config = {"name": name, "task": {"name": "digits", "batch_size": 100}, "steps": 300, "seeds": SEEDS}
+        config = {"name": name, "task": {"name": "digits", "batch_size": 100}, "steps": steps, "seeds": SEEDS}
         config |= {"objective": {"metric": "average/val_accuracy"}, "search": {"settings": settings, "baseline": 0}}
         space = {"decay": {"uniform": [0.5, 0.99]}, "coupling": {"uniform": [0.01, 0.3]}, "lr": {"log": [0.1, 1]}}
         return Study.of(parse_config(config | {"space": space}))

@@ -24,7 +24,7 @@ from study.execute.train import train_pack
 
 pytestmark = pytest.mark.timeout(0)  # as long as it takes
 SEEDS = int(os.environ.get("BELAY_SAMPLER_SEEDS", "2"))
-SETTINGS = int(os.environ.get("BELAY_SETTINGS", "4"))
+SETTINGS = int(os.environ.get("BELAY_SETTINGS", "2"))
 SPACES: dict[str, dict[str, Any]] = {
     "raw": {
         "decay": {"log_gap": [0.9, 0.999]},
@@ -57,7 +57,13 @@ QUESTIONS: dict[str, dict[str, Any]] = {
 def least(question: str, system: str, wave: int, seed: int) -> float:
     """The least error or loss that one search finds; waves of more than one are asked two ahead."""
     asked = QUESTIONS[question]
-    config = {"name": "one", "task": asked["task"], "steps": 300, "seeds": asked["seeds"], "evaluations": 1}
+    config = {
+        "name": "one",
+        "task": asked["task"],
+        "steps": 300,
+        "seeds": asked["seeds"] if SETTINGS > 2 else 1,
+        "evaluations": 1,
+    }
     config |= {"objective": asked["objective"], "space": SPACES[system] | {"lr": asked["lr"]}}
     in_flight = 1 if wave == 1 else 2 * wave
     config |= {"search": {"settings": SETTINGS, "baseline": 0, "in_flight": in_flight, "seed": seed}}

@@ -16,7 +16,8 @@ from studies import environment_with
 
 pytestmark = pytest.mark.timeout(0)  # as long as it takes
 FULL = os.environ.get("BELAY_BENCHMARK_SIZE") == "full"
-SETTINGS, SEEDS, STEPS = (96, 8, 600) if FULL else (4, 2, 50)
+SETTINGS, SEEDS, STEPS = (96, 8, 600) if FULL else (2, 1, 20)
+WHERE = [] if FULL else ["--inline"]  # what is compared is nothing at this size, and one start of Ray is enough
 RATES, AVERAGES = (4, 24) if FULL else (2, 2)
 HERE = Path(__file__).parent
 ASKED: dict[str, Any] = {
@@ -43,7 +44,7 @@ def seconds_of(*arguments: str, home: Path) -> float:
 def seconds_of_study(home: Path, space: dict[str, Any], search: dict[str, Any]) -> float:
     home.mkdir()
     (home / "study.yaml").write_text(yaml.safe_dump({"name": home.name, **ASKED, "space": space, "search": search}))
-    return seconds_of("-m", "study", "run", "study.yaml", home=home)
+    return seconds_of("-m", "study", "run", "study.yaml", *WHERE, home=home)
 
 
 def seconds_of_plain(home: Path, runs: int, most_coupling: float) -> float:
