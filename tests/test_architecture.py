@@ -24,7 +24,7 @@ CONFINED = {
     ],
     "aiohttp": ["study/remote/client.py"],
     "optuna": [
-        "study/execute/ask.py",
+        "study/execute/search.py",
         "study/execute/export.py",
         "study/design/dimension.py",
         "study/design/space.py",

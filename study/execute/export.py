@@ -13,8 +13,8 @@ from study.design.places import secrets, without_password
 from study.design.schema import Outcome
 from study.design.study import Study
 from study.errors import BadInput, reason
-from study.execute.ask import ending, new_study, trial_of
 from study.execute.ledger import Asked, Ledger
+from study.execute.search import ending, new_study, trial_of
 from study.execute.tables import opened
 
 

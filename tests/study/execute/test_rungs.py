@@ -14,10 +14,11 @@ from studies import CommandLine, small, write
 from study.design.config import parse_config
 from study.design.schema import Outcome, SeedResult, Setting
 from study.design.study import Study
-from study.execute.ask import Asker, ending
+from study.execute.ask import Asker
 from study.execute.ledger import Ledger, counts
 from study.execute.plan import Pack
 from study.execute.rungs import Rungs
+from study.execute.search import ending
 from study.execute.tables import opened
 from study.execute.train import train_pack
 
