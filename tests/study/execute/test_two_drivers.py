@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from processes import Process, forked
-from studies import CommandLine, write
+from studies import CommandLine, copy_databases, write
 
 from study.findings.collect import load
 
@@ -58,16 +58,20 @@ def stored(home: Path) -> list[Any]:
         return [line for line in database.iterdump() if 'INTO "belay_leases"' not in line]
 
 
-@pytest.fixture
-def undisturbed(belay_study: CommandLine, tmp_path: Path) -> pd.DataFrame:
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, made_databases: Path) -> pd.DataFrame:
     """What the study measures when nothing comes between."""
-    config = gated(tmp_path, "whole")
-    open_gate(tmp_path, "whole")
-    done = belay_study("run", config, "--inline")
-    assert done.code == 0, done.err
-    return table(tmp_path, "whole")
+    home = tmp_path_factory.mktemp("undisturbed")
+    copy_databases(made_databases, home)
+    config = gated(home, "small")
+    open_gate(home, "small")
+    with forked("run", config, "--inline", home=home) as whole:
+        ended = whole.end()
+    assert ended.code == 0, ended.err
+    return table(home, "small")
 
 
+@pytest.mark.usefixtures("databases")
 def test_a_second_driver_is_refused_and_changes_nothing(
     undisturbed: pd.DataFrame, belay_study: CommandLine, tmp_path: Path
 ) -> None:
@@ -90,6 +94,7 @@ def test_a_second_driver_is_refused_and_changes_nothing(
     pd.testing.assert_frame_equal(table(tmp_path, "small"), undisturbed)
 
 
+@pytest.mark.usefixtures("databases")
 def test_a_killed_driver_makes_nobody_wait(undisturbed: pd.DataFrame, belay_study: CommandLine, tmp_path: Path) -> None:
     config = gated(tmp_path, "small")
     with driver_at_the_gate(tmp_path, config) as first:
@@ -125,6 +130,7 @@ def test_a_study_runs_until_its_driver_is_killed_and_then_is_said_to_be_killed(
     assert (listed.err, json.loads(listed.out)[0]["status"]) == ("", "running")
 
 
+@pytest.mark.usefixtures("databases")
 def test_a_driver_that_was_taken_over_writes_nothing_more(
     undisturbed: pd.DataFrame, belay_study: CommandLine, tmp_path: Path
 ) -> None:
