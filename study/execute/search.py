@@ -10,7 +10,7 @@ import functools
 import json
 import math
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,8 @@ from study.execute.ledger import Asked
 from study.execute.plan import LEARNING, Plan
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+POINTS = 1000  # tried in place of a setting that was drawn before, of a space of many
 
 
 class Search:
@@ -62,7 +64,7 @@ class Search:
                 self._points = [*map(operator.or_, self._points, self._start), *self._points[len(self._start) :]]
         self._optuna = new_study(study)
         self._known: set[str] = set()  # all that was drawn, as JSON
-        self._others = self._shuffled()
+        self._rest = self._shuffled() if combinations(self._space) <= MOST_SETTINGS else None
 
     def add(self, asked: Asked) -> None:
         """Takes a setting that was drawn before; of a grid, perhaps in the order of an earlier version."""
@@ -98,17 +100,15 @@ class Search:
         if numbers and self._sampler in LEARNING:
             self._optuna.sampler = self._learning(_seed(self._study, self._index, numbers[0]))
         for number in numbers:
-            drawn = self._ask_optuna() if self._sampler in LEARNING else self._new(self._point())
+            drawn = self._ask_optuna() if self._sampler in LEARNING else self._next_point()
             values = suggest(self._space, FixedTrial(drawn))
             self._known.add(_as_key(drawn))
             self._asked.append(Asked(self._name, drawn, self._study.setting(number, values)))
             yield self._asked[-1]
 
-    def _point(self) -> dict[str, Any]:
-        """What the next point of a search that does not learn comes to: without parameters that do not vary there."""
-        point = FixedTrial(self._points[len(self._asked)])
-        suggest(self._space, point)
-        return point.params
+    def _next_point(self) -> dict[str, Any]:
+        """The next point of a search that does not learn; in place of what it drew before, another."""
+        return self._new(self._varying(self._points[len(self._asked)]))
 
     def _ask_optuna(self) -> dict[str, Any]:
         """What Optuna draws next, around what is known of it; in place of what it drew before, another."""
@@ -123,17 +123,29 @@ class Search:
         return drawn
 
     def _new(self, drawn: dict[str, Any]) -> dict[str, Any]:
-        """What was drawn, or where that was drawn before and the space holds few settings, one that was not."""
+        """What was drawn, or where that was drawn before, another that was not."""
         if _as_key(drawn) not in self._known:
             return drawn
-        return next((other for other in self._others if _as_key(other) not in self._known), drawn)
+        others = self._scattered() if self._rest is None else self._rest
+        return next((other for other in others if _as_key(other) not in self._known), drawn)
 
     def _shuffled(self) -> Iterator[dict[str, Any]]:
         """All that a space of few settings holds, in an order that the study's seed fixes."""
-        if combinations(self._space) <= MOST_SETTINGS:
-            settings = grid(self._space)
-            for place in np.random.default_rng(_seed(self._study, self._index)).permutation(len(settings)):
-                yield drawn_as(self._space, settings[place])
+        settings = grid(self._space)
+        for place in np.random.default_rng(_seed(self._study, self._index)).permutation(len(settings)):
+            yield drawn_as(self._space, settings[place])
+
+    def _scattered(self) -> Iterator[dict[str, Any]]:
+        """Random points of a space of many settings, which the study's seed and the place of the next setting fix."""
+        seed = _seed(self._study, self._index, len(self._asked))
+        for shares in np.random.default_rng(seed).random((POINTS, len(self._space))):
+            yield self._varying(_point(self._space, shares))
+
+    def _varying(self, drawn: Mapping[str, Any]) -> dict[str, Any]:
+        """What varies of a point: of a parameter whose conditions do not hold there, nothing is drawn."""
+        point = FixedTrial(dict(drawn))
+        suggest(self._space, point)
+        return point.params
 
     def _best_rider(self, outcome: Outcome) -> tuple[dict[str, Value], float] | None:
         """The best rider of a setting that the search could have drawn: what of it differs from the setting; its value.
@@ -206,4 +218,9 @@ def _points(study: Study, space: Space, index: int, count: int) -> list[dict[str
         shares = qmc.Sobol(parameters, rng=seed).random_base2(max(0, count - 1).bit_length())
     else:
         shares = np.random.default_rng(seed).random((count, parameters))
-    return [{label(n, d): d.at(float(u)) for (n, d), u in zip(space.items(), row, strict=True)} for row in shares]
+    return [_point(space, row) for row in shares]
+
+
+def _point(space: Space, shares: Iterable[float]) -> dict[str, Any]:
+    """What Optuna draws, by its own names, at these shares of the dimensions, from 0 to 1 each."""
+    return {label(name, each): each.at(float(share)) for (name, each), share in zip(space.items(), shares, strict=True)}

@@ -635,6 +635,21 @@ def test_a_grid_and_a_small_space_try_each_setting_of_those_that_vary_together_o
 
 
 @pytest.mark.parametrize("sampler", ["random", "qmc", "tpe"])
+def test_what_has_one_setting_where_others_have_many_is_tried_once_also_after_a_kill(
+    sampler: str, tmp_path: Path
+) -> None:
+    space = {"decay": 0.9, "lr": 0.5, "optimizer": {"choice": ["sgd", "adam"]}}
+    space |= {"momentum": {"uniform": [0.1, 0.99], "when": {"optimizer": "sgd"}}}
+    search = {"sampler": sampler, "settings": 16, "baseline": 0, "in_flight": 4}
+    study = study_of(**CONDITIONAL | {"space": space}, search=search)
+    asked = run(study, f"sqlite:///{tmp_path}/whole.db")
+    assert len({setting["momentum"] for setting in asked}) == 16
+    assert [setting["optimizer"] for setting in asked].count("adam") == 1
+    run(study, f"sqlite:///{tmp_path}/killed.db", stop_after=9)
+    assert run(study, f"sqlite:///{tmp_path}/killed.db") == asked
+
+
+@pytest.mark.parametrize("sampler", ["random", "qmc", "tpe"])
 def test_known_settings_may_leave_out_what_a_parameter_depends_on_with_the_parameter(
     sampler: str, tmp_path: Path
 ) -> None:
