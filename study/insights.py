@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from study.design.schema import FIGURES
 from study.findings.explained import Explained, Share
 from study.findings.importance import Importances
 from study.findings.regimes import CRITICAL, IMPOSSIBLE, Range, Region
@@ -24,7 +25,7 @@ def region_text(region: Region | None, explained: Explained) -> str:
     else:
         lines = [
             ("region", _candidates(region)),
-            *((name, _range(ends)) for name, ends in region.ranges.items()),
+            *((name, _range(name, ends)) for name, ends in region.ranges.items()),
             ("regime", f"{shares_text(region.regimes)} (critical: damping ratio within {100 * CRITICAL:.0f} % of 1)"),
             ("family", shares_text(region.families)),
         ]
@@ -106,9 +107,9 @@ def _percent(probability: float) -> str:
     return "over 99 %" if 0.995 < probability <= 1 - IMPOSSIBLE else f"{100 * probability:.0f} %"
 
 
-def _range(ends: Range) -> str:
+def _range(name: str, ends: Range) -> str:
     if math.isnan(ends.median):
-        return "none: they alternate"
+        return "none: they alternate" if name in FIGURES else "null"
     if ends.low == ends.high:
         return number(ends.low)
     return f"{number(ends.low)} to {number(ends.high)}, median {number(ends.median)}"

@@ -183,6 +183,15 @@ def test_hyperparameters_that_vary_have_ranges_too() -> None:
     assert where.ranges["lr"].low >= 1.0
 
 
+def test_a_hyperparameter_that_does_not_vary_where_the_best_is_said_to_be_null() -> None:
+    made = study([Oscillator.ema(decay) for decay in (0.9, 0.95, 0.99)], np.array([[1.0, 1.1], [0.0, 0.1], [0.2, 0.1]]))
+    lr = pd.Series([None, 0.1, 0.2], dtype=object).loc[made.table["setting"]].array
+    records = replace(made, table=made.table.assign(lr=lr), parameters=[*PARAMETERS, "lr"])
+    where = found(records)
+    assert where.likely == 1
+    assert "\nlr                   null\n" in region_text(where, explained(records))
+
+
 def test_with_one_seed_nothing_is_known_and_said_so() -> None:
     records = recorded.records("one-seed")
     assert region(records, recommend(records).setting) is None
