@@ -39,7 +39,7 @@ def ordered(space: Space) -> dict[str, Dimension]:
         if not next_ones:
             raise BadInput(
                 f"`space` must have parameters that do not depend on themselves, got `when` in a circle of "
-                f"{', '.join(left)}; leave one out."
+                f"{', '.join(_circle(left))}; leave one out."
             )
         found |= next_ones
         left = {name: each for name, each in left.items() if name not in next_ones}
@@ -51,6 +51,14 @@ def ordered(space: Space) -> dict[str, Dimension]:
                     f"that leave no value of {other}; change one."
                 )
     return found
+
+
+def _circle(left: Space) -> list[str]:
+    """A circle among parameters that all depend on others of these, in the order in which they do."""
+    path = [next(iter(left))]
+    while path.count(path[-1]) == 1:
+        path.append(next(name for name in left[path[-1]].when if name in left))
+    return path[path.index(path[-1]) + 1 :]
 
 
 def needs(space: Space) -> dict[str, dict[str, list[Value]]]:
