@@ -135,4 +135,4 @@ def colour(records: Records, objective: pd.Series, reach: float = REACH) -> Any:
     scale = alt.Scale(
         type="log" if wide else "linear", domain=(low, high), clamp=True, reverse=records.mode == "min", nice=False
     )
-    return alt.Color("objective:Q", scale=scale, title=records.metric, legend=alt.Legend(format="~g"))
+    return alt.Color("objective:Q", scale=scale, title=records.metric, legend=alt.Legend(format=".4~g"))

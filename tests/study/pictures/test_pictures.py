@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
+import altair as alt
+import pandas as pd
 import pytest
 import recorded
 import vl_convert
@@ -17,6 +20,7 @@ from study.findings.compare import comparisons, ranking
 from study.findings.recommend import recommend
 from study.pictures.base import Picture, drawn
 from study.pictures.catalogue import KINDS, image, picture
+from study.pictures.plane import colour
 from study.pictures.points import FAMILIES, points
 from study.pictures.theme import PALETTES
 
@@ -120,6 +124,13 @@ def test_parameters_of_every_type_have_places_side_by_side() -> None:
     assert lines["place"].between(0, 1).all()
     layers = lines[lines["axis"] == "layers"].set_index("setting")["place"]
     assert layers[0] == layers[2] != layers[1]
+
+
+def test_the_ends_of_colours_over_decades_are_short_numbers() -> None:
+    values = pd.DataFrame({"objective": [0.0855660342316, 0.5, 8.7638446917]})
+    chart = alt.Chart(values).mark_point().encode(color=colour(recorded.records("mixed"), values["objective"], 100.0))
+    texts = re.findall(r">([0-9.]+)</text>", vl_convert.vegalite_to_svg(chart.to_dict()))
+    assert {"0.08557", "8.764"} <= {*texts}
 
 
 def test_numbers_stand_above_null_side_by_side() -> None:
