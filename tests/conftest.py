@@ -20,20 +20,14 @@ for name in ("rpc_server_connect_timeout_s", "rpc_server_reconnect_timeout_s", "
     )  # a cluster that answers late is good; a knock would wait for seconds
 os.environ.setdefault("RAY_py_gcs_connect_timeout_s", "60")
 
-BELAY = Path(__file__).parent / "belay"
-
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keeps all tests on Ray in one worker of pytest-xdist, so that there is one Ray; belay's own tests cover it."""
+    """Keeps all tests on Ray in one worker of pytest-xdist, so that there is one Ray."""
     if config.pluginmanager.hasplugin("xdist"):
         for item in items:
             if "ray_cluster" in getattr(item, "fixturenames", ()):
                 item.add_marker(pytest.mark.xdist_group("ray"))
-    if config.getoption("cov_source", None) == ["belay"]:  # others would be slower, and must not be what covers it
-        for item in items:
-            if not item.path.is_relative_to(BELAY):
-                item.add_marker(pytest.mark.no_cover)
 
 
 @pytest.fixture(scope="session")
