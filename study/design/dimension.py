@@ -40,7 +40,7 @@ def _some_values(value: Any) -> Any:
 
 
 def _lists_of_values(value: Any) -> Any:
-    """Lets ``when: {optimizer: adam}`` stand for ``when: {optimizer: [adam]}``."""
+    """Lets ``when: {optimizer: adam}`` stand for ``when: {optimizer: [adam]}``, and 8.0 for 8."""
     if not isinstance(value, Mapping) or not value:
         raise ValueError(
             f"must be a mapping of other parameters to their values, as {{optimizer: adam}}, got {shown(value)}; "
@@ -51,7 +51,10 @@ def _lists_of_values(value: Any) -> Any:
         if not each or not all(map(is_value, each)):
             raise ValueError(f"must name a value of {name}, or a list of them, got {shown(value[name])}; change it.")
     check_storable(value)
-    return lists
+    return {
+        name: [int(one) if isinstance(one, float) and one.is_integer() else one for one in each]
+        for name, each in lists.items()
+    }
 
 
 def _is_number(value: Any) -> bool:

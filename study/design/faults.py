@@ -21,7 +21,7 @@ SECRET = re.compile(r".*(?:password|passwd|pwd|secret|token)", re.IGNORECASE | r
 STEPPED = "whole numbers with a step"  # what pydantic's locations call them, for whom a user has no word
 DIMENSION = (
     "must be one value or one of {{uniform: [a, b]}}, {{log: [a, b]}}, {{log_gap: [a, b]}}, {{integers: [a, b]}}, "
-    "{{integers: [a, b], step: n}}, {{log_integers: [a, b]}}, {{choice: [...]}}"
+    "{{integers: [a, b], step: n}}, {{log_integers: [a, b]}}, {{choice: [...]}}, which may have `when: {{NAME: VALUE}}`"
 )
 RULES = {
     "greater_than": "must be above {gt}",

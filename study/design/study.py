@@ -121,8 +121,8 @@ class Study:
         given = {name: drawn[name] for name in COORDINATES & drawn.keys()}
         average = from_natural(given, self.config.steps) if "memory" in given else oscillator_of(given)
         values: dict[str, Value] = {name: None for name, each in self.config.space.items() if each.when}
-        own_values = {name: value for name, value in drawn.items() if name not in COORDINATES}
-        values |= self.task.values() | self.config.task.options | own_values
+        values |= self.task.values() | self.config.task.options
+        values |= {name: value for name, value in drawn.items() if name not in COORDINATES}
         with contextlib.suppress(ValidationError):
             values |= self.task.having(values).values()
         own = {name: getattr(average, name) for name in PARAMETERS}

@@ -69,6 +69,11 @@ def test_values_whose_conditions_do_not_hold_are_left_out_and_what_depends_on_th
     assert needs(space)["c"] == {"a": [1], "b": [3, 4]}
 
 
+def test_a_whole_number_may_be_written_with_a_point() -> None:
+    space = space_of(n={"integers": [1, 3]}, m={"choice": [0.5, 2.0]}, x={"choice": [7], "when": {"n": 2.0, "m": 2}})
+    assert [setting for setting in grid(space) if "x" in setting] == [{"m": 2.0, "n": 2, "x": 7}]
+
+
 def test_a_value_is_told_from_another_of_its_text_or_size() -> None:
     space = space_of(
         flag={"choice": [True, 1, "1", None, [1]]},
@@ -168,6 +173,8 @@ LIST = r"must name a value of optimizer, or a list of them, got "
     ("x", when(betas=[[0.9, 0.99]], optimizer="sgd"), r"`space.x` must be able to vary, .* no value of optimizer"),
     ("damping", when(optimizer="sgd"), r"`space.damping` must have no `when`, as every setting has an average; remove"),
     ("x", when(optimizer="sgd") | {"unless": 1}, r"`space.x` must be one value or one of"),
+    ("x", {"uniform": [0, 1], "wen": {"optimizer": "sgd"}}, r"`space.x` must be .*, which may have `when: "),
+    ("x", {"choice": [0, 1], "when": {1: 2}}, r"`space.x.when.1` must be text, got 1; change it"),
 ])  # fmt: skip
 def test_conditions_that_cannot_be_meant_are_refused(name: str, dimension: object, message: str) -> None:
     with pytest.raises(BadInput, match=message):

@@ -209,7 +209,7 @@ def test_a_setting_that_hangs_or_kills_its_process_fails_and_the_study_goes_on(
         objective={"metric": "average/score", "mode": "max"},
         space={"decay": 0.9, "lr": {"choice": [0.2, 1.5, 2.5, 0.5]}},
         search={"sampler": "grid", "baseline": 0},
-        limits={"setting_seconds": 10},  # from where a setting begins to train; the others take a moment
+        limits={"setting_seconds": 20},  # from where a setting begins to train; the others take a moment, and a pause
     )
     answer = belay_study("run", config, *(["--inline"] if back_end == "inline" else []))
     assert answer.code == 0, answer.err
@@ -220,7 +220,7 @@ def test_a_setting_that_hangs_or_kills_its_process_fails_and_the_study_goes_on(
     assert belay_study("logs", "small", hung).out == "--- seeds 0, 1\nhello from the task\n"
     assert messages[2.5] == "the process that trained it ended with exit code -9."
     assert re.fullmatch(
-        r"a setting must train within `limits.setting_seconds`, got no end after 10 s in .*wait < "
+        r"a setting must train within `limits.setting_seconds`, got no end after 20 s in .*wait < "
         r"tasks_of_tests.py:\d+ hangs_above_one < plain.py:\d+ train; mend the task or give it more time.",
         messages[1.5],
     )
