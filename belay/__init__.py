@@ -12,13 +12,20 @@ from belay.oscillator import Oscillator
 if TYPE_CHECKING:
     from belay.average import Belay
     from belay.bank import Bank
+    from belay.posthoc import reconstruct
+    from belay.snapshots import Snapshots
 
-__all__ = ["Bank", "Belay", "Oscillator", "load_defaults", "methods"]
-_LAZY = {"Bank": "belay.bank", "Belay": "belay.average"}
+__all__ = ["Bank", "Belay", "Oscillator", "Snapshots", "load_defaults", "methods", "reconstruct"]
+_LAZY = {
+    "Bank": "belay.bank",
+    "Belay": "belay.average",
+    "Snapshots": "belay.snapshots",
+    "reconstruct": "belay.posthoc",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Imports `Belay` and `Bank` at first use: the mathematics does not need torch, which takes a second to load."""
+    """Imports what needs torch at first use: the mathematics does not, and torch takes a second to load."""
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value = getattr(import_module(_LAZY[name]), name)

@@ -140,7 +140,7 @@ def overshoot(k: float, c: float) -> float:
     half_cycles = np.arange(1, 2 * CYCLES_SEARCHED, 2, dtype=float)
     peaks = np.floor(_extrema(k, c, rate, angle, half_cycles)) - 1
     updates = np.maximum(np.concatenate([peaks, peaks + 1]), 0)
-    return max(0.0, float(-_error(k, c, updates).min()))
+    return max(0.0, float(-remaining(k, c, updates).min()))
 
 
 def settling_time(k: float, c: float, band: float) -> int | float:
@@ -153,7 +153,7 @@ def settling_time(k: float, c: float, band: float) -> int | float:
     latest = crossing = _last_crossing(k, c, band)
     for width in STEPS_SEARCHED:  # at whole steps the last excess can lie well before the crossing
         earliest = max(0, latest - width)
-        outside = np.flatnonzero(np.abs(_error(k, c, np.arange(earliest, latest + 1, dtype=float))) > band)
+        outside = np.flatnonzero(np.abs(remaining(k, c, np.arange(earliest, latest + 1, dtype=float))) > band)
         if len(outside):
             return earliest + int(outside[-1])  # updates are counted from 1, steps from 0
         latest = earliest
@@ -199,7 +199,7 @@ def _logarithms(damping_ratio: float, frequency: float) -> NDArray[np.complex128
 # --- the distance still to go after n updates of a unit step ----------------------------------------------------------
 
 
-def _error(k: float, c: float, n: Steps) -> Steps:
+def remaining(k: float, c: float, n: Steps) -> Steps:
     """``1 - y`` after n updates (real numbers are allowed where the poles are not negative)."""
     if c == 1:
         return np.exp(n * math.log1p(-k)) if k < 1 else np.where(n > 0, 0.0, 1.0)
@@ -236,14 +236,14 @@ def _last_crossing(k: float, c: float, band: float) -> int:
     if c > 1:  # bounded by the sum of both modes, which falls
         return _first(lambda n: bool(np.sum(_modes(k, c, np.array([n], dtype=float))) <= band))
     if not is_underdamped(k, c):
-        return _first(lambda n: bool(_error(k, c, np.array([n], dtype=float))[0] <= band))
+        return _first(lambda n: bool(remaining(k, c, np.array([n], dtype=float))[0] <= band))
     rate, angle = _rate_and_angle(k, c)
     scale = 2 * math.sqrt(k / -_discriminant(k, c)) * math.sin(math.atan2(angle, rate))
     first_peak = float(_extrema(k, c, rate, angle, np.zeros(1))[0])
     cycle = max(0, math.floor((math.log(scale / band) / rate - first_peak) * angle / math.pi))
     start = max(0.0, first_peak + cycle * math.pi / angle - 1)
     end = ((cycle + 1) * math.pi - _phase(k, c)) / angle - 1
-    return math.ceil(_bisect(lambda n: abs(float(_error(k, c, np.array([n]))[0])) > band, start, max(start, end)))
+    return math.ceil(_bisect(lambda n: abs(float(remaining(k, c, np.array([n]))[0])) > band, start, max(start, end)))
 
 
 def _alternating_overshoot(k: float, c: float) -> float:
@@ -254,7 +254,7 @@ def _alternating_overshoot(k: float, c: float) -> float:
     gap = _slow_gap(k, c)
     peak = math.log(k * positive / (gap * gap * negative)) / (positive - negative)
     even = 2 * max(1, math.floor(peak / 2))
-    return max(0.0, float(-_error(k, c, np.array([even - 1.0, even + 1.0])).min()))
+    return max(0.0, float(-remaining(k, c, np.array([even - 1.0, even + 1.0])).min()))
 
 
 # --- small solvers ----------------------------------------------------------------------------------------------------
