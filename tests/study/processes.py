@@ -33,6 +33,7 @@ IMPORTED = [
     "study.execute.sweep",
     "study.findings.recommend",
     "tasks_of_tests",
+    "torch._dynamo",  # which the first optimizer imports
     "torch.fx.experimental.proxy_tensor",
 ]
 PATIENCE = 600  # seconds that a process has until its end

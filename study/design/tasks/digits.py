@@ -46,7 +46,7 @@ class Digits(Task):
     def build_model(self, seed: int) -> nn.Module:
         """A ReLU network with torch's default initialisation, drawn from the seed alone."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # of the processor, where the weights are drawn
             layers: list[nn.Module] = []
             inputs = PIXELS
             for _ in range(self.depth):

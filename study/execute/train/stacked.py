@@ -29,11 +29,14 @@ from study.execute.train.rows import Averages, Watchers, optimizer
 from study.execute.train.undisturbed import TRAINING, defaults_kept, drawn, seeded
 
 Run = tuple[Setting, int]  # a setting and a seed
+Traced = Callable[..., tuple[Tensor, Tensor]]
 
 TRIED = 3  # steps after which rows are compared with the same runs alone
 AGREE = 1e-2  # the largest difference, as a share of the way gone: far above rounding, far below a wrong equation
 ROUNDING = 16  # units in the last place of the largest weight that are no difference, however short the way
 TOGETHER = 16  # rows that are evaluated at once
+MOST_TRACED = 16  # sequences of operations that are kept for further packs
+TRACED: dict[object, Traced] = {}  # of this process, by all that they depend on, oldest first
 
 
 class NotStackable(Exception):
@@ -264,6 +267,7 @@ class _Rows:
         _check_alike(tasks)
         models = [_built(task, seed) for task, seed in zip(tasks, seeds, strict=True)]
         self._whole = _Whole(tasks[0], models[0])
+        self._kind = type(tasks[0]), _reads(tasks[0], without=tasks[0].stackable or ()), str(models[0])
         trained = [dict(_trained(model)) for model in models]
         kinds = {weight.dtype for weights in trained for weight in weights.values()}
         if len({str(model) for model in models}) > 1 or len(kinds) != 1 or not kinds <= {torch.float32, torch.float64}:
@@ -273,7 +277,7 @@ class _Rows:
         fixed = [dict(_fixed(model)) for model in models]
         self._fixed = {name: torch.stack([row[name].detach() for row in fixed]) for name in fixed[0]}
         self._batch: list[torch.Size] = []
-        self._traced: Callable[..., tuple[Tensor, Tensor]] | None = None
+        self._traced: Traced | None = None
 
     def gradient(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Of the loss of each row's batch, shapes (rows, ...): the gradient (rows, weights) and the loss (rows,).
@@ -283,9 +287,7 @@ class _Rows:
         """
         shapes = [part.shape for part in batch]
         if self._traced is None:
-            side_by_side = vmap(grad_and_value(self._loss))
-            self._traced = make_fx(lambda x, fixed, parts: side_by_side(x, fixed, parts))(self.x, self._fixed, batch)
-            self._batch = shapes
+            self._traced, self._batch = self._trace(batch), shapes
         if shapes != self._batch:
             raise NotStackable("`batches` gives batches of different shapes")
         return self._traced(self.x, self._fixed, batch)
@@ -309,6 +311,17 @@ class _Rows:
         """Goes on with these rows alone."""
         self.x, self._traced = self.x[rows], None
         self._fixed = {name: values[rows] for name, values in self._fixed.items()}
+
+    def _trace(self, batch: tuple[Tensor, ...]) -> Traced:
+        """The operations of `gradient`: those of an earlier pack that was the same but for its numbers, or new ones."""
+        tensors = [self.x, *self._fixed.values(), *batch]
+        key = self._kind, *((tensor.shape, tensor.dtype, tensor.device) for tensor in tensors)
+        if key not in TRACED:
+            if len(TRACED) == MOST_TRACED:
+                TRACED.pop(next(iter(TRACED)))
+            side_by_side = vmap(grad_and_value(self._loss))
+            TRACED[key] = make_fx(lambda x, fixed, parts: side_by_side(x, fixed, parts))(self.x, self._fixed, batch)
+        return TRACED[key]
 
     def _loss(self, row: Tensor, fixed: dict[str, Tensor], batch: tuple[Tensor, ...]) -> Tensor:
         return self._call(row, fixed, "loss", batch)  # type: ignore[no-any-return]

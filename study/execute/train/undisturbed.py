@@ -63,7 +63,7 @@ def seeded(*path: int) -> Iterator[None]:
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002 # the global one is meant
     devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
     seed = int(np.random.SeedSequence([STREAM, *path]).generate_state(1)[0])
-    torch.manual_seed(seed)
+    (torch.manual_seed if torch.accelerator.is_available() else torch.default_generator.manual_seed)(seed)
     np.random.seed(seed)  # noqa: NPY002
     random.seed(seed)
     try:
