@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from belay import methods
 from belay.defaults import load_defaults
+from belay.kernels import PowerProfile
 from belay.oscillator import Oscillator
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from belay.posthoc import reconstruct
     from belay.snapshots import Snapshots
 
-__all__ = ["Bank", "Belay", "Oscillator", "Snapshots", "load_defaults", "methods", "reconstruct"]
+__all__ = ["Bank", "Belay", "Oscillator", "PowerProfile", "Snapshots", "load_defaults", "methods", "reconstruct"]
 _LAZY = {
     "Bank": "belay.bank",
     "Belay": "belay.average",

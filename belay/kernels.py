@@ -13,8 +13,8 @@ over every segment (a constraint of the fit) and is 0 at x_0, so that for any m 
 Where the model moves as white noise within segments, e is the error over the noise of the average itself.
 
 Source: averages after a run, by least squares between kernels: T. Karras et al., "Analyzing and Improving the Training
-Dynamics of Diffusion Models" (EDM2), 2024, arXiv 2312.02696, of power profiles. Damped averages, EMAs as what is
-stored, the fit by segments and the bound are this project's.
+Dynamics of Diffusion Models" (EDM2), 2024, arXiv 2312.02696, of power profiles from power profiles. Damped averages,
+EMAs as what is stored, the fit by segments and the bound are this project's.
 """
 
 from __future__ import annotations
@@ -29,9 +29,60 @@ import numpy as np
 from numpy.typing import NDArray
 
 from belay import response
+from belay.checks import nonnegative, positive
 from belay.oscillator import Oscillator
 
 Numbers = NDArray[np.float64]
+WIDEST = 12**-0.5  # relative standard deviation of the profile of exponent 0, the mean of all iterates
+
+
+@dataclass(frozen=True, slots=True)
+class PowerProfile:
+    """The average that weighs the iterate of step t in proportion to ``t ** exponent``: EDM2's.
+
+    Its memory is a share of the steps done, however many, and the start has no weight in it.
+
+    Args:
+        exponent: gamma, >= 0; 0 is the mean of all iterates, larger is shorter memory. The lag is
+            ``steps / (gamma + 2)``.
+
+    Raises:
+        ValueError: It is out of range.
+        TypeError: It is no real number.
+
+    Source: T. Karras et al., arXiv 2312.02696, section 3.1 and appendix C.
+
+    >>> round(PowerProfile.from_relative_std(0.10).exponent, 2)
+    6.94
+    """
+
+    exponent: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "exponent", nonnegative("exponent", self.exponent))
+
+    @classmethod
+    def from_relative_std(cls, relative_std: float) -> PowerProfile:
+        """The profile of this width, ``sigma_rel``: its kernel's standard deviation as a share of the run.
+
+        Args:
+            relative_std: In (0, 0.2886], the latter that of the mean of all iterates.
+
+        Raises:
+            ValueError: It is out of range.
+        """
+        if positive("relative_std", relative_std) > WIDEST:
+            raise ValueError(f"`relative_std` must be at most 12 ** -0.5 = {WIDEST:.4g}, got {relative_std=}.")
+        inverse = relative_std**-2
+        return cls(max(0.0, float(np.roots([1, 7, 16 - inverse, 12 - inverse]).real.max())))
+
+    @property
+    def relative_std(self) -> float:
+        """``sqrt((gamma + 1) / ((gamma + 2)^2 (gamma + 3)))``."""
+        return math.sqrt((self.exponent + 1) / (self.exponent + 3)) / (self.exponent + 2)
+
+
+Target = Oscillator | PowerProfile
 
 
 @dataclass(frozen=True)
@@ -49,11 +100,11 @@ class Fit:
     error: float
 
 
-def fit(target: Oscillator, decays: Sequence[float], steps: Sequence[int], noise: float) -> Fit:
+def fit(target: Target, decays: Sequence[float], steps: Sequence[int], noise: float) -> Fit:
     """The combination of EMAs nearest to an average as it was at the last stored step.
 
     Args:
-        target: The average, without coupling.
+        target: The average; an oscillator without coupling.
         decays: Those of the EMAs, below 1.
         steps: The stored steps, ascending, the first >= 1.
         noise: Error of a stored weight over the way that the model goes in a step, > 0: coefficients that are large
@@ -61,10 +112,10 @@ def fit(target: Oscillator, decays: Sequence[float], steps: Sequence[int], noise
     """
     edges = [0, *steps]
     own = np.zeros((len(steps), len(decays)))  # coefficients of the EMAs without what they had before their segments
-    missed, start = 0.0, float(response.remaining(target.stiffness, target.damping, np.array([edges[-1]], float))[0])
-    square = start * start
+    start = float(_held(target, edges[-1], 0, 0)[0])
+    missed, square = 0.0, start * start
     for row, (begin, end) in enumerate(pairwise(edges)):
-        h = _kernel(target, edges[-1], begin, end)
+        h = np.diff(_held(target, edges[-1], begin, end))  # weights on the iterates of the segment
         if h.any():
             own[row], miss = _Segment.of(tuple(decays), end - begin, noise).nearest(h)
             missed, square = missed + miss, square + float(h @ h)
@@ -75,11 +126,12 @@ def fit(target: Oscillator, decays: Sequence[float], steps: Sequence[int], noise
     return Fit(found, start - float(before[0].sum()), math.sqrt(missed / square))
 
 
-def _kernel(target: Oscillator, at: int, begin: int, end: int) -> Numbers:
-    """Weights of the average at a step on the iterates after `begin` up to `end`."""
-    ages = np.arange(at - begin, at - end - 1, -1, dtype=float)
-    remaining = response.remaining(target.stiffness, target.damping, ages)
-    return remaining[1:] - remaining[:-1]
+def _held(target: Target, at: int, begin: int, end: int) -> Numbers:
+    """Of the average at a step, the weight on the start and all iterates up to each step from `begin` to `end`."""
+    steps = np.arange(begin, end + 1, dtype=float)
+    if isinstance(target, PowerProfile):
+        return (steps / at) ** (target.exponent + 1)
+    return response.remaining(target.stiffness, target.damping, at - steps)
 
 
 class _Segment:

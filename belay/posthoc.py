@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from belay.advance import share_of
 from belay.checks import positive, whole
-from belay.kernels import Fit, fit
+from belay.kernels import Fit, Target, fit
 from belay.names import buffers_at, check_alike, check_model, owners_of, parameters_of, unwrap
 from belay.oscillator import Oscillator
 from belay.shards import copy_
@@ -28,7 +28,7 @@ class Reconstruction:
     """An average made after the run.
 
     Attributes:
-        oscillator: Its settings.
+        target: Which average it is.
         step: The step at which it is that average.
         kernel_error: How far its weights on the run's iterates are from the average's own, ``|w - h| / |h|``: where the
             model moves as noise, the error over the noise that the average itself has. See `belay.kernels`.
@@ -36,7 +36,7 @@ class Reconstruction:
         buffers: The buffers that go with them.
     """
 
-    oscillator: Oscillator
+    target: Target
     step: int
     kernel_error: float
     weights: dict[str, Tensor]
@@ -69,24 +69,25 @@ class Reconstruction:
 
 @torch.no_grad()
 def reconstruct(
-    folder: str | Path, oscillator: Oscillator, *, step: int | None = None, tolerance: float = TOLERANCE
+    folder: str | Path, target: Target, *, step: int | None = None, tolerance: float = TOLERANCE
 ) -> Reconstruction:
-    """Makes an average of a run that is over from its snapshots: any decay and damping, no training.
+    """Makes an average of a run that is over from its snapshots: any decay and damping, without training again.
 
     In memory are its weights, in float64; snapshots are read a tensor at a time. Buffers that were averaged become EMAs
     of the same lag, as `Belay` keeps them.
 
     Args:
         folder: What `belay.Snapshots` wrote to; some of the files but the first may have been deleted.
-        oscillator: Decay and damping, in optimizer steps; coupling 0.
+        target: Which average: an `Oscillator` with decay and damping in optimizer steps, coupling 0; or a
+            `PowerProfile`.
         step: The step at which it is asked for, one of the snapshots'; by default the last.
         tolerance: The largest kernel error (> 0) of an answer.
 
     Raises:
         FileNotFoundError: There are no snapshots in the folder.
-        ValueError: A file is not whole or of another run, the oscillator is coupled, an option is out of range, or the
+        ValueError: A file is not whole or of another run, the target is coupled, an option is out of range, or the
             kernel error, which the message says, is above `tolerance`.
-        TypeError: `oscillator` is something else.
+        TypeError: `target` is something else.
 
     >>> import tempfile
     >>> from belay import Snapshots
@@ -99,7 +100,7 @@ def reconstruct(
     >>> print(f"{average.kernel_error:.3f}")
     0.012
     """
-    _check_oscillator(oscillator)
+    _check(target)
     positive("tolerance", tolerance)
     files = files_in(Path(folder))
     if 0 not in files or len(files) == 1:
@@ -114,17 +115,18 @@ def reconstruct(
     first, *stored = snapshots.values()
     steps, decays = [*snapshots][1:], first["decays"]
     precision = max(torch.finfo(tensor.dtype).eps for tensor in first["weights"][0].values())
-    found = fit(oscillator, decays, steps, ROUNDINGS * precision / MOTION)
+    noise = ROUNDINGS * precision / MOTION
+    found = fit(target, decays, steps, noise)
     if not found.error <= tolerance:
         raise ValueError(
-            f"`oscillator` must be within {tolerance:g} of what the snapshots make, got a kernel error of "
-            f"{found.error:.3g} for {oscillator} at step {at}; ask for a longer lag, store more often, or raise "
+            f"`target` must be within {tolerance:g} of what the snapshots make, got a kernel error of "
+            f"{found.error:.3g} for {target} at step {at}; ask for a longer lag, store more often, or raise "
             "`tolerance`."
         )
-    ema = fit(Oscillator.ema(1 - share_of(oscillator)), decays, steps, ROUNDINGS * precision / MOTION)
+    even = Oscillator.ema(1 - share_of(target)) if isinstance(target, Oscillator) else target
     weights = _combined("weights", first, stored, found)
-    averaged = _combined("averaged_buffers", first, stored, ema)
-    return Reconstruction(oscillator, at, found.error, weights, {**averaged, **stored[-1]["buffers"]})
+    averaged = _combined("averaged_buffers", first, stored, fit(even, decays, steps, noise))
+    return Reconstruction(target, at, found.error, weights, {**averaged, **stored[-1]["buffers"]})
 
 
 def _combined(
@@ -145,13 +147,13 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float64)
 
 
-def _check_oscillator(oscillator: Oscillator) -> None:
-    if not isinstance(oscillator, Oscillator):
-        raise TypeError(f"`oscillator` must be a belay.Oscillator, got {type(oscillator).__name__}.")
-    if oscillator.coupling:
+def _check(target: Target) -> None:
+    if not isinstance(target, Target):
+        raise TypeError(f"`target` must be a belay.Oscillator or belay.PowerProfile, got {type(target).__name__}.")
+    if isinstance(target, Oscillator) and target.coupling:
         raise ValueError(
-            f"`oscillator` must have coupling 0, as a coupled average pulls the model, which went its way without, got "
-            f"{oscillator}; train it with Belay."
+            f"`target` must have coupling 0, as a coupled average pulls the model, which went its way without, got "
+            f"{target}; train it with Belay."
         )
 
 

@@ -27,10 +27,19 @@ print(before, belay.Belay is belay.Belay, "torch" in sys.modules)
     assert done.stdout.strip() == "False True True"
 
 
-def test_belay_offers_seven_names_and_no_other():
+def test_belay_offers_eight_names_and_no_other():
     import belay
 
-    assert belay.__all__ == ["Bank", "Belay", "Oscillator", "Snapshots", "load_defaults", "methods", "reconstruct"]
+    assert belay.__all__ == [
+        "Bank",
+        "Belay",
+        "Oscillator",
+        "PowerProfile",
+        "Snapshots",
+        "load_defaults",
+        "methods",
+        "reconstruct",
+    ]
     assert set(belay.__all__) <= set(dir(belay))
     with pytest.raises(AttributeError, match="module 'belay' has no attribute 'Rope'"):
         belay.Rope  # noqa: B018

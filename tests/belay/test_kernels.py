@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from belay import Oscillator, response
+from belay import Oscillator, PowerProfile, response
 from belay.kernels import fit
 from belay.snapshots import LAGS
 
@@ -24,6 +24,9 @@ TARGETS = {
 
 def _kernel(oscillator, at, steps):
     """Weights on the start and on all iterates of a run of so many steps, of an average as it was at a step."""
+    if isinstance(oscillator, PowerProfile):
+        powers = np.arange(steps + 1.0) ** oscillator.exponent
+        return powers / powers.sum()
     found = np.zeros(steps + 1)
     found[at:0:-1] = response.kernel(oscillator.stiffness, oscillator.damping, at)
     found[0] = 1 - found.sum()
@@ -73,3 +76,27 @@ def test_the_error_depends_on_the_lag_in_intervals_and_on_nothing_else():
         return fit(Oscillator.critical(lag=3 * every), decays, range(every, 50 * every + 1, every), 1e-9).error
 
     assert error(100_000) == pytest.approx(error(1000), rel=0.01)
+
+
+@pytest.mark.parametrize("relative_std", [0.05, 0.1, 0.15, 0.28])
+def test_power_profiles_are_kept_too(relative_std):
+    target, last = PowerProfile.from_relative_std(relative_std), 100 * EVERY
+    assert target.relative_std == pytest.approx(relative_std)
+    stored = range(EVERY, last + 1, EVERY)
+    found = fit(target, DECAYS, stored, NOISE)
+    assert found.error < 0.04
+    got, wanted = _combined(found, DECAYS, list(stored)), _kernel(target, last, last)
+    assert np.linalg.norm(got - wanted) / np.linalg.norm(wanted) < 0.05  # their sum is here no power, but nearly one
+    steps = np.arange(last + 1) / last
+    mean = (wanted * steps).sum()
+    assert np.sqrt((wanted * (steps - mean) ** 2).sum()) == pytest.approx(relative_std, rel=0.02)
+
+
+@pytest.mark.parametrize(("made", "value", "message"), [
+    (PowerProfile, -1, "`exponent` must be finite and at least 0"),
+    (PowerProfile.from_relative_std, 0.3, "`relative_std` must be at most 12"),
+    (PowerProfile.from_relative_std, 0, "`relative_std` must be positive"),
+])  # fmt: skip
+def test_profiles_out_of_range(made, value, message):
+    with pytest.raises(ValueError, match=message):
+        made(value)

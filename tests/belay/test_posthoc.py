@@ -5,6 +5,9 @@ import re
 import pytest
 import torch
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from belay import Belay, Oscillator, Snapshots, reconstruct
 from belay.snapshots import files_in
@@ -225,8 +228,8 @@ def test_a_state_of_something_else_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(("target", "kind", "message"), [
-    (Oscillator(0.9, coupling=0.1), ValueError, "`oscillator` must have coupling 0"),
-    (0.9, TypeError, "`oscillator` must be a belay.Oscillator, got float"),
+    (Oscillator(0.9, coupling=0.1), ValueError, "`target` must have coupling 0"),
+    (0.9, TypeError, "`target` must be a belay.Oscillator or belay.PowerProfile, got float"),
 ])  # fmt: skip
 def test_a_target_that_no_snapshots_can_make(run, target, kind, message):
     _, folder, _ = run
@@ -252,3 +255,27 @@ def test_a_write_that_fails_leaves_the_folder_as_it_was(tmp_path, monkeypatch):
     assert list(files_in(tmp_path)) == [0, 2]
     snapshots.save()
     assert list(files_in(tmp_path)) == [0, 2, 4]
+
+
+@pytest.fixture
+def process_group():
+    """Makes this process one of several, whose others are not there."""
+    yield lambda rank, size: torch.distributed.init_process_group("fake", rank=rank, world_size=size, store=FakeStore())
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_of_several_processes_the_first_alone_writes(process_group, tmp_path, rank):
+    process_group(rank, 2)
+    model = _model()
+    snapshots = Snapshots(model, tmp_path, every=2)
+    _train(model, snapshots, last=2)
+    assert list(files_in(tmp_path)) == ([0, 2] if rank == 0 else [])
+    assert repr(snapshots) == f"Snapshots('{tmp_path}', every=2, steps=2)"
+
+
+def test_shards_are_refused(process_group, tmp_path):
+    process_group(0, 1)
+    model = fully_shard(nn.Linear(9, 9), mesh=init_device_mesh("cpu", (1,)))
+    with pytest.raises(ValueError, match="`model` must have whole weights to be written, got shards"):
+        Snapshots(model, tmp_path, every=2)
