@@ -16,7 +16,7 @@ import pytest
 from quickstart import WRONG
 from stack import WORKERS, Stack
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(1800)]
 
 JOB = json.dumps({"entrypoint": "true", "submission_id": "a-strangers"}).encode()
 

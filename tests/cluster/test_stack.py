@@ -16,7 +16,7 @@ import pytest
 from quickstart import READ, SETTINGS, Inline, Studied, findings, readme
 from stack import PATIENCE, Stack, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(1800)]
 
 
 def test_the_readmes_three_commands_are_those_that_these_tests_carry_out() -> None:

@@ -95,6 +95,12 @@ def forked(*line: object, home: Path, first: Callable[[], None] | None = None, *
             process.kill()
 
 
+def without_ray() -> None:
+    """Has `import ray` fail in this process, into which nothing may have imported it yet."""
+    assert "ray" not in sys.modules
+    sys.modules["ray"] = None  # type: ignore[assignment] # what Python takes for a module that cannot be imported
+
+
 def _drive(
     line: list[str], home: Path, folder: str, environment: dict[str, str], first: Callable[[], None] | None
 ) -> None:

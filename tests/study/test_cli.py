@@ -108,17 +108,6 @@ def test_a_finished_study_needs_no_ray_to_print_its_answer(finished: CommandLine
     assert (done.code, done.out) == (0, (home / "answer.txt").read_text()), done.err
 
 
-def test_ray_tries_the_same_settings_and_the_same_one_wins(
-    finished: CommandLine, home: Path, databases: Path, ray_cluster: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = json.loads(finished("best", "small", "--top", 20, "--format", "json").out)
-    monkeypatch.chdir(databases.parent)
-    again = finished("run", home / "small.yaml")
-    assert (again.code, again.out) == (0, (home / "answer.txt").read_text()), again.err
-    assert_progress(again.err, STARTING_RAY)
-    assert json.loads(finished("best", "small", "--top", 20, "--format", "json").out) == first
-
-
 def test_every_setting_is_one_finished_child_of_the_study_s_run(finished: CommandLine, home: Path) -> None:
     client = MlflowClient(f"sqlite:///{home}/.belay-study/mlflow.db")
     experiment = client.get_experiment_by_name("small")
@@ -535,7 +524,10 @@ def test_a_metric_that_is_never_reported_ends_the_study_with_its_name(
 
 
 @pytest.mark.parametrize(("task", "objective", "retries"), [
-    ("tasks_of_tests:dies_above_one", {"metric": "average/score", "mode": "max"}, tune.RETRIES),
+    pytest.param(
+        "tasks_of_tests:dies_above_one", {"metric": "average/score", "mode": "max"}, tune.RETRIES,
+        marks=pytest.mark.faults,  # more deaths of the same kind
+    ),
     ("execute.train.stackable_tasks:Deadly", {"metric": "average/val_loss"}, 0),  # its packs are split at once
 ], ids=["alone", "side-by-side"])  # fmt: skip
 @pytest.mark.usefixtures("databases", "ray_cluster")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import forked, without_ray
 from studies import CommandLine, environment_with, small, write
 
 from study.design.config import parse_config
@@ -45,18 +46,9 @@ def done(study: Study, back_end: BackEnd) -> Progress:
 @pytest.mark.usefixtures("databases")
 def test_inline_imports_no_ray(tmp_path: Path) -> None:
     write(tmp_path / "small.yaml", search={"sampler": "tpe", "settings": 2, "baseline": 1})
-    code = f"""
-import sys
-sys.path.insert(0, {str(STUDY.parents[1])!r})
-sys.argv = ["belay-study", "run", "small.yaml", "--inline"]
-from study.cli import main
-try:
-    main()
-except SystemExit as ended:
-    assert ended.code == 0
-assert "ray" not in sys.modules
-"""
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=600)
+    with forked("run", "small.yaml", "--inline", home=tmp_path, first=without_ray) as process:
+        ended = process.end()
+    assert ended.code == 0, ended.err
 
 
 def test_debug_shows_what_the_first_seed_of_the_first_setting_measured_and_keeps_nothing(
@@ -195,8 +187,10 @@ def test_a_task_that_prints_or_ends_its_program_disturbs_neither_the_answer_nor_
         assert said == ["--- seeds 0, 1", *(f"hello from lr {lr} and seed {seed}" for seed in (0, 1))]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("back_end", ["inline", pytest.param("ray", marks=pytest.mark.xdist_group("ray"))])
+@pytest.mark.parametrize("back_end", [
+    pytest.param("inline", marks=pytest.mark.slow),
+    pytest.param("ray", marks=[pytest.mark.faults, pytest.mark.xdist_group("ray")]),
+])  # fmt: skip
 @pytest.mark.usefixtures("databases")
 def test_a_setting_that_hangs_or_kills_its_process_fails_and_the_study_goes_on(
     back_end: str, belay_study: CommandLine, tmp_path: Path, request: pytest.FixtureRequest

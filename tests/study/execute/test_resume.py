@@ -49,10 +49,11 @@ ON_RAY = ["before a result is kept", "after MLflow has begun a setting's run"]
 
 @dataclass(frozen=True)
 class Records:
-    """What a study has on record: a table of what it measured, and each setting's run."""
+    """What a study has on record, a table of what it measured and each setting's run, and what it printed."""
 
     table: pd.DataFrame
     settings: dict[str, Any]
+    answer: str
 
 
 def driver(home: Path, ray: str, first: Callable[[], None] | None = None) -> AbstractContextManager[Process]:
@@ -75,9 +76,10 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, made_databases: Path) 
     copy_databases(made_databases, home)
     write(home / "small.yaml")
     with driver(home, ray="") as whole:
-        end_of(whole)
+        ended = whole.end()
+    assert ended.code == 0, ended.err
     assert_nothing_twice_or_left_running(home)
-    records = Records(table_of(home), records_of(home))
+    records = Records(table_of(home), records_of(home), ended.out)
     assert all(points for _, _, points in records.settings.values())
     return records
 
@@ -135,6 +137,21 @@ def assert_same_records(home: Path, undisturbed: Records) -> None:
     assert records_of(home) == undisturbed.settings
 
 
+@pytest.mark.usefixtures("databases")
+def test_a_driver_killed_again_and_again(undisturbed: Records, belay_study: CommandLine, tmp_path: Path) -> None:
+    """A study that dies at each place in turn, and at the next one when it goes on."""
+    write(tmp_path / "small.yaml")
+    for place, (function, call) in PLACES.items():
+        with driver(tmp_path, ray="", first=partial(doom, function, min(call, 2))) as doomed:
+            ended = doomed.end()
+        assert ended.code == -signal.SIGKILL, (place, ended)
+    resumed = belay_study("resume", "small", "--inline")
+    assert (resumed.code, resumed.out) == (0, undisturbed.answer), resumed.err
+    assert_same_records(tmp_path, undisturbed)
+    assert_nothing_twice_or_left_running(tmp_path)
+
+
+@pytest.mark.faults
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.usefixtures("databases")
 def test_a_driver_killed(place: str, undisturbed: Records, belay_study: CommandLine, tmp_path: Path) -> None:
@@ -163,11 +180,12 @@ def test_a_driver_killed_on_ray(
 
 
 @pytest.mark.usefixtures("databases", "ray_cluster")
-def test_ray_and_this_process_come_to_the_same_records(
+def test_ray_and_this_process_come_to_the_same_records_and_answer(
     undisturbed: Records, belay_study: CommandLine, tmp_path: Path
 ) -> None:
     done = belay_study("run", write(tmp_path / "small.yaml"))
-    assert done.code == 0, done.err
+    assert (done.code, done.out) == (0, undisturbed.answer), done.err
+    assert done.err.startswith("small: 20 settings x 2 seeds of 60 steps; starting Ray and MLflow\n")
     assert_same_records(tmp_path, undisturbed)
 
 

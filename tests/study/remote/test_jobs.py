@@ -18,7 +18,7 @@ from studies import CommandLine, started, write
 from study.errors import BadInput
 from study.findings.collect import load
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("jobs")]  # one process, for there to be one cluster
+pytestmark = pytest.mark.xdist_group("jobs")  # one process, for there to be one cluster
 HERE = Path(__file__).parent
 
 
@@ -50,6 +50,7 @@ def ended(client: Popen[str]) -> tuple[int, str, str]:
     return client.returncode, out, err
 
 
+@pytest.mark.cluster
 def test_a_study_is_started_once_and_goes_on_without_its_client_until_it_is_stopped_and_resumed(
     cluster: Cluster, tmp_path: Path, databases: Path, belay_study: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,6 +160,26 @@ def assert_deletes(cluster: Cluster, home: Path) -> None:
         load("own", cluster.tracking)
 
 
+@pytest.mark.slow
+def test_the_answer_of_a_job_is_that_of_a_study_run_here_and_reads_the_same(
+    cluster: Cluster, tmp_path: Path, databases: Path, belay_study: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, home = tmp_path / "gate", tmp_path / "elsewhere"
+    gate.mkdir()
+    home.mkdir()
+    (gate / "open").touch()
+    config = own(tmp_path / "project", gate)
+    monkeypatch.syspath_prepend(config.parent)
+    line, how = cluster.client("run", config, home=home)
+    with started(line, **how) as there:
+        here = belay_study("run", config, "--inline")
+        code, out, err = ended(there)
+    assert (code, here.code) == (0, 0), err + here.err
+    assert out == here.out.replace("export own", f"export own --address {cluster.address}")
+    assert_reads(cluster, home, belay_study)
+
+
+@pytest.mark.slow
 def test_a_token_that_is_wrong_or_missing_is_one_line(cluster: Cluster, tmp_path: Path) -> None:
     (tmp_path / "wrong").write_text("wr0ng")
     wrong = cluster.run("list", home=tmp_path, RAY_AUTH_TOKEN_PATH=str(tmp_path / "wrong"))

@@ -14,7 +14,7 @@ from study.design.study import Study
 from study.execute.plan import Pack
 from study.execute.train import train_pack
 from study.execute.train.alone import train_alone
-from study.execute.train.stacked import NotStackable, train_stacked
+from study.execute.train.stacked import TRACED, NotStackable, train_stacked
 
 AVERAGES: tuple[dict[str, float], ...] = (
     {"decay": 0.9, "damping": 1.0, "coupling": 0.0},
@@ -126,6 +126,24 @@ def test_what_cannot_be_stacked_is_found_out(task: str, differing: dict[str, Any
     ends = study.setting(0, AVERAGES[2] | {"lr": 0.05}), study.setting(1, AVERAGES[0] | {"lr": 0.05} | differing)
     with pytest.raises(NotStackable, match=said):
         train_stacked(study, [(setting, 0) for setting in ends])
+
+
+def test_a_pack_that_differs_in_numbers_alone_goes_through_operations_that_were_noted_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    TRACED.clear()
+    monkeypatch.setattr("study.execute.train.stacked.MOST_TRACED", 3)
+    first, others = study_of(f"{OWN}:Net"), [study_of({"name": f"{OWN}:Net", "double": True}), study_of("digits")]
+    for lr in (0.05, 0.02):
+        assert_as_alone(first, runs_of(first, {"lr": lr, "noise": 0.1}), within=1e-4)
+        assert len(TRACED) == 1
+    for count, other in enumerate(others, start=2):
+        train_stacked(other, runs_of(other, {"lr": 0.05}))
+        assert len(TRACED) == count
+    short = study_of(f"{OWN}:Net", steps=4)
+    setting = short.setting(0, {**AVERAGES[0], "lr": 0.05})
+    train_stacked(short, [(setting, 0)])
+    assert len(TRACED) == 3  # the oldest has left
 
 
 def test_averages_without_coupling_watch_one_trajectory() -> None:
