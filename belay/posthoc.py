@@ -20,6 +20,7 @@ from belay.snapshots import files_in, read
 
 TOLERANCE = 0.05
 ROUNDINGS = 8.0  # of the averages' dtype that have gathered in a stored weight, about
+NEGLIGIBLE = 1e-14  # coefficients below this, of a sum of 1, are not worth reading a file for
 MOTION = 0.01  # how far a weight goes in a step, about, as a share of its size
 
 
@@ -137,7 +138,7 @@ def _combined(
     sums = {name: tensor.to(_wide(tensor.dtype)) * found.start for name, tensor in start.items()}
     for snapshot, coefficients in zip(stored, found.coefficients.tolist(), strict=True):
         for averages, coefficient in zip(snapshot[kind], coefficients, strict=True):
-            if coefficient:
+            if abs(coefficient) > NEGLIGIBLE:
                 for name, total in sums.items():
                     total.add_(averages[name].to(total.dtype), alpha=coefficient)
     return {name: total.to(start[name].dtype) for name, total in sums.items()}

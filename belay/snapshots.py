@@ -17,7 +17,7 @@ from belay.finite import Nonfinite
 from belay.model import Buffers, Model
 from belay.names import few
 from belay.oscillator import Oscillator
-from belay.shards import is_sharded
+from belay.shards import clones, is_sharded
 from belay.state import checked_bank
 
 VERSION = 1
@@ -107,7 +107,7 @@ class Snapshots:
         """Writes a snapshot of this step, where `update` does not: after the last step of a run, say.
 
         Raises:
-            RuntimeError: There has been no update, or the model holds averages.
+            RuntimeError: There has been no update.
             OSError: It cannot be written; the folder is as before.
         """
         if not self.steps:
@@ -162,7 +162,8 @@ class Snapshots:
                 f"`folder` must hold no snapshots before the first update, got {present[max(present)]}; give another "
                 "folder, delete them, or go on by `load_state_dict`."
             )
-        self._write(self._bank.state_dict()["averages"][:1])
+        start = self._bank.state_dict()["averages"][0]
+        self._write([{**start, "average": clones(start["average"])}])  # alone: torch writes what shares its memory too
         self._begun = True
 
     def _write(self, averages: Sequence[Mapping[str, Any]]) -> None:

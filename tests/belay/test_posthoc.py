@@ -149,6 +149,14 @@ def test_resumed_from_a_checkpoint_it_writes_what_it_would_have_written(tmp_path
     assert all(torch.equal(ours.weights[name], tensor) for name, tensor in theirs.weights.items())
 
 
+def test_a_snapshot_takes_the_weights_as_often_as_there_are_emas_and_the_start_once(tmp_path):
+    model = nn.Linear(100, 1000)
+    snapshots = Snapshots(model, tmp_path, every=1)
+    snapshots.update()
+    sizes = [path.stat().st_size / (4 * 101_000) for path in files_in(tmp_path).values()]
+    assert sizes == pytest.approx([1, 3], rel=0.02)
+
+
 def test_a_last_snapshot_may_be_asked_for(tmp_path):
     model = _model()
     snapshots = Snapshots(model, tmp_path, every=EVERY)
