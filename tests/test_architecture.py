@@ -31,7 +31,7 @@ CONFINED = {
         "study/findings/importance.py",
     ],
     "mlflow": ["study/execute/record.py", "study/findings/collect.py", "study/results.py", "study/tracking.py"],
-    "typer": ["study/cli.py"],
+    "typer": ["study/cli"],
     "study": ["study"],
 }
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from belay import Oscillator, methods
-from study import cli
+from study.cli import parameters
 from study.design.schema import NATURAL, PARAMETERS, family, natural, oscillator_of
 from study.errors import BadInput
 from study.findings.choose import dunnett, level, row
@@ -362,7 +362,7 @@ def test_the_best_of_a_family_is_that_of_its_finalists_by_fresh_seeds():
 
 
 def test_the_command_line_names_every_family_and_method_and_no_other():
-    named = (*get_args(cli.FAMILIES), "none", *get_args(cli.METHODS))
+    named = (*get_args(parameters.FAMILIES), "none", *get_args(parameters.METHODS))
     assert named == (*BASELINES, *get_args(Method))
 
 

@@ -15,6 +15,7 @@ from recorded import STEPS
 from typer.testing import CliRunner
 
 from study import cli
+from study.cli.parameters import PICTURES
 from study.errors import BadInput
 from study.findings.compare import comparisons, ranking
 from study.findings.recommend import recommend
@@ -34,7 +35,7 @@ def of(name: str, kind: str) -> Picture:
 
 
 def test_the_command_line_offers_every_kind_of_picture_and_no_other() -> None:
-    assert tuple(KINDS) == cli.PICTURES
+    assert tuple(KINDS) == PICTURES
 
 
 @pytest.mark.parametrize("kind", KINDS)
