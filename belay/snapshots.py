@@ -140,7 +140,7 @@ class Snapshots:
         if (theirs := tuple(one.clock.oscillator for one in loaded)) != self._bank.oscillators:
             raise ValueError(f"`state` must be of the EMAs {self._bank.oscillators}, got {theirs}.")
         steps, present = loaded[0].steps, files_in(self._folder)
-        if steps and (0 not in present or read(present[0])["run"] != state["run"]):
+        if steps and _writes() and (0 not in present or read(present[0])["run"] != state["run"]):
             raise ValueError(
                 f"`folder` must hold the snapshots of the run that `state` is of, got {self._folder}; give the folder "
                 "that they were written to."
@@ -197,11 +197,14 @@ def read(path: Path) -> dict[str, Any]:
 
     Raises:
         ValueError: It is not whole, or something else.
+        OSError: The system does not give it.
     """
     try:
         content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except Exception as error:  # of many kinds
-        raise ValueError(f"`folder` must hold whole snapshots, got {path} that cannot be read; delete it.") from error
+    except OSError:
+        raise
+    except Exception as error:  # torch has no one kind for a damaged file
+        raise ValueError(f"`folder` must hold whole snapshots, got {path}, which is damaged; delete it.") from error
     if not isinstance(content, dict) or content.get("version") != VERSION or "decays" not in content:
         raise ValueError(f"`folder` must hold what belay.Snapshots wrote (version {VERSION}), got {path}; delete it.")
     return content

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from compose import FILE, ROOT, MissingVariable, document, in_order, mounts
+from quickstart import readme
 
 DOCKER = ROOT / "configs/docker"
 COMPOSE = document({"BELAY_SECRETS": "/secrets", "BELAY_USER": "1000:1000"})
@@ -33,6 +34,14 @@ def docker_compose(folder: Path, **variables: str) -> subprocess.CompletedProces
     environment = {"PATH": "/usr/bin:/bin"} | variables
     command = [program, "--file", str(FILE), "--project-directory", str(folder), "config"]  # no .env is there
     return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+def test_the_readmes_three_commands_are_those_that_the_tests_carry_out() -> None:
+    assert readme("bash cluster") == [
+        "configs/docker/make-secrets",
+        "docker compose --profile cpu up -d --build",
+        "docker compose run --rm study run configs/quickstart.yaml",
+    ]
 
 
 def test_docker_compose_reads_the_file(tmp_path: Path) -> None:

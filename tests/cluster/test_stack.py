@@ -19,14 +19,6 @@ from stack import PATIENCE, Stack, wait_until
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(1800)]
 
 
-def test_the_readmes_three_commands_are_those_that_these_tests_carry_out() -> None:
-    assert readme("bash cluster") == [
-        "configs/docker/make-secrets",
-        "docker compose --profile cpu up -d --build",
-        "docker compose run --rm study run configs/quickstart.yaml",
-    ]
-
-
 def test_a_study_ends_with_its_answer_although_a_worker_is_killed_in_the_middle(
     cluster: Stack, studied: Studied
 ) -> None:

@@ -140,6 +140,9 @@ def test_a_pack_that_differs_in_numbers_alone_goes_through_operations_that_were_
     for count, other in enumerate(others, start=2):
         train_stacked(other, runs_of(other, {"lr": 0.05}))
         assert len(TRACED) == count
+    for curvature in (1.0, 2.0):  # which the loss reads, for weights of one shape
+        quadratic = study_of({"name": "quadratic", "curvature": curvature}, "average/distance")
+        assert_as_alone(quadratic, runs_of(quadratic, {"lr": 0.1}), within=1e-3)
     short = study_of(f"{OWN}:Net", steps=4)
     setting = short.setting(0, {**AVERAGES[0], "lr": 0.05})
     train_stacked(short, [(setting, 0)])
