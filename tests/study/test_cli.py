@@ -6,6 +6,8 @@ import json
 import math
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +18,7 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 from processes import forked
-from studies import Answer, CommandLine, copy_databases, small, write
+from studies import Answer, CommandLine, copy_databases, environment_with, small, write
 
 from belay import load_defaults
 from study.design.schema import host_of
@@ -457,6 +459,13 @@ def test_a_name_taken_by_another_config_is_refused(finished: CommandLine, home: 
     refused = finished("run", home / "small.yaml", "--set", "steps=61", "--inline")
     after = [STARTING.replace("60 steps", "61 steps")]
     assert_refused(refused, 2, "name must be new or its config the same", "'small'", "e.g. to small-2", after=after)
+
+
+def test_as_a_command_ends_python_does_not_go_through_all_objects_once_more(tmp_path: Path) -> None:
+    asked = "import atexit, gc; atexit.register(lambda: print(gc.get_freeze_count() > 0))"  # what is first runs last
+    line = [sys.executable, "-c", f"{asked}; from study.cli import main; main()", "tasks"]
+    ended = subprocess.run(line, cwd=tmp_path, env=environment_with(), capture_output=True, text=True, check=True)
+    assert ended.stdout.splitlines()[-1] == "True"
 
 
 def test_before_any_study_list_and_best_say_so(belay_study: CommandLine) -> None:
