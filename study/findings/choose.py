@@ -42,17 +42,22 @@ def leads(ours: pd.Series, others: pd.DataFrame, mode: str) -> pd.DataFrame:
         By setting: ``mean`` of the differences, positive where ours is better; ``se`` of that mean, moderated, and its
         degrees of freedom ``df``, nan with one seed; ``seeds``.
     """
-    differences = (ours - others if mode == "max" else others - ours).dropna(how="all")
-    found = pd.DataFrame({"mean": differences.mean(axis=1), "seeds": differences.count(axis=1)})
-    own = (found["seeds"] - 1).clip(lower=0)
-    variances = differences.var(axis=1)
-    prior, usual = typical(variances.to_numpy(), own.to_numpy())
-    known = own.mask(own == 0)  # nan with one seed
+    apart = ours.reindex(others.columns).to_numpy(float) - others.to_numpy(float)
+    differences = apart if mode == "max" else -apart
+    paired = ~np.isnan(differences)
+    shared = paired.any(axis=1)
+    differences, paired = differences[shared], paired[shared]
+    seeds = paired.sum(axis=1)
+    means = np.nansum(differences, axis=1) / seeds
+    own = seeds - 1
+    known = np.where(own > 0, own, math.nan)  # nan with one seed
+    variances = np.nansum((differences - means[:, None]) ** 2, axis=1) / known
+    prior, usual = typical(variances, own)
     moderated = (prior * usual + known * variances) / (prior + known)
-    found["se"] = (moderated / found["seeds"]).pow(0.5)
     # All differences share our own noise, of which others say nothing: hence at most four times what a pair has.
-    found["df"] = (prior + known).clip(upper=MOST_SHARED * known)
-    return found
+    df = np.minimum(prior + known, MOST_SHARED * known)
+    columns = {"mean": means, "seeds": seeds, "se": np.sqrt(moderated / seeds), "df": df}
+    return pd.DataFrame(columns, index=others.index[shared])
 
 
 def level(measured: pd.DataFrame, mode: str, confidence: float = CONFIDENCE) -> list[int]:
@@ -145,10 +150,10 @@ def sign_flip(differences: NDArray[np.float64]) -> float:
     """
     if not 1 <= len(differences) <= MOST_FLIPPED:
         return math.nan
-    others = np.arange(len(differences) - 1)  # the first keeps its sign: the other half is the same
-    signs = 1 - 2 * (np.arange(2 ** len(others))[:, None] >> others & 1)
-    sums = np.abs(differences[0] + signs @ differences[1:])
-    return float((sums >= abs(differences.sum()) * (1 - 1e-12)).mean())
+    sums = differences[:1]  # which keeps its sign: the other half is the same
+    for each in differences[1:]:
+        sums = np.concatenate([sums + each, sums - each])
+    return float((np.abs(sums) >= abs(differences.sum()) * (1 - 1e-12)).mean())
 
 
 def seeds_needed(mean: float, se: float, seeds: int, critical: float) -> float:
