@@ -143,7 +143,9 @@ class _Stack:
         """The parts of the batches of each step, shapes (rows, ...)."""
         drawn = [task.batches(seed, 0, self._study.config.steps) for task, seed in self._streams]
         for batches in islice(zip(*drawn, strict=True), steps):
-            yield tuple(torch.stack(parts)[self._stream_of] for parts in zip(*batches, strict=True))
+            yield tuple(
+                torch.stack([parts[stream] for stream in self._stream_of]) for parts in zip(*batches, strict=True)
+            )
 
     def _evaluate(self, step: int) -> None:
         live, averaged = self._rows.metrics(self._rows.x), self._rows.metrics(self._averages.y, self._row_of)
