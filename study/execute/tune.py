@@ -33,8 +33,8 @@ ENVIRONMENT = {  # what Ray, and glibc in its workers, take from the environment
     "TUNE_MAX_PENDING_TRIALS_PG": "16",  # packs that wait: a worker takes the next one, where it would be ended at 1
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the sweep, not only Tune
     "RAY_prestart_worker_first_driver": "0",  # workers that no trial would use: Tune's have an environment of their own
-    "MALLOC_MMAP_THRESHOLD_": str(2**30),  # a step's tensors take the memory of the last one's: to give it back to the
-    "MALLOC_TRIM_THRESHOLD_": str(2**30),  # system, and have it again at the next step, takes a tenth of the training
+    "MALLOC_MMAP_THRESHOLD_": str(2**25),  # a step's tensors take the memory of the last one's: to give it back to the
+    "MALLOC_TRIM_THRESHOLD_": str(2**28),  # system, and have it again at the next step, takes a tenth of the training
 }
 
 
