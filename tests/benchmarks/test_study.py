@@ -20,6 +20,7 @@ FULL = os.environ.get("BELAY_BENCHMARK_SIZE") == "full"
 SETTINGS, SEEDS, STEPS = (96, 8, 600) if FULL else (2, 1, 20)
 WHERE = [] if FULL else ["--inline"]  # what is compared is nothing at this size, and one start of Ray is enough
 RATES, AVERAGES = (4, 24) if FULL else (2, 2)
+MORE = 10  # times as many settings
 HERE = Path(__file__).parent
 ASKED: dict[str, Any] = {
     "task": {"name": "digits", "label_noise": 0.2, "batch_size": 32},
@@ -62,9 +63,10 @@ def test_coupled_settings(figure: Callable[..., None], tmp_path: Path) -> None:
         return
     plain = seconds_of_plain(tmp_path / "plain", runs, most_coupling=0.3)
     figure(what, f"plain Ray Tune, {plain:.0f} s", ours / plain, 1 / 15)
-    more = seconds_of_study(tmp_path / "more", COUPLED_SPACE, search | {"settings": 2 * SETTINGS})
-    figure("one more run of these", f"plain Ray Tune, {plain / runs:.2f} s", (more - ours) / plain, 1 / 40)
-    figure("twice as many settings, each", "one of these", more / (2 * ours), 1)
+    more = seconds_of_study(tmp_path / "more", COUPLED_SPACE, search | {"settings": MORE * SETTINGS})
+    further = (more - ours) / (MORE - 1)  # seconds of as many runs again
+    figure("one more run of these", f"plain Ray Tune, {plain / runs:.2f} s", further / plain, 1 / 40)
+    figure(f"{MORE} times as many settings, each", f"one of these, {ours / SETTINGS:.2f} s", more / (MORE * ours), 1)
 
 
 @pytest.mark.skipif(not FULL, reason="the same but for the space")
