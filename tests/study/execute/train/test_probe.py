@@ -57,7 +57,7 @@ def test_a_task_that_cannot_train_here_is_taken_at_its_word_as_the_workers_try_i
     assert room(study_of({"name": "design.own_tasks:CannotTrain"})) == Room(32)
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_task_that_hangs_as_it_is_tried_is_trained_one_by_one_where_it_may_not_take_for_ever() -> None:
     limits = {"setting_seconds": 15}  # what torch's imports for it may take, and a long pause
     found = room(study_of(f"{OWN}:Stuck", limits=limits))
