@@ -26,15 +26,16 @@ from study.execute.train import lost
 from study.execute.worker import UNABLE, train
 
 RETRIES = 2  # of a pack whose worker died; one of them may go to a worker on the same dead machine
-ENVIRONMENT = {  # what Ray, and glibc in its workers, take from the environment alone
+ENVIRONMENT = {  # what Ray, and glibc in the workers of a local one, take from the environment alone
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # tasks may read files of the working directory
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # MLflow has the records
     "TUNE_MAX_PENDING_TRIALS_PG": "16",  # packs that wait: a worker takes the next one, where it would be ended at 1
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the sweep, not only Tune
-    "RAY_prestart_worker_first_driver": "0",  # workers that no trial would use: Tune's have an environment of their own
-    "MALLOC_MMAP_THRESHOLD_": str(2**25),  # a step's tensors take the memory of the last one's: to give it back to the
-    "MALLOC_TRIM_THRESHOLD_": str(2**28),  # system, and have it again at the next step, takes a tenth of the training
+    "RAY_prestart_worker_first_driver": "0",  # no trial would use such a worker: Tune's have their own environment
+    # Each step's tensors then lie where the last step's were; new memory for them would take a tenth of the training.
+    "MALLOC_MMAP_THRESHOLD_": str(2**25),
+    "MALLOC_TRIM_THRESHOLD_": str(2**28),
 }
 
 

@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import ClassVar, Literal
 
-import numpy
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -83,9 +83,9 @@ class Digits(Task):
         each = TRAINING_IMAGES // self.batch_size
         for begun in range(0, steps, each):  # steps before this epoch
             order = torch.randperm(TRAINING_IMAGES, generator=generator)
-            if (first := max(start - begun, 0)) < (end := min(steps - begun, each)):
+            if begun + each > start:
                 batches = zip(*(torch.split(data[order], self.batch_size) for data in (images, labels)), strict=True)
-                yield from islice(batches, first, end)
+                yield from islice(batches, max(start - begun, 0), min(steps - begun, each))
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
         """Mean cross-entropy in nats."""
@@ -110,7 +110,7 @@ class Digits(Task):
 @cache
 def _data() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Training images and labels, validation images and labels; pixels in [0, 1]."""
-    table = numpy.loadtxt(_file(), delimiter=",")
+    table = np.loadtxt(_file(), delimiter=",")
     images = torch.as_tensor(table[:, :PIXELS], dtype=torch.float32) / 16
     labels = torch.as_tensor(table[:, PIXELS], dtype=torch.long)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(SPLIT_SEED))
@@ -119,7 +119,7 @@ def _data() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _file() -> Path:
-    """What ``load_digits`` reads; to import that takes more than a second, in each process."""
+    """The file that ``load_digits`` reads: its import would cost each process more than a second."""
     package = find_spec("sklearn")
     assert package is not None
     assert package.origin is not None
