@@ -14,6 +14,7 @@ from studies import Answer, CommandLine, copy_databases, postgresql_databases, s
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # several processes share the cores
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # as for a study: no trial would use these workers
+os.environ.setdefault("RAY_worker_niceness", "0")  # else workers would get a thirtieth of a core that other tests want
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 for name in ("rpc_server_connect_timeout_s", "rpc_server_reconnect_timeout_s", "server_request_timeout_seconds"):
     os.environ.setdefault(
