@@ -537,7 +537,10 @@ def test_a_metric_that_is_never_reported_ends_the_study_with_its_name(
         "tasks_of_tests:dies_above_one", {"metric": "average/score", "mode": "max"}, tune.RETRIES,
         marks=pytest.mark.faults,  # more deaths of the same kind
     ),
-    ("execute.train.stackable_tasks:Deadly", {"metric": "average/val_loss"}, 0),  # its packs are split at once
+    pytest.param(
+        "execute.train.stackable_tasks:Deadly", {"metric": "average/val_loss"}, 0,  # its packs are split at once
+        marks=pytest.mark.slow,
+    ),
 ], ids=["alone", "side-by-side"])  # fmt: skip
 @pytest.mark.usefixtures("databases", "ray_cluster")
 def test_a_worker_that_dies_fails_its_setting_and_not_the_study(

@@ -63,6 +63,7 @@ def rows_with_password(url: str, expected: set[str]) -> list[str]:
         return [name for (name,) in tables if connection.execute(query.format(name), [f"%{STRANGE}%"]).fetchone()[0]]
 
 
+@pytest.mark.slow
 def test_a_password_is_found_nowhere_but_in_the_config(
     two_databases: Databases, ray_cluster: str, tmp_path: Path
 ) -> None:

@@ -137,6 +137,7 @@ def assert_same_records(home: Path, undisturbed: Records) -> None:
     assert records_of(home) == undisturbed.settings
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("databases")
 def test_a_driver_killed_again_and_again(undisturbed: Records, belay_study: CommandLine, tmp_path: Path) -> None:
     """A study that dies at each place in turn, and at the next one when it goes on."""
