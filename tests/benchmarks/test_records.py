@@ -6,13 +6,11 @@ import os
 import random
 import resource
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from studies import environment_with
+from programs import seconds_of
 
 from study import results
 from study.design.config import parse_config
@@ -63,12 +61,6 @@ def test_records_of_a_setting(figure: Callable[..., None], databases: Path) -> N
         recorder.record(setting, outcome)
     recorder.close("FINISHED")
     figure("records of a setting in MLflow, SQLite", "", 1000 * (time.perf_counter() - began) / SETTINGS, 25, "ms")
-
-
-def seconds_of(*arguments: str, home: Path) -> float:
-    began = time.perf_counter()
-    subprocess.run([sys.executable, *arguments], cwd=home, env=environment_with(), check=True, capture_output=True)
-    return time.perf_counter() - began
 
 
 def test_answer_from_many_settings(figure: Callable[..., None], databases: Path, tmp_path: Path) -> None:

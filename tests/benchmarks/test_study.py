@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from studies import environment_with
+from programs import seconds_of
 
 pytestmark = pytest.mark.timeout(0)  # as long as it takes
 FULL = os.environ.get("BELAY_BENCHMARK_SIZE") == "full"
@@ -36,13 +33,6 @@ COUPLED_SPACE = {
 }
 
 
-def seconds_of(*arguments: str, home: Path) -> float:
-    home.mkdir(exist_ok=True)
-    began = time.perf_counter()
-    subprocess.run([sys.executable, *arguments], cwd=home, env=environment_with(), check=True, capture_output=True)
-    return time.perf_counter() - began
-
-
 def seconds_of_study(home: Path, space: dict[str, Any], search: dict[str, Any]) -> float:
     home.mkdir()
     (home / "study.yaml").write_text(yaml.safe_dump({"name": home.name, **ASKED, "space": space, "search": search}))
@@ -50,6 +40,7 @@ def seconds_of_study(home: Path, space: dict[str, Any], search: dict[str, Any]) 
 
 
 def seconds_of_plain(home: Path, runs: int, most_coupling: float) -> float:
+    home.mkdir()
     arguments = [str(each) for each in (HERE / "plain_tune.py", runs, SEEDS, STEPS, most_coupling)]
     return seconds_of(*arguments, home=home)
 
