@@ -8,13 +8,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-import torch
-
 from study.design.schema import Outcome, SeedResult, Setting
 from study.design.study import Study
 from study.design.tasks.base import Task
 from study.execute.plan import Bars, Pack
 from study.execute.train.alone import train_alone
+from study.execute.train.memory import NoMemory
 from study.execute.train.stacked import NotStackable, Run, train_stacked
 
 
@@ -48,7 +47,7 @@ def _side_by_side(
     except NotStackable as error:
         warnings.warn(f"runs are trained one by one: {error}", stacklevel=3)
         return _one_by_one(study, runs, hosts, bars)
-    except torch.OutOfMemoryError as error:
+    except NoMemory as error:
         warnings.warn(f"{len(runs)} runs do not fit into memory side by side: {error}", stacklevel=3)
     if results:  # outside the `except`, which holds what the first try had taken
         return _timed(results, started)
@@ -84,7 +83,7 @@ def _alone(
     """Trains a trajectory; without riders, then in halves, where the averages do not fit into memory together."""
     started = time.perf_counter()
     results: list[SeedResult] = []
-    with suppress(torch.OutOfMemoryError):  # of one average it is the result
+    with suppress(NoMemory):  # of one average it is the result
         results = train_alone(study, settings, seed, study.riders if carrying else (), bars)
     if results:
         return _timed(results, started)

@@ -18,7 +18,8 @@ from study.design.schema import AVERAGE, LIVE, SeedResult, Setting
 from study.design.study import Study
 from study.design.tasks.base import Task
 from study.execute.plan import JUDGED, Bars
-from study.execute.train.log import DIVERGED_LOSS, Diverged, Ended, Log, in_range
+from study.execute.train.log import DIVERGED_LOSS, Diverged, Ended, Log, in_range, raised
+from study.execute.train.memory import NoMemory, is_lack_of_memory
 from study.execute.train.undisturbed import EVALUATION, TRAINING, defaults_kept, seeded
 
 Errors = tuple[type[BaseException], ...]
@@ -48,7 +49,7 @@ def train_alone(
         What each measured, until it diverged, was pruned or raised.
 
     Raises:
-        OutOfMemoryError: Several averages do not fit into memory; fewer may.
+        NoMemory: Several averages do not fit into memory; fewer may.
     """
     logs = [log_of(study, setting, seed, bars or {}) for setting in settings]
     endings = Endings((Ended, *kept), several=len(settings) + len(riders) > 1)
@@ -79,9 +80,11 @@ class Endings:
         """Ends runs where the block raises."""
         try:
             yield
+        except NoMemory:  # of a block inside
+            raise
         except self.kinds as error:
-            if self.several and isinstance(error, torch.OutOfMemoryError):
-                raise
+            if self.several and is_lack_of_memory(error):
+                raise NoMemory(raised(error)) from error
             for log in logs:
                 log.end(error)
 

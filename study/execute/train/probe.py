@@ -17,6 +17,7 @@ from study.design.study import Study
 from study.design.tasks.base import Task
 from study.execute.train.alone import KEPT, steps_of
 from study.execute.train.apart import room_apart
+from study.execute.train.memory import NoMemory
 from study.execute.train.stacked import NotStackable, try_stacked
 
 PROBED = 2  # runs that are tried
@@ -70,7 +71,7 @@ def tried(study: Study) -> Room:
         try_stacked(study, [(setting, seed) for seed, setting in enumerate(ends)])
     except NotStackable as error:
         return Room(1, str(error), broken=True)
-    except torch.OutOfMemoryError as error:
+    except NoMemory as error:
         return Room(1, f"two runs do not fit into memory side by side: {error}")
     return Room(most)
 

@@ -25,6 +25,7 @@ from study.design.tasks.base import Task
 from study.execute.plan import Bars
 from study.execute.train.alone import KEPT, evaluation_steps, log_of, lr_factor, measure, steps_of
 from study.execute.train.log import DIVERGED_LOSS, Diverged, Ended, Pruned, in_range, raised
+from study.execute.train.memory import NoMemory, is_lack_of_memory
 from study.execute.train.rows import Averages, Watchers, optimizer
 from study.execute.train.undisturbed import TRAINING, defaults_kept, drawn, seeded
 
@@ -59,7 +60,7 @@ def train_stacked(
 
     Raises:
         NotStackable: They cannot be trained side by side, or do not come to what they come to alone.
-        OutOfMemoryError: They do not fit into memory together.
+        NoMemory: They do not fit into memory together.
     """
     return _attempt(study, runs, study.config.steps, hosts, bars or {})
 
@@ -69,6 +70,7 @@ def try_stacked(study: Study, runs: Sequence[Run]) -> None:
 
     Raises:
         NotStackable: They cannot be trained side by side, or do not come to what they come to alone.
+        NoMemory: They do not fit into memory together.
     """
     _attempt(study, runs, min(TRIED, study.config.steps), (), {})
 
@@ -79,10 +81,10 @@ def _attempt(
     try:
         with defaults_kept():
             return _Stack(study, runs, hosts, bars).train(steps)
-    except (NotStackable, torch.OutOfMemoryError):
+    except (NotStackable, NoMemory):
         raise
     except KEPT as error:  # whatever a task may raise; torch names the operation
-        raise NotStackable(raised(error)) from error
+        raise (NoMemory if is_lack_of_memory(error) else NotStackable)(raised(error)) from error
 
 
 class _Stack:

@@ -168,10 +168,15 @@ def test_a_pack_that_cannot_be_stacked_is_trained_one_by_one_and_says_why() -> N
     assert [result.message for result in broken.seeds] == ["RuntimeError: no optimizer at 0.5"] * 2
 
 
-def test_runs_that_do_not_fit_into_memory_side_by_side_are_taken_in_halves() -> None:
-    large, small_ones = study_of(f"{OWN}:Large", steps=20), study_of(f"{OWN}:Net", steps=20)
+@pytest.mark.parametrize(("where", "said"), [
+    ("gpu", "OutOfMemoryError: Tried to allocate 12 GiB"),
+    ("processor", "RuntimeError: .* you tried to allocate 1152921504606846976 bytes"),
+    ("python", "MemoryError"),
+])  # fmt: skip
+def test_runs_that_do_not_fit_into_memory_side_by_side_are_taken_in_halves(where: str, said: str) -> None:
+    large, small_ones = study_of({"name": f"{OWN}:Large", "where": where}, steps=20), study_of(f"{OWN}:Net", steps=20)
     settings = tuple(large.setting(number, {"decay": 0.9, "lr": lr}) for number, lr in enumerate((0.05, 0.1, 0.2)))
-    with pytest.warns(UserWarning, match="6 runs do not fit into memory side by side: Tried to allocate 12 GiB"):
+    with pytest.warns(UserWarning, match=f"6 runs do not fit into memory side by side: {said}"):
         halves = list(train_pack(large, Pack(settings, (0, 1), side_by_side=True)))
     whole = list(train_pack(small_ones, Pack(settings, (0, 1), side_by_side=True)))
     for ours, theirs in zip(halves, whole, strict=True):

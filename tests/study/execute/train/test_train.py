@@ -92,8 +92,10 @@ def test_an_average_that_cannot_be_measured_fails_alone() -> None:
     assert sorted(states) == ["complete", "complete", "failed"]
 
 
-def test_averages_that_do_not_fit_into_memory_together_are_taken_in_halves() -> None:
-    study = Study.of(parse_config(small(task="execute.train.counting:Cramped", **VAL_LOSS)))
+@pytest.mark.parametrize("where", ["gpu", "processor"])
+def test_averages_that_do_not_fit_into_memory_together_are_taken_in_halves(where: str) -> None:
+    task = {"name": "execute.train.counting:Cramped", "where": where}
+    study = Study.of(parse_config(small(task=task, **VAL_LOSS)))
     counting.TRAININGS.clear()
     outcomes = list(train_pack(study, Pack(settings_without_coupling(study, 5), (0,))))
     assert [outcome.state for outcome in outcomes] == ["complete"] * 5
