@@ -147,6 +147,8 @@ def _check_fields(name: str, task: type[Task]) -> None:
             raise BadInput(
                 f"a hyperparameter must not be named like a part of Task, got {field!r} of {name}; rename it."
             )
+    if not isinstance(task.stackable, frozenset | set | None):
+        raise BadInput(f"`stackable` of {name} must be a set of names, got {shown(task.stackable)}; mend the class.")
     if unknown := sorted((task.stackable or frozenset()) - task.model_fields.keys()):
         raise BadInput(f"`stackable` of {name} must name hyperparameters, got {unknown[0]!r}; mend the class.")
 

@@ -12,7 +12,7 @@ from study.design.schema import Outcome, SeedResult, Setting
 from study.design.study import Study
 from study.design.tasks.base import Task
 from study.execute.plan import Bars, Pack
-from study.execute.train.alone import train_alone
+from study.execute.train.alone import KEPT, train_alone
 from study.execute.train.memory import NoMemory
 from study.execute.train.stacked import NotStackable, Run, train_stacked
 
@@ -24,7 +24,7 @@ def train_pack(study: Study, pack: Pack) -> Iterator[Outcome]:
     is pruned ends with all seeds.
     """
     runs = [(setting, seed) for setting in pack.settings for seed in pack.seeds]
-    train = _side_by_side if pack.side_by_side else _one_by_one
+    train = _together if pack.side_by_side else _one_by_one
     results = iter(train(study, runs, pack.hosts, pack.bars))
     for setting in pack.settings:
         yield Outcome(setting.number, [next(results) for _ in pack.seeds])
@@ -34,6 +34,24 @@ def lost(pack: Pack, message: str) -> list[Outcome]:
     """The outcomes of a pack that could not be trained: every seed failed with this message."""
     results = [SeedResult(seed, state="failed", message=message, finished=time.time()) for seed in pack.seeds]
     return [Outcome(setting.number, results) for setting in pack.settings]
+
+
+def _together(study: Study, runs: Sequence[Run], hosts: Collection[int], bars: Mapping[int, Bars]) -> list[SeedResult]:
+    """Trains runs side by side, but for those whose optimizer cannot be described: they fail, and keep no others."""
+    broken = {setting.number for setting, _ in runs if not _has_optimizer(study, setting)}
+    whole, failing = ([run for run in runs if (run[0].number in broken) == fails] for fails in (False, True))
+    alone = iter(_one_by_one(study, failing, hosts, bars))
+    stacked = iter(_side_by_side(study, whole, hosts, bars) if whole else ())
+    return [next(alone if setting.number in broken else stacked) for setting, _ in runs]
+
+
+def _has_optimizer(study: Study, setting: Setting) -> bool:
+    """Whether a setting's task describes an optimizer, and does not raise."""
+    try:
+        task = study.task_of(setting)
+        return isinstance(task, Task) and task.describe_optimizer() is not None
+    except KEPT:
+        return False
 
 
 def _side_by_side(

@@ -195,11 +195,20 @@ def _averaged(task: Task, model: nn.Module) -> dict[str, float]:
 
 def measure(task: Task, model: nn.Module) -> dict[str, float]:
     """A task's metrics of a model; what it draws from global generators is the same for every model."""
+    with evaluating(model), torch.no_grad(), seeded(EVALUATION):
+        return {name: _number(name, value) for name, value in task.evaluate(model).items()}
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Has a model in evaluation mode, and each of its modules in its own mode again at the end."""
+    before = [(module, module.training) for module in model.modules()]
     model.eval()
-    with torch.no_grad(), seeded(EVALUATION):
-        measured = {name: _number(name, value) for name, value in task.evaluate(model).items()}
-    model.train()
-    return measured
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
 
 
 def _number(name: str, value: torch.Tensor) -> float:

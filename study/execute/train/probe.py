@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from itertools import islice
@@ -11,16 +12,17 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from study.design.dimension import Choice
-from study.design.schema import COORDINATES, Setting
+from study.design.schema import COORDINATES, Setting, Value
 from study.design.space import applying
 from study.design.study import Study
 from study.design.tasks.base import Task
-from study.execute.train.alone import KEPT, steps_of
+from study.execute.train.alone import KEPT
 from study.execute.train.apart import room_apart
 from study.execute.train.memory import NoMemory
 from study.execute.train.stacked import NotStackable, try_stacked
+from study.execute.train.undisturbed import TRAINING, defaults_kept, seeded
 
-PROBED = 2  # runs that are tried
+PROBED = 4  # runs that are tried, at most
 WEIGHTS, OPERATIONS = 2**15, 2**24  # of a run and of its step, above which a processor gains nothing by stacking
 
 
@@ -40,7 +42,7 @@ class Room:
 
 
 def room(study: Study) -> Room:
-    """Tries two runs from opposite ends of the study's space: a few steps side by side, and alone.
+    """Tries runs from opposite ends of the study's space, two by two: a few steps side by side, and alone.
 
     What is found depends on the study alone, neither on the machine nor on time, unless they take longer than
     `limits.setting_seconds`: then settings train one by one, and those that hang fail.
@@ -59,16 +61,18 @@ def room(study: Study) -> Room:
 
 
 def tried(study: Study) -> Room:
-    """The room of a study whose task says that its runs can be stacked, as two of them show; it may hang."""
-    ends, most = _ends(study), study.config.resources.side_by_side
+    """The room of a study whose task says that its runs can be stacked, as some of them show; it may hang."""
+    pairs, most = _pairs(study), study.config.resources.side_by_side
     try:
-        large, _ = (_too_large(study, setting) for setting in ends)  # of one size: the other shows that it trains
+        with defaults_kept():
+            found = [_too_large(study, setting) for setting in (pairs[0][1], *(near for near, _ in pairs))]
     except KEPT:  # the task cannot train here, perhaps for want of a GPU; the workers try again
         return Room(most)
-    if large:
+    if large := next(filter(None, found), ""):
         return Room(1, large)
     try:
-        try_stacked(study, [(setting, seed) for seed, setting in enumerate(ends)])
+        for pair in pairs[:1] + pairs[1:][-1:]:
+            try_stacked(study, [(setting, seed) for seed, setting in enumerate(pair)])
     except NotStackable as error:
         return Room(1, str(error), broken=True)
     except NoMemory as error:
@@ -76,29 +80,55 @@ def tried(study: Study) -> Room:
     return Room(most)
 
 
-def _ends(study: Study) -> tuple[Setting, Setting]:
-    """Two settings from opposite ends of all that may differ between runs side by side."""
+def _pairs(study: Study) -> list[tuple[Setting, Setting]]:
+    """Pairs of settings from opposite ends of all that may differ between runs side by side.
+
+    What may not differ is in the first pair as the space's first values have it; in each further one a hyperparameter
+    is another, and in the last one all are the space's last.
+    """
     assert isinstance(study.task, Task)
-    differing = COORDINATES | (study.task.stackable or frozenset())
-    low, high = {}, {}
-    space = study.spaces["main"]
-    for name, dimension in space.items():
-        low[name], *others = dimension.choice if isinstance(dimension, Choice) else dimension.probes()[:2]
-        high[name] = others[-1] if others and name in differing else low[name]
-    return study.setting(0, applying(space, low)), study.setting(0, applying(space, high))
+    space, differing = study.spaces["main"], COORDINATES | (study.task.stackable or frozenset())
+    values = {
+        name: list(dimension.choice if isinstance(dimension, Choice) else dimension.probes()[:2])
+        for name, dimension in space.items()
+    }
+    first, last = ({name: each[place] for name, each in values.items()} for place in (0, -1))
+    alike = [name for name in space if name not in differing]
+    shapes: list[dict[str, Value]] = [{name: value} for name in alike for value in values[name][1:]]
+    shapes = [{}, *shapes, *([{name: last[name] for name in alike}] if len(alike) > 1 else [])]
+    far = {name: last[name] for name in space if name in differing}
+    return [
+        (study.setting(0, applying(space, first | shape)), study.setting(0, applying(space, first | far | shape)))
+        for shape in shapes
+    ]
 
 
 def _too_large(study: Study, setting: Setting) -> str:
     """Why a step takes more of a processor's time than what stacking saves; "" if it does not, or is not on one."""
     task = study.task_of(setting)
     assert isinstance(task, Task)
-    with FlopCounterMode(display=False) as counted:
-        ((model, *_),) = islice(steps_of(task, [setting], 0), 1)
+    task.describe_optimizer()
+    with seeded(TRAINING, 0):
+        model = task.build_model(0)
+        (batch,) = islice(task.batches(0, 0, study.config.steps), 1)
+        operations = _operations(lambda: task.loss(model, batch).backward())  # type: ignore[no-untyped-call] # torch's
     weights = list(model.parameters())
     if any(weight.device != torch.device("cpu") for weight in weights):
         return ""
     if (size := sum(weight.numel() for weight in weights)) > WEIGHTS:
         return f"its models have {size:,} weights: with more than {WEIGHTS:,} a processor gains nothing by it"
-    if (operations := counted.get_total_flops()) > OPERATIONS:
+    if operations > OPERATIONS:
         return f"a step takes {operations:,} operations: with more than {OPERATIONS:,} a processor gains nothing by it"
     return ""
+
+
+def _operations(step: Callable[[], object]) -> int:
+    """How many operations a step takes; 0 where torch cannot count them."""
+    counted = FlopCounterMode(display=False)
+    try:
+        with counted:
+            step()
+    except KEPT:  # of the counter, which knows no gradients inside a loss, or of the step
+        step()
+        return 0
+    return counted.get_total_flops()

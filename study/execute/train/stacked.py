@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.nn.utils import parameters_to_vector
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from study.design.schema import AVERAGE, LIVE, SeedResult, Setting
 from study.design.study import Study
 from study.design.tasks.base import Task
 from study.execute.plan import Bars
-from study.execute.train.alone import KEPT, evaluation_steps, log_of, lr_factor, measure, steps_of
+from study.execute.train.alone import KEPT, evaluating, evaluation_steps, log_of, lr_factor, measure
 from study.execute.train.log import DIVERGED_LOSS, Diverged, Ended, Pruned, in_range, raised
 from study.execute.train.memory import NoMemory, is_lack_of_memory
 from study.execute.train.rows import Averages, Watchers, optimizer
@@ -32,9 +32,12 @@ from study.execute.train.undisturbed import TRAINING, defaults_kept, drawn, seed
 Run = tuple[Setting, int]  # a setting and a seed
 Traced = Callable[..., tuple[Tensor, Tensor]]
 
-TRIED = 3  # steps after which rows are compared with the same runs alone
-AGREE = 1e-2  # the largest difference, as a share of the way gone: far above rounding, far below a wrong equation
-ROUNDING = 16  # units in the last place of the largest weight that are no difference, however short the way
+TRIED = 3  # first steps, in which rows are compared with the same weights alone
+ROUNDING = 1000  # units in the last place by which gradients may differ, of the largest: far below a wrong equation
+COARSE = 1e-2  # the same on a GPU, whose kernels may take float32 with 11 bits
+AGREE, LEAST = 1e-2, 1e-6  # share of a metric, in which few examples count, and value that are no difference
+RANDOM = "called random operation"  # what torch says under `vmap`
+SLOWER = "There is a performance drop"  # what it warns of, with an appeal to its users
 TOGETHER = 16  # rows that are evaluated at once
 MOST_TRACED = 16  # sequences of operations that are kept for further packs
 TRACED: dict[object, Traced] = {}  # of this process, by all that they depend on, oldest first
@@ -79,7 +82,8 @@ def _attempt(
     study: Study, runs: Sequence[Run], steps: int, hosts: Collection[int], bars: Mapping[int, Bars]
 ) -> list[SeedResult]:
     try:
-        with defaults_kept():
+        with defaults_kept(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", SLOWER, UserWarning)
             return _Stack(study, runs, hosts, bars).train(steps)
     except (NotStackable, NoMemory):
         raise
@@ -92,15 +96,15 @@ class _Stack:
 
     def __init__(self, study: Study, runs: Sequence[Run], hosts: Collection[int], bars: Mapping[int, Bars]) -> None:
         self._study, self._runs = study, runs
-        # Alone first: what a task keeps between calls, as its data, must not be made while rows are traced.
-        self._alone = {run: _alone(study, *runs[run]) for run in {0, len(runs) - 1}}
         self._logs = [log_of(study, setting, seed, bars) for setting, seed in runs]
         self._run_of = list(range(len(runs)))  # each average's run
         places: dict[tuple[str, int], int] = {}
         self._row_of = [places.setdefault((setting.trajectory, seed), len(places)) for setting, seed in runs]
         first = [runs[self._row_of.index(row)] for row in range(len(places))]
         tasks, seeds = [_task(study, setting) for setting, _ in first], [seed for _, seed in first]
-        self._rows = _Rows(tasks, seeds)
+        # Alone first: what a task keeps between calls, as its data, must not be made while rows are traced.
+        self._alone = {row: _Alone(tasks[row], seeds[row], study.config.steps) for row in {0, len(first) - 1}}
+        self._rows = _Rows(tasks, seeds, self._alone[0].unused)
         self._averages = Averages([setting.oscillator for setting, _ in runs], self._row_of, self._rows.x)
         self._hosts = [run for run, (setting, _) in enumerate(runs) if setting.number in hosts]
         self._riders = Watchers(study.riders, self._rows_of(self._hosts), self._rows.x) if self._hosts else None
@@ -115,7 +119,7 @@ class _Stack:
         for step, batch in enumerate(self._batches(steps), start=1):
             self._advance(batch, step)
             if step == min(TRIED, self._study.config.steps):
-                self._check()
+                self._check_metrics()
                 _check_drawn(before)
             if step in due:
                 self._evaluate(step)
@@ -130,6 +134,9 @@ class _Stack:
     def _advance(self, batch: tuple[Tensor, ...], step: int) -> None:
         """One step of all rows and averages."""
         gradient, loss = self._rows.gradient(batch)
+        if step <= TRIED:
+            for row, alone in self._alone.items():
+                alone.check(step, self._rows.x[row], [part[row] for part in batch], gradient[row])
         if step == 1:
             self._limit = DIVERGED_LOSS * loss.abs().clamp(min=1)
         if too_large := (~(loss.abs() <= self._limit)).nonzero().flatten().tolist():  # also where it is nan
@@ -204,53 +211,88 @@ class _Stack:
             watched = torch.tensor(carrying, dtype=torch.long, device=rows.device)
             self._riders.keep(watched, self._rows_of(self._hosts))
 
-    def _check(self) -> None:
-        """Compares the first and the last run with what they came to alone.
+    def _check_metrics(self) -> None:
+        """Compares what some rows measure with what the same weights measure alone.
 
         Raises:
             NotStackable: They differ by more than rounding.
         """
         measured = self._rows.metrics(self._rows.x)
-        for run, alone in self._alone.items():
-            if alone is not None and not self._logs[run].ended:
-                place = self._run_of.index(run)
-                row = self._row_of[place]
-                _compare("weights", self._rows.x[row], alone.weights, alone.begun)
-                _compare("averaged weights", self._averages.y[place], alone.averaged, alone.begun)
-                for name, value in measured[row].items():
-                    if not abs(value - alone.metrics[name]) <= AGREE * max(1.0, abs(alone.metrics[name])):
-                        raise NotStackable(f"{name} is {value:.4g} side by side and {alone.metrics[name]:.4g} alone")
+        for row, alone in self._alone.items():
+            for name, theirs in alone.metrics(self._rows.x[row]).items():
+                ours = measured[row][name]
+                if in_range(theirs) and not abs(ours - theirs) <= AGREE * abs(theirs) + LEAST:
+                    raise NotStackable(
+                        f"{name} is {ours:.4g} side by side and {theirs:.4g} alone: `evaluate` reads more than "
+                        "`stackable` says"
+                    )
 
 
-@dataclass(frozen=True)
 class _Alone:
-    """What the first steps of a run come to by themselves; weights are vectors."""
+    """A row's run by itself: what its task makes of the row's weights, one step at a time.
 
-    begun: Tensor
-    weights: Tensor
-    averaged: Tensor
-    metrics: dict[str, float]
+    Args:
+        task: The run's own.
+        seed: Its seed.
+        steps: Of the run.
 
-
-def _alone(study: Study, setting: Setting, seed: int) -> _Alone | None:
-    """The first steps of a run by itself; None if it diverges in them.
-
-    Raises:
-        NotStackable: Training changes more of the model than its parameters.
+    Attributes:
+        unused: The parameters that get no gradient, which no optimizer moves.
     """
-    task = _task(study, setting)
-    begun = _built(task, seed)
-    try:
+
+    def __init__(self, task: Task, seed: int, steps: int) -> None:
+        self._task, self._seed, self._model = task, seed, _built(task, seed)
+        self._buffers = {name: buffer.clone() for name, buffer in self._model.named_buffers()}
+        self._batches = task.batches(seed, 0, steps)
         with seeded(TRAINING, seed):
-            *_, (model, (average,), _) = islice(steps_of(task, [setting], seed), TRIED)
-    except Diverged:
-        return None
-    buffers = dict(model.named_buffers())
-    if changed := [name for name, buffer in begun.named_buffers() if not torch.equal(buffer, buffers[name])]:
-        raise NotStackable(f"training changes the model's buffer {changed[0]}, as BatchNorm does")
-    with average.average_parameters():
-        averaged = _vector(model)
-    return _Alone(_vector(begun), _vector(model), averaged, measure(task, model))
+            (first,) = islice(task.batches(seed, 0, steps), 1)
+        self.unused = frozenset(name for name, slope in self._differentiate(first).items() if slope is None)
+        measure(task, self._model)
+
+    def check(self, step: int, weights: Tensor, batch: Sequence[Tensor], gradient: Tensor) -> None:
+        """Compares a step's batch and gradient, at the weights that the row has before it.
+
+        Raises:
+            NotStackable: They differ by more than rounding, or training changes more of the model than its parameters.
+        """
+        with seeded(TRAINING, self._seed):
+            own = next(self._batches)
+        if not all(torch.equal(ours, theirs) for ours, theirs in zip(batch, own, strict=True)):
+            raise NotStackable(f"step {step} has another batch alone: `batches` reads more than `stackable` says")
+        self._load(weights)
+        slopes = self._differentiate(own)
+        if changing := [name for name, slope in slopes.items() if (slope is None) != (name in self.unused)]:
+            raise NotStackable(f"the parameter {changing[0]} has a gradient in some steps and none in others")
+        theirs = parameters_to_vector([slope for slope in slopes.values() if slope is not None])
+        gap, size = (theirs - gradient).abs().max(), theirs.abs().max()
+        if size.isfinite() and not gap <= _rounding(theirs) * size:
+            raise NotStackable(
+                f"the gradient of step {step} is {gap:.2g} from that of the same run alone, the largest of which is "
+                f"{size:.2g}: `loss` reads more than `stackable` says"
+            )
+
+    def metrics(self, weights: Tensor) -> dict[str, float]:
+        """What weights measure."""
+        self._load(weights)
+        return measure(self._task, self._model)
+
+    def _load(self, weights: Tensor) -> None:
+        with torch.no_grad():
+            vector_to_parameters(weights.clone(), [weight for _, weight in _trained(self._model, self.unused)])
+
+    def _differentiate(self, batch: tuple[Tensor, ...]) -> dict[str, Tensor | None]:
+        """The gradient of a batch's loss by parameter; None for one that the loss does not read.
+
+        Raises:
+            NotStackable: Training changes more of the model than its parameters.
+        """
+        self._model.zero_grad()
+        with seeded(TRAINING, self._seed):
+            self._task.loss(self._model, batch).backward()  # type: ignore[no-untyped-call] # torch's own
+        for name, buffer in self._model.named_buffers():
+            if not torch.equal(buffer, self._buffers[name]):
+                raise NotStackable(f"training changes the model's buffer {name}, as BatchNorm does")
+        return {name: weight.grad for name, weight in _trained(self._model)}
 
 
 class _Rows:
@@ -259,6 +301,7 @@ class _Rows:
     Args:
         tasks: Each row's own task; the first one's functions serve all.
         seeds: Each row's seed.
+        unused: Parameters that no optimizer moves, as the loss does not read them.
 
     Attributes:
         x: Weights that are trained, shape (rows, weights).
@@ -267,18 +310,20 @@ class _Rows:
         NotStackable: The tasks or their models are not alike.
     """
 
-    def __init__(self, tasks: Sequence[Task], seeds: Sequence[int]) -> None:
+    def __init__(self, tasks: Sequence[Task], seeds: Sequence[int], unused: Collection[str]) -> None:
         _check_alike(tasks)
         models = [_built(task, seed) for task, seed in zip(tasks, seeds, strict=True)]
         self._whole = _Whole(tasks[0], models[0])
-        self._kind = type(tasks[0]), _reads(tasks[0], without=tasks[0].stackable or ()), str(models[0])
-        trained = [dict(_trained(model)) for model in models]
+        trained = [dict(_trained(model, unused)) for model in models]
         kinds = {weight.dtype for weights in trained for weight in weights.values()}
         if len({str(model) for model in models}) > 1 or len(kinds) != 1 or not kinds <= {torch.float32, torch.float64}:
             raise NotStackable("the models differ, or their weights are not all float32 or all float64")
         self._shapes = {name: weight.shape for name, weight in trained[0].items()}
+        modes = [module.training for module in models[0].modules()]
+        reads = _reads(tasks[0], without=tasks[0].stackable or ())
+        self._kind = type(tasks[0]), reads, str(models[0]), *modes, *self._shapes
         self.x = torch.stack([parameters_to_vector(weights.values()).detach() for weights in trained])
-        fixed = [dict(_fixed(model)) for model in models]
+        fixed = [dict(_fixed(model, unused)) for model in models]
         self._fixed = {name: torch.stack([row[name].detach() for row in fixed]) for name in fixed[0]}
         self._batch: list[torch.Size] = []
         self._traced: Traced | None = None
@@ -304,10 +349,8 @@ class _Rows:
             row_of: Of which row each is; left out, there is one for each row.
         """
         fixed = self._fixed if row_of is None else {name: rows[row_of] for name, rows in self._fixed.items()}
-        self._whole.eval()
-        with torch.no_grad():
+        with evaluating(self._whole), torch.no_grad():
             found: dict[str, Tensor] = vmap(self._measure, chunk_size=TOGETHER)(weights, fixed)
-        self._whole.train()
         columns = {name: value.tolist() for name, value in found.items()}
         return [{name: column[place] for name, column in columns.items()} for place in range(len(weights))]
 
@@ -337,7 +380,12 @@ class _Rows:
         parts = torch.split(row, [shape.numel() for shape in self._shapes.values()])
         weights = {name: part.view(shape) for (name, shape), part in zip(self._shapes.items(), parts, strict=True)}
         tensors = {f"model.{name}": tensor for name, tensor in {**weights, **fixed}.items()}
-        return functional_call(self._whole, tensors, (function, *arguments))
+        try:
+            return functional_call(self._whole, tensors, (function, *arguments))
+        except RuntimeError as error:
+            if RANDOM in str(error):
+                raise NotStackable(f"`{function}` draws random numbers, as dropout does") from error
+            raise
 
 
 class _Whole(nn.Module):
@@ -376,14 +424,10 @@ def _check_alike(tasks: Sequence[Task]) -> None:
         raise NotStackable("the settings differ in more than `stackable` names")
 
 
-def _compare(what: str, ours: Tensor, theirs: Tensor, begun: Tensor) -> None:
-    """Raises NotStackable if a row is not what the same run is alone."""
-    gap, gone = ((theirs - other).abs().max() for other in (ours, begun))
-    if not gap <= AGREE * gone + ROUNDING * torch.finfo(theirs.dtype).eps * theirs.abs().max():
-        raise NotStackable(
-            f"after {TRIED} steps the {what} are {gap:.2g} from those of the same run alone, which have gone "
-            f"{gone:.2g}: `loss` or `batches` reads more than `stackable` says"
-        )
+def _rounding(values: Tensor) -> float:
+    """The largest difference that is rounding, as a share of the largest of some values."""
+    finest = ROUNDING * torch.finfo(values.dtype).eps
+    return finest if values.is_cpu else max(finest, COARSE)
 
 
 def _streams(tasks: Sequence[Task], seeds: Sequence[int]) -> tuple[list[tuple[Task, int]], list[int]]:
@@ -402,8 +446,9 @@ def _streams(tasks: Sequence[Task], seeds: Sequence[int]) -> tuple[list[tuple[Ta
 
 def _is_read_by_optimizer(name: str, tasks: Sequence[Task]) -> bool:
     """Whether a hyperparameter's values, put into the first task, make as many different optimizers."""
-    first, values = tasks[0], {getattr(task, name) for task in tasks}
-    return len({first.having({**first.values(), name: value}).describe_optimizer() for value in values}) == len(values)
+    first, values = tasks[0], {json.dumps(value): value for value in (task.values()[name] for task in tasks)}
+    made = {repr(first.having({**first.values(), name: value}).describe_optimizer()) for value in values.values()}
+    return len(made) == len(values)
 
 
 def _reads(task: Task, without: Collection[str]) -> str:
@@ -411,16 +456,15 @@ def _reads(task: Task, without: Collection[str]) -> str:
     return json.dumps({name: value for name, value in task.values().items() if name not in without}, sort_keys=True)
 
 
-def _trained(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def _trained(model: nn.Module, unused: Collection[str] = ()) -> Iterator[tuple[str, nn.Parameter]]:
     """The parameters that the optimizer moves."""
-    return ((name, weight) for name, weight in model.named_parameters() if weight.requires_grad)
+    for name, weight in model.named_parameters():
+        if weight.requires_grad and name not in unused:
+            yield name, weight
 
 
-def _fixed(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """What stays as it was built: frozen parameters and buffers."""
-    yield from ((name, weight) for name, weight in model.named_parameters() if not weight.requires_grad)
+def _fixed(model: nn.Module, unused: Collection[str]) -> Iterator[tuple[str, Tensor]]:
+    """What stays as it was built: other parameters and buffers."""
+    trained = dict(_trained(model, unused))
+    yield from ((name, weight) for name, weight in model.named_parameters() if name not in trained)
     yield from model.named_buffers()
-
-
-def _vector(model: nn.Module) -> Tensor:
-    return parameters_to_vector(weight for _, weight in _trained(model)).detach().clone()

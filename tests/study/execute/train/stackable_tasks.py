@@ -95,6 +95,37 @@ class Dropping(Net):
         return functional.dropout(super().loss(model, batch)[None], 0.5).sum()
 
 
+class DropsLater(Dropping):
+    """Draws them where a hyperparameter says so."""
+
+    drops: bool = False
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+        return super().loss(model, batch) if self.drops else Net.loss(self, model, batch)
+
+
+class Bending(Net):
+    """Has a gradient in its loss, which torch's counter of operations does not know."""
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+        inputs, targets = batch
+
+        def output(one: Tensor) -> Tensor:
+            return model(one[None]).sum()
+
+        slopes = torch.func.vmap(torch.func.grad(output))(inputs)
+        return functional.mse_loss(model(inputs), targets) + 0.01 * slopes.square().mean()
+
+
+class Widening(Net):
+    """Sets torch's default dtype as it builds a model."""
+
+    def build_model(self, seed: int) -> nn.Module:
+        model = super().build_model(seed)
+        torch.set_default_dtype(torch.float64)
+        return model
+
+
 class Shuffling(Net):
     """Draws a number from torch's global generator for each batch."""
 
@@ -131,6 +162,62 @@ class MeasuresMore(Net):
 
     def evaluate(self, model: nn.Module) -> dict[str, Tensor]:
         return {"val_loss": torch.tensor(self.noise)}
+
+
+class ReadsLittle(Net):
+    """Reads one so that the gradient is another by a thousandth at most."""
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+        return super().loss(model, batch) + 1e-3 * self.noise * sum(w.square().sum() for w in model.parameters())
+
+
+class MeasuresLittle(Net):
+    """Reads one where it measures small values."""
+
+    def evaluate(self, model: nn.Module) -> dict[str, Tensor]:
+        return {name: 0.005 * (1 + self.lr) * value for name, value in super().evaluate(model).items()}
+
+
+class Attentive(Net):
+    """Has parameters whose gradient is nothing but rounding, of which Adam makes whole steps: attention's key bias."""
+
+    def build_model(self, seed: int) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return nn.Sequential(Attending(), nn.Linear(4, 1))
+
+
+class Attending(nn.Module):
+    """Attention of a row's inputs to each other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside, self.attention = nn.Linear(1, 4), nn.MultiheadAttention(4, 2, batch_first=True)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        words = self.inside(inputs[..., None])
+        return self.attention(words, words, words, need_weights=False)[0].mean(dim=1)
+
+
+class Unread(Net):
+    """Has a parameter that the loss does not read, so that no optimizer moves it, and that is measured."""
+
+    def build_model(self, seed: int) -> nn.Module:
+        model = super().build_model(seed)
+        model.register_parameter("unread", nn.Parameter(torch.full((3,), 2.0)))
+        return model
+
+    def evaluate(self, model: nn.Module) -> dict[str, Tensor]:
+        return super().evaluate(model) | {"unread": model.unread.sum()}
+
+
+class Asleep(Net):
+    """Has BatchNorm and dropout in evaluation mode while it trains, as fine-tuning does."""
+
+    def build_model(self, seed: int) -> nn.Module:
+        first, *others = super().build_model(seed)
+        norm, dropout = nn.BatchNorm1d(INPUTS).eval(), nn.Dropout(0.5).eval()
+        return nn.Sequential(first, norm, dropout, *others)
 
 
 class MeasuresRows(Net):

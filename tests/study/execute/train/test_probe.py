@@ -6,8 +6,12 @@ import re
 from typing import Any
 
 import pytest
+import torch
 from execute.train.test_stacked import OWN, study_of
+from studies import small
 
+from study.design.config import parse_config
+from study.design.study import Study
 from study.execute.train.probe import Room, room
 
 
@@ -29,6 +33,30 @@ def test_what_is_not_stacked_says_why(task: str | dict[str, Any], changes: dict[
     assert found.reason.startswith(reason)
 
 
+@pytest.mark.parametrize("widths", [[8, 1024], [1024, 8], [8, 1024, 16]])
+def test_models_that_are_too_large_are_found_wherever_they_are_in_the_space(widths: list[int]) -> None:
+    space = {"decay": 0.9, "lr": {"log": [0.01, 0.1]}, "width": {"choice": widths}, "depth": {"choice": [1, 2]}}
+    study = Study.of(parse_config(small(task="digits", objective={"metric": "average/val_loss"}, space=space)))
+    assert room(study).reason.startswith("its models have 76,810 weights")
+
+
+def test_a_hyperparameter_that_may_not_differ_is_tried_at_its_other_end_too() -> None:
+    space = {"decay": 0.9, "lr": {"log": [0.01, 0.1]}, "drops": {"choice": [False, True]}}
+    study = Study.of(
+        parse_config(small(task=f"{OWN}:DropsLater", objective={"metric": "average/val_loss"}, space=space))
+    )
+    assert room(study) == Room(1, "`loss` draws random numbers, as dropout does", broken=True)
+
+
+def test_a_loss_whose_operations_torch_cannot_count_trains_side_by_side_where_it_can() -> None:
+    assert room(study_of(f"{OWN}:Bending")) == Room(32)
+
+
+def test_trying_leaves_torch_s_defaults_alone() -> None:
+    room(study_of(f"{OWN}:Widening"))
+    assert torch.get_default_dtype() == torch.float32
+
+
 def test_a_train_function_is_not_stacked() -> None:
     study = study_of("tasks_of_tests:parabola", "average/score", "max")
     assert room(study) == Room(1, "a train function makes its own loop")
@@ -37,7 +65,7 @@ def test_a_train_function_is_not_stacked() -> None:
 @pytest.mark.parametrize(("task", "reason"), [
     ("ReadsMore", "reads more than `stackable` says"),
     ("Normalising", "as BatchNorm does"),
-    ("Dropping", "randomness"),
+    ("Dropping", "`loss` draws random numbers, as dropout does"),
     ("Shuffling", "draws from a global random generator"),
 ])  # fmt: skip
 def test_a_task_that_breaks_its_word_is_told(task: str, reason: str) -> None:

@@ -87,6 +87,29 @@ def test_side_by_side_every_built_in_task_comes_to_what_it_comes_to_alone(
     assert_as_alone(study, runs_of(study, *differing), within=1e-3)
 
 
+@pytest.mark.parametrize(("task", "options", "differing"), [
+    ("Attentive", {"kind": "adam"}, [{"lr": 0.01}, {"lr": 0.003}]),
+    ("Attentive", {"kind": "adamw"}, [{"lr": 0.01, "weight_decay": 0.1}, {"lr": 0.003}]),
+    ("Unread", {}, [{"lr": 0.05}, {"lr": 0.1, "weight_decay": 0.5}]),
+    ("Unread", {"kind": "adamw"}, [{"lr": 0.01, "weight_decay": 0.5}, {"lr": 0.003}]),
+    ("Asleep", {}, [{"lr": 0.05}, {"lr": 0.1}]),
+])  # fmt: skip
+def test_side_by_side_it_comes_to_the_same_whatever_the_model(
+    task: str, options: dict[str, Any], differing: list[dict[str, Any]]
+) -> None:
+    study = study_of({"name": f"{OWN}:{task}", **options}, steps=100, evaluations=4)
+    assert_as_alone(study, runs_of(study, *({"noise": 0.1, **each} for each in differing)), within=1e-4)
+
+
+def test_modules_that_train_in_evaluation_mode_stay_in_it_however_often_they_are_measured() -> None:
+    values = set()
+    for evaluations in (1, 5):
+        study = study_of(f"{OWN}:Asleep", steps=50, evaluations=evaluations)
+        (result,) = train_alone(study, [study.setting(0, {**AVERAGES[2], "lr": 0.05})], 0)
+        values.add(result.last("average/val_loss"))
+    assert len(values) == 1
+
+
 @pytest.mark.parametrize("differing", [
     [{"lr": 0.05}, {"lr": 0.05, "weight_decay": 0.1}],
     [{"lr": 0.05, "momentum": 0.9}, {"lr": 0.05}],
@@ -109,11 +132,13 @@ def test_runs_that_diverge_end_at_the_same_step_and_leave_the_others_alone(lrs: 
 
 
 @pytest.mark.parametrize(("task", "differing", "said"), [
-    ("Dropping", {}, "randomness"),
+    ("Dropping", {}, "^`loss` draws random numbers, as dropout does$"),
     ("Branching", {}, r"item\(\)"),
     ("Normalising", {}, r"training changes the model's buffer 1\.running_mean, as BatchNorm does"),
-    ("ReadsMore", {"lr": 0.5}, "after 3 steps the weights are .* reads more than `stackable` says"),
-    ("MeasuresMore", {"noise": 0.5}, r"val_loss is 0\.1 side by side and 0\.5 alone"),
+    ("ReadsMore", {"lr": 0.5}, "the gradient of step 1 is .* `loss` reads more than `stackable` says"),
+    ("ReadsLittle", {"noise": 0.5}, "the gradient of step 1 is .* `loss` reads more than `stackable` says"),
+    ("MeasuresMore", {"noise": 0.5}, r"val_loss is 0\.1 side by side and 0\.5 alone: `evaluate` reads more"),
+    ("MeasuresLittle", {"lr": 0.5}, r"val_loss is .* side by side and .* alone: `evaluate` reads more"),
     ("MeasuresRows", {}, r"`evaluate` must return 0-d tensors, got shape \(3,\) for 'val_loss'"),
     ("Shaped", {"width": 5}, "the models differ"),
     ("Uneven", {}, "`batches` gives batches of different shapes"),
@@ -160,12 +185,28 @@ def test_averages_without_coupling_watch_one_trajectory() -> None:
 
 
 def test_a_pack_that_cannot_be_stacked_is_trained_one_by_one_and_says_why() -> None:
-    study = study_of(f"{OWN}:Breaking", steps=10, evaluations=1)
+    study = study_of(f"{OWN}:ReadsMore", steps=10, evaluations=1)
     settings = tuple(study.setting(number, {"decay": 0.9, "lr": lr}) for number, lr in enumerate((0.05, 0.5)))
-    with pytest.warns(UserWarning, match="runs are trained one by one: RuntimeError: no optimizer at 0.5"):
-        good, broken = train_pack(study, Pack(settings, (0, 1), side_by_side=True))
-    assert [(result.seed, result.state) for result in good.seeds] == [(0, "complete"), (1, "complete")]
-    assert [result.message for result in broken.seeds] == ["RuntimeError: no optimizer at 0.5"] * 2
+    with pytest.warns(UserWarning, match="runs are trained one by one: the gradient of step 1 is"):
+        outcomes = list(train_pack(study, Pack(settings, (0, 1), side_by_side=True)))
+    for setting, outcome in zip(settings, outcomes, strict=True):
+        assert [result.history for result in outcome.seeds] == [
+            train_alone(study, [setting], seed)[0].history for seed in (0, 1)
+        ]
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_setting_without_an_optimizer_fails_and_keeps_no_other_from_its_pack() -> None:
+    study = study_of(f"{OWN}:Breaking", steps=10, evaluations=1)
+    first, _, last = settings = tuple(
+        study.setting(number, {"decay": 0.9, "lr": lr}) for number, lr in ((3, 0.05), (4, 0.5), (7, 0.1))
+    )
+    outcomes = list(train_pack(study, Pack(settings, (0, 1), side_by_side=True)))
+    assert [outcome.setting for outcome in outcomes] == [3, 4, 7]
+    assert [result.message for result in outcomes[1].seeds] == ["RuntimeError: no optimizer at 0.5"] * 2
+    together = list(train_pack(study, Pack((first, last), (0, 1), side_by_side=True)))
+    for ours, theirs in zip((outcomes[0], outcomes[2]), together, strict=True):
+        assert [result.history for result in ours.seeds] == [result.history for result in theirs.seeds]
 
 
 @pytest.mark.parametrize(("where", "said"), [
