@@ -39,6 +39,7 @@ class Asker:
         self._asked, self._outcomes = ledger.asked(), ledger.outcomes()
         self.plan = plan(study, [asked.search for asked in self._asked])
         self._searches = {name: Search(study, index, self.plan, name) for index, name in enumerate(study.spaces)}
+        self._carries = self._carries_riders()
         self._hosts: dict[str, int] = {}  # by trajectory: the first setting of it, whose training riders watch
         self._rungs = Rungs(study, ledger.histories() if study.config.rung_steps else ())
         for asked in self._asked:
@@ -156,10 +157,19 @@ class Asker:
             return self._asked[number].setting
         return next(setting for setting in self.finalists if setting.number == number)
 
+    def _carries_riders(self) -> bool:
+        """Whether riders watch trainings; where the config leaves it open, as the study began, however it goes on."""
+        carried = self.study.config.search.riders.carried
+        if carried != "auto":
+            return carried == "always"
+        uncoupled = (asked.setting.number for asked in self._asked if asked.setting["coupling"] == 0)
+        begun = [self._outcomes[number] for number in uncoupled if number in self._outcomes]
+        measured = [outcome for outcome in begun if outcome.part("search").state == "complete"]
+        return any(result.riders for each in measured for result in each.seeds) if measured else self._room > 1
+
     def _find_host(self, setting: Setting) -> None:
         """Notes a setting whose training riders watch: the first that is asked of each trajectory that none pulls."""
-        carried = self.study.config.search.riders.carried
-        if setting["coupling"] == 0 and (carried == "always" or (carried == "auto" and self._room > 1)):
+        if setting["coupling"] == 0 and self._carries:
             self._hosts.setdefault(setting.trajectory, setting.number)
 
     def _ask_wave(self) -> None:

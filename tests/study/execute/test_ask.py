@@ -296,6 +296,19 @@ def test_riders_are_carried_as_the_config_says(tmp_path: Path, riders: object, r
     assert sorted(number for pack in packs for number in pack.hosts) == (emas if carried else [])
 
 
+@pytest.mark.parametrize(("began", "goes_on"), [(8, 1), (1, 8)])
+def test_a_study_goes_on_with_riders_or_without_as_it_began(tmp_path: Path, began: int, goes_on: int) -> None:
+    """However many runs train side by side then, as `resources` may change."""
+    study, url = study_of(search={"sampler": "random", "settings": 4, "baseline": 8}), f"sqlite:///{tmp_path}/ledger.db"
+    with asking(study, url, room=began) as asker:
+        packs = play_riding(asker, stop_after=2)
+    with asking(study, url, room=goes_on) as asker:
+        packs += play_riding(asker)
+    emas = sorted(setting.number for pack in packs for setting in pack.settings if setting["coupling"] == 0)
+    assert len(emas) == 8
+    assert sorted(number for pack in packs for number in pack.hosts) == (emas if began > 1 else [])
+
+
 def told(asker: Asker, name: str = "memory") -> list[tuple[float, float]]:
     """A parameter and the value of all that Optuna was told, in its order."""
     trials = asker._searches["main"]._optuna.get_trials(states=[TrialState.COMPLETE])
