@@ -320,6 +320,8 @@ class Bank:
 
 
 def _clocks(oscillators: Sequence[Oscillator], update_every: int, warmup: int) -> list[Clock]:
+    if isinstance(oscillators, Oscillator):
+        raise TypeError("`oscillators` must be a sequence of Oscillators, got a single one; put it into a list.")
     clocks = [Clock(oscillator, update_every, warmup) for oscillator in oscillators]
     if not clocks:
         raise ValueError("`oscillators` must hold at least one, got none.")

@@ -14,7 +14,7 @@ from study.findings.choose import FEWEST, row
 from study.findings.collect import Records
 from study.findings.compare import Comparison, Difference, runner_up
 from study.findings.recommend import Recommendation
-from study.show import number
+from study.show import mean_text, number
 
 BASELINE_TEXTS: dict[str, str] = {
     "ema": "the best EMA",
@@ -59,8 +59,8 @@ def lines(found: Recommendation) -> list[tuple[str, str]]:
     said = [
         _tried(found),
         ("best", setting_text(found.parameters, _named(found)) or "the only setting"),
-        *([("verdict", told)] if (told := verdict(found)) else []),
-        ("measured", f"{records.metric} {number(found.mean)} ({error}){_on(found)}"),
+        *([("verdict", told)] if (told := ("" if records.finished else "so far ") + verdict(found)) else []),
+        ("measured", f"{records.metric} {mean_text(found.mean, found.se)} ({error}){_on(found)}"),
         *_as_oscillator(found),
         ("how sure", sureness(found)),
     ]
@@ -72,12 +72,19 @@ def lines(found: Recommendation) -> list[tuple[str, str]]:
     if flattered := [comparison.baseline for comparison in found.versus if not comparison.fresh]:
         which = "the differences" if len(flattered) == len(found.versus) else f"vs {', '.join(flattered)}, numbers that"
         flattery = f"{which} flatter the winner, though their intervals allow for it"
-        mends = "`confirm` mends it" if records.run else "fresh seeds of the best few would not"
-        said.append(("", f"chosen and measured on the same seeds: {flattery}; {mends}"))
+        said.append(("", f"chosen and measured on the same seeds: {flattery}; {what_mends(records)}"))
     said += [("note", note) for note in records.notes]
     if records.run:
-        said.append(("next", f"belay-study export {records.name} -o defaults.yaml"))
+        export = f"belay-study export {records.name} -o defaults.yaml"
+        said.append(("next", export if records.finished else f"belay-study resume {records.name}"))
     return [(head, printable(text)) for head, text in said]
+
+
+def what_mends(records: Records) -> str:
+    """What makes up for choosing and measuring on the same seeds."""
+    if not records.run:
+        return "fresh seeds of the best few would not"
+    return "`confirm` mends it" if records.finished else "it is not finished, and `confirm` mends it where it is given"
 
 
 def _no_ema(records: Records) -> str:
@@ -104,9 +111,9 @@ def _tried(found: Recommendation) -> tuple[str, str]:
     counts = {name: getattr(found, name) for name in ("pruned", "diverged", "failed")}
     ended = "".join(f", {count} {what}" for what, count in (counts | {"unfinished": found.unfinished}).items() if count)
     if not records.run:
-        return "table", f"{records.name}: {_count(records.planned, 'setting')} x {_count(records.seeds, 'seed')}{ended}"
+        return "table", f"{records.name}: {_count(records.planned, 'setting')} x {_seeds(found)}{ended}"
     done = found.tried + sum(counts.values())
-    return "study", f"{records.name}: {done} of {records.planned} settings x {_seeds(found)} seeds done{ended}"
+    return "study", f"{records.name}: {done} of {records.planned} settings x {_seeds(found)} done{ended}"
 
 
 def _count(count: int, what: str) -> str:
@@ -129,14 +136,14 @@ def _as_oscillator(found: Recommendation) -> Iterator[tuple[str, str]]:
 def _seeds(found: Recommendation) -> str:
     """How many seeds settings were searched by; in a race the fewest and the most."""
     fewest, most = found.records.seeds, found.records.table["seed"].nunique()
-    return f"{fewest}" if fewest == most else f"{fewest} to {most}"
+    return _count(most, "seed") if fewest == most else f"{fewest} to {most} seeds"
 
 
 def _on(found: Recommendation) -> str:
     """Which seeds the mean is over, or what it is without its luck, where these are the seeds of the search."""
     if found.fresh:
         return f" on {found.fresh} fresh seeds, the best of {found.finalists} finalists"
-    return "" if found.shrunken is None else f", about {number(found.shrunken)} without luck"
+    return "" if found.shrunken is None else f", about {mean_text(found.shrunken, found.se)} without luck"
 
 
 def verdict(found: Recommendation) -> str:
@@ -224,12 +231,21 @@ def sureness(found: Recommendation) -> str:
         return f"unknown with one seed; {'give `seeds` at least 2' if found.records.run else 'add rows of other seeds'}"
     if found.tried + found.riders == 1:
         return "no other setting was completed"
-    others = f"{found.tried + found.riders - 1 - found.left} settings{' and riders' if found.riders else ''}"
+    count = found.tried + found.riders - 1 - found.left
     judged = f"paired over {found.seeds} seeds"
     if found.fresh:
         judged = f"finalists by {found.fresh} fresh seeds, others by {found.seeds}"
+    judged += taken_as_normal(found.fresh or found.seeds)
     left = f"; {found.left} left the race before" if found.left else ""
+    if count == 1:
+        return f"the other setting can{'not' if found.rivals else ''} be told from it (95 %, {judged}){left}"
+    others = f"{count} settings{' and riders' if found.riders else ''}"
     return f"{len(found.rivals)} of the other {others} cannot be told from it (95 % over all of them, {judged}){left}"
+
+
+def taken_as_normal(seeds: int) -> str:
+    """What a statement over few seeds rests on; "" over enough of them."""
+    return "" if seeds >= FEWEST else ", their noise taken as normal"
 
 
 def _ridden(found: Recommendation) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from study.answer import taken_as_normal
 from study.design.schema import FIGURES
 from study.findings.explained import Explained, Share
 from study.findings.importance import Importances
@@ -96,6 +97,7 @@ def _candidates(region: Region) -> str:
     judged = f"judged by {region.seeds} seeds"
     if region.fresh:
         judged = f"finalists judged by {region.fresh} fresh seeds, others by {region.seeds}"
+    judged += taken_as_normal(region.fresh or region.seeds)
     few = f"one of {region.likely} ({judged}), which span:" if region.likely > 1 else f"a single one ({judged}):"
     return f"with 95 % the truly best of {region.candidates} candidates is {few}"
 

@@ -50,6 +50,14 @@ def number(value: Any) -> str:
     return printable(as_text(value))
 
 
+def mean_text(mean: float, error: float) -> str:
+    """A mean at four digits, or as many as its standard error leaves it."""
+    if not (0 < error < math.inf and mean):
+        return number(mean)
+    digits = math.floor(math.log10(abs(mean))) - math.floor(math.log10(error)) + 1
+    return f"{mean:.{min(max(digits, 4), 15)}g}"
+
+
 def show_table(table: pd.DataFrame, width: int | None = None) -> None:
     """Prints a table, one line for each row; says on stderr which columns are left out as a line has no room for them.
 

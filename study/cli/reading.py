@@ -209,6 +209,7 @@ def compare(
     With the best EMA, damped average, BELAY, push (coupling below 0) and with no averaging, paired over seeds; or with
     the best setting that is a method of `belay.methods`.
     """
+    from study.findings.choose import FEWEST
     from study.findings.collect import load
     from study.findings.compare import best_of, comparisons
     from study.findings.recommend import recommend
@@ -218,7 +219,10 @@ def compare(
     with connecting(tracking=tracking) as chosen:
         records = load(study, chosen.connections.tracking)
         best = best_of(records, family) if family else recommend(records).setting
-        show_rows(comparisons(records, best, baseline), form)
+        found = comparisons(records, best, baseline)
+    show_rows(found, form)
+    if form == "table" and (found["seeds"] < FEWEST).any():
+        typer.echo(f"fewer than {FEWEST} seeds settle nothing; as many as `needed` do, four times in five", err=True)
 
 
 @here_or_there

@@ -62,6 +62,7 @@ class Records:
             table without a decay has no oscillator's, nor memory, damping_ratio, mass_ratio and family.
         notes: What was left out or renamed as a table was read, a sentence each.
         uri: The tracking URI that they were read from; "" of a table.
+        finished: Whether nothing of the study is left to run.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Records:
     parameters: list[str]
     notes: tuple[str, ...] = ()
     uri: str = ""
+    finished: bool = True
 
     @property
     def derived(self) -> list[str]:
@@ -144,6 +146,7 @@ def load(name: str, uri: str) -> Records:
         table=table,
         fresh=fresh,
         parameters=parameters,
+        finished=parent.info.status == "FINISHED",
     )
 
 

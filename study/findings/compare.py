@@ -242,7 +242,8 @@ def against(records: Records, best: int, baseline: Baseline | Method) -> Compari
 def comparisons(records: Records, best: int, only: Baseline | Method | None = None) -> pd.DataFrame:
     """A row for each baseline: its best setting, metric, mean, and the paired difference of a setting to it.
 
-    ``fresh`` tells whether that is over fresh seeds, on which both settings were confirmed.
+    The columns of the difference are those of `Difference`; ``fresh`` tells whether it is over fresh seeds, on which
+    both settings were confirmed.
 
     Raises:
         BadInput: A baseline that was asked for has not been measured.
@@ -259,7 +260,8 @@ def comparisons(records: Records, best: int, only: Baseline | Method | None = No
             }
             between = found.difference
             line |= {"difference": between.mean, "low": between.low, "high": between.high, "seeds": between.seeds}
-            line |= {"superiority": between.superiority, "p": between.p, "settled": between.settled}
+            line |= {"superiority": between.superiority, "p": between.p, "needed": between.needed}
+            line["settled"] = between.settled
             line["fresh"] = found.fresh
             rows.append(line)
         elif only:

@@ -67,7 +67,7 @@ class Recommendation:
 
     @property
     def settled(self) -> bool:
-        """Whether it is told from all others that were tried, at 95 % over all of them at once."""
+        """Whether it is told from all others that have as many seeds, at 95 % over all of them at once."""
         others = self.tried + self.riders > 1
         return others and not self.rivals and (self.fresh or self.seeds) >= FEWEST
 
@@ -89,10 +89,12 @@ def recommend(records: Records) -> Recommendation:
     table = ranking(records)
     states = records.settings["state"].value_counts()
     if table.empty:
+        mend = "lower the learning rate or mend the task"
+        if not records.run:
+            mend = "a cell that is empty, nan, inf or beyond 1e100 has diverged: fill it, or remove its seed's rows"
         raise FailedWork(
             f"a setting must have completed every seed to be recommended, got none of {records.name!r} "
-            f"({states.get('diverged', 0)} diverged, {states.get('failed', 0)} failed); lower the learning rate or "
-            "mend the task."
+            f"({states.get('diverged', 0)} diverged, {states.get('failed', 0)} failed); {mend}."
         )
     hosts = Counter(host for number in table.index if (host := host_of(int(number))) is not None)
     finalists = confirmed(records)
@@ -144,6 +146,7 @@ def as_data(recommendation: Recommendation) -> dict[str, Any]:
         "settings_tried": found.tried,
         "settings_planned": records.planned,
         "riders": found.riders,
+        "left": found.left,
         "pruned": found.pruned,
         "diverged": found.diverged,
         "failed": found.failed,
@@ -164,7 +167,7 @@ def defaults_file(recommendation: Recommendation) -> str:
     as_good = ranking(records).loc[[found.setting, *found.rivals]]
     transfer = {name: data["oscillator"][name] for name in NATURAL}
     evidence = ["metric", "mode", "mean", "standard_error", "seeds", "fresh_seeds"]
-    evidence += ["settings_tried", "settings_planned", "riders", "versus"]
+    evidence += ["settings_tried", "settings_planned", "riders", "left", "versus"]
     document = {
         "format": FORMAT,
         "setting": found.parameters,

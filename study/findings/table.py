@@ -180,7 +180,7 @@ def _compared(rows: pd.DataFrame, parameters: pd.DataFrame, seeds: Sequence[Any]
         notes.append(f"left out as seeds that less than half of the settings have: {_some(left[:NAMED], len(left))}")
     has = whole[whole[SEED].isin(kept)].groupby("setting").size().reindex(whole["setting"].unique(), fill_value=0)
     unfinished = sorted(has.index[has < len(kept)])
-    if (half and len(unfinished) == len(has)) or (len(seeds) > 1 and rows["setting"].is_unique):
+    if (half and (not kept or len(unfinished) == len(has))) or (len(seeds) > 1 and rows["setting"].is_unique):
         raise BadInput(
             f"`table` must have settings that share their seeds, got {_count(len(parameters), 'setting')} in "
             f"{_count(len(rows), 'row')}; add the missing rows{_suspect(parameters)}."

@@ -6,21 +6,21 @@ import json
 import math
 from collections.abc import Iterator
 
-from study.answer import BASELINE_TEXTS, difference_text, setting_text, sureness, verdict
+from study.answer import BASELINE_TEXTS, difference_text, setting_text, sureness, verdict, what_mends
 from study.design.schema import PARAMETERS, Tag, figures, oscillator_of
 from study.findings.collect import Records
 from study.findings.recommend import Recommendation
 from study.findings.regimes import Region, possible, region
 from study.insights import shares_text
 from study.pictures.points import FAMILIES
-from study.show import number
+from study.show import mean_text, number
 
 Figure = tuple[str, str, str]  # what it is, its value, and more in small letters
 
 
 def sentences(found: Recommendation) -> list[str]:
     """What the data support; and the setting to take, which oscillator it is and how it compares."""
-    said = verdict(found)
+    said = ("" if found.records.finished else "so far ") + verdict(found)
     return [*([f"{said[0].upper()}{said[1:]}."] if said else []), f"{_setting(found)} {_worth(found)}"]
 
 
@@ -42,7 +42,7 @@ def _setting(found: Recommendation) -> str:
 def _worth(found: Recommendation) -> str:
     """What it is worth, and what it is over the others."""
     seeds = f"{found.fresh} fresh seeds" if found.fresh else f"the {_counted(found.seeds)} that chose it"
-    parts = [f"It came to {found.records.metric} {number(found.mean)} on {seeds}"]
+    parts = [f"It came to {found.records.metric} {mean_text(found.mean, found.se)} on {seeds}"]
     for comparison in found.versus:
         name = BASELINE_TEXTS[comparison.baseline]
         if comparison.setting == found.setting and comparison.baseline != "none":
@@ -60,7 +60,8 @@ def notices(records: Records, found: Recommendation | None) -> Iterator[str]:
     if records.seeds < 2:
         yield "One seed tells nothing of chance: there are no errors, no intervals and no rivals."
     elif found is not None and not found.fresh:
-        yield "Chosen and measured on the same seeds: the figures flatter the winner. `confirm` mends it."
+        mends = what_mends(records)
+        yield f"Chosen and measured on the same seeds: the figures flatter the winner. {mends[0].upper()}{mends[1:]}."
 
 
 def key_figures(found: Recommendation) -> list[Figure]:
@@ -72,7 +73,7 @@ def key_figures(found: Recommendation) -> list[Figure]:
     factors = [number(derived[name]) for name in ("immediate_lr_factor", "slow_mode_lr_factor")]
     where = region(records, found.setting)
     return [
-        (records.metric, number(found.mean), f"{error}, {_counted(found.fresh or found.seeds)}"),
+        (records.metric, mean_text(found.mean, found.se), f"{error}, {_counted(found.fresh or found.seeds)}"),
         ("cannot be told from it", f"{len(found.rivals)} of the others", sureness(found)),
         ("regime", average.regime, f"the best one: {shares_text(possible(where.regimes))}" if where else ""),
         ("damping ratio", number(derived["damping_ratio"]), _span(where, "damping_ratio")),

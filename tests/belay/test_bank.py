@@ -356,6 +356,11 @@ def test_a_state_that_does_not_fit_is_refused_before_anything_is_changed(state, 
     ("make", "error", "message"),
     [
         (lambda: _bank([]), ValueError, r"`oscillators` must hold at least one, got none\."),
+        (
+            lambda: _bank(Oscillator.ema(0.9)),
+            TypeError,
+            "`oscillators` must be a sequence of Oscillators, got a single one; put it into a list.",
+        ),
         (lambda: _bank([0.9]), TypeError, r"`oscillator` must be a belay\.Oscillator, got float\."),
         (
             lambda: _bank([EMA, Oscillator(0.9, 1, 0.1)]),

@@ -37,7 +37,8 @@ def test_the_whole_answer_of_a_study_that_belay_wins():
         "regime": "overdamped: memory 0.01333, damping_ratio 1.008, mass_ratio 0.8 (lag 7 of 600 steps)",
         "rates": "the gradient's immediate step is 0.9 lr = 0.9, slow modes learn at 0.5556 lr = 0.5556",
         "verdict": said("mixed")["verdict"],
-        "how sure": "1 of the other 4 settings cannot be told from it (95 % over all of them, paired over 5 seeds)",
+        "how sure": "1 of the other 4 settings cannot be told from it (95 % over all of them, paired over 5 seeds, "
+        "their noise taken as normal)",
         "vs ema": f"{ema} over the best EMA (decay 0.99, lr 1, optimizer sgd)",
         "vs none": f"{none} over no averaging (lr 1, optimizer adam)",
         "": "chosen and measured on the same seeds: the differences flatter the winner, though their intervals "
@@ -83,15 +84,21 @@ def test_small_numbers_keep_their_digits():
 def test_of_a_race_the_answer_says_how_many_settings_left_it_before():
     lines = said("raced")
     assert lines["study"] == "raced: 5 of 5 settings x 2 to 14 seeds done"
-    assert lines["how sure"].startswith(
-        "0 of the other 1 settings cannot be told from it (95 % over all of them, paired over 14 "
-    )
+    assert lines["how sure"].startswith("the other setting can be told from it (95 %, paired over 14 ")
     assert lines["how sure"].endswith("; 3 left the race before")
+
+
+def test_a_study_that_is_not_finished_is_told_so_far_and_goes_on_by_resume():
+    found = recommend(recorded.records("mixed"))
+    lines = by_head(answer(replace(found, records=replace(found.records, finished=False))))
+    assert lines["verdict"] == f"so far {said('mixed')['verdict']}"
+    assert lines[""].endswith("; it is not finished, and `confirm` mends it where it is given")
+    assert lines["next"] == "belay-study resume mixed"
 
 
 def test_one_seed_gives_an_answer_without_any_certainty():
     lines = said("one-seed")
-    assert lines["study"] == "one-seed: 4 of 4 settings x 1 seeds done"
+    assert lines["study"] == "one-seed: 4 of 4 settings x 1 seed done"
     assert lines["measured"].endswith(" (one seed: no error is known)")
     assert lines["how sure"] == "unknown with one seed; give `seeds` at least 2"
     assert re.fullmatch(r"\+0\.\d+ \(one seed: no interval\) over the best EMA \(decay 0\.99, .*\)", lines["vs ema"])

@@ -208,7 +208,7 @@ def test_the_file_holds_the_setting_its_rivals_range_the_evidence_and_where_it_c
         name: data[name]
         for name in (
             *("metric", "mode", "mean", "standard_error", "seeds", "fresh_seeds"),
-            *("settings_tried", "settings_planned", "riders", "versus"),
+            *("settings_tried", "settings_planned", "riders", "left", "versus"),
         )
     }
     origin, records = document["origin"], recorded.records("mixed")

@@ -217,7 +217,7 @@ def test_a_region_of_one_setting_is_told_as_one_and_no_probability_is_rounded_to
     nearly = replace(where, families={"belay": 0.998, "ema": 0.002, "damped": 0.0, "push": 0.0}, likely=1)
     text = region_text(nearly, explained(records))
     assert "belay over 99 %, ema under 1 %, damped 0 %, push 0 %" in text
-    assert "with 95 % the truly best of 5 candidates is a single one (judged by 5 seeds):" in text
+    assert "truly best of 5 candidates is a single one (judged by 5 seeds, their noise taken as normal):" in text
     assert "immediate_lr_factor  0.9\n" in text
 
 

@@ -197,6 +197,24 @@ def test_settings_that_share_no_seeds_are_refused(read):
         "columns that are no parameters, as 'loss' with its 8 values may be."
     )
     assert "share their seeds" in refusal(read, "lr,seed,acc\n1,0,1\n1,1,1\n2,2,1\n2,3,1\n")
+    apart = "".join(f"{lr},{100 * lr + seed},0.5\n" for lr in range(4) for seed in SEEDS)  # no seed is half of them's
+    assert "share their seeds, got 4 settings in 32 rows" in refusal(read, f"lr,seed,acc\n{apart}")
+
+
+def test_a_table_with_an_empty_cell_in_each_setting_says_what_to_do_about_them(read):
+    rows = "".join(f"{lr},{seed},{'' if seed == lr else 0.5}\n" for lr in range(4) for seed in SEEDS)
+    with pytest.raises(FailedWork) as failed:
+        recommend(read(f"lr,seed,acc\n{rows}"))
+    assert str(failed.value).endswith(
+        "(4 diverged, 0 failed); a cell that is empty, nan, inf or beyond 1e100 has diverged: fill it, or remove its "
+        "seed's rows."
+    )
+
+
+def test_a_mean_has_the_digits_that_its_standard_error_leaves_it(read):
+    rows = "".join(f"{lr},{seed},{12345.6 + lr + seed / 10}\n" for lr in (1, 2, 3, 4) for seed in SEEDS)
+    measured = lines(read(f"lr,seed,acc\n{rows}"))["measured"]
+    assert measured.startswith("acc 12349.95 (standard error 0.087), about 12349.9")
 
 
 # --- values -----------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import ClassVar
 
 import torch
@@ -14,7 +14,10 @@ from torch.nn import functional
 
 from study.design.schema import Direction
 from study.design.tasks.base import Task
+from study.design.tasks.digits import Digits
 from study.design.tasks.optimizers import Kind, OptimizerSpec
+from study.design.tasks.quadratic import Quadratic
+from study.design.tasks.template import MyTask
 
 INPUTS = 3
 
@@ -148,6 +151,44 @@ class Normalising(Net):
 
     def build_model(self, seed: int) -> nn.Module:
         return nn.Sequential(super().build_model(seed), nn.BatchNorm1d(1))
+
+
+def doubled(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """A model of float64 that takes what a task gives one of float32."""
+    return lambda inputs: function(inputs.double())
+
+
+class DoubleDigits(Digits):
+    """The built-in task in float64."""
+
+    def build_model(self, seed: int) -> nn.Module:
+        return super().build_model(seed).double()
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+        return super().loss(doubled(model), batch)
+
+    def evaluate(self, model: nn.Module) -> dict[str, Tensor]:
+        return super().evaluate(doubled(model))
+
+
+class DoubleQuadratic(Quadratic):
+    """The built-in task in float64."""
+
+    def build_model(self, seed: int) -> nn.Module:
+        return super().build_model(seed).double()
+
+
+class DoubleMyTask(MyTask):
+    """The task that ``init`` writes, in float64."""
+
+    def build_model(self, seed: int) -> nn.Module:
+        return super().build_model(seed).double()
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+        return super().loss(doubled(model), tuple(part.double() for part in batch))
+
+    def evaluate(self, model: nn.Module) -> dict[str, Tensor]:
+        return super().evaluate(doubled(model))
 
 
 class ReadsMore(Net):
