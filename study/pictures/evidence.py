@@ -99,7 +99,7 @@ def _intervals(records: Records) -> list[alt.Chart]:
     base = alt.Chart(alt.NamedData("compared")).encode(
         y=alt.Y("against:N", title=None, sort=None, axis=alt.Axis(domain=False, ticks=False))
     )
-    title = [f"difference in {records.metric}", "better to the right"]
+    title = ["difference in", records.metric, "better to the right"]
     shown = [
         alt.Tooltip("against:N"),
         alt.Tooltip("difference:Q", format="+.4~g"),

@@ -22,6 +22,7 @@ DRAWN = 400  # of these, points that are drawn
 HALVINGS = 10  # half-lives of the slower average after which nothing moves any more
 Averages = dict[str, tuple[str, Oscillator]]  # by family: what it is called, and which it is
 
+MEAN = ["mean over seeds,", "band of a standard error"]
 DASHES = {"averaged": [1, 0], "live": [4, 3]}
 
 
@@ -114,8 +115,10 @@ def learning_curves(records: Records) -> Picture:
     wanted = records.metric.partition("/")[2]
     first = wanted if wanted in metrics else metrics[0]
     which = alt.param(name="metric", value=first, bind=alt.binding_select(options=metrics, name="Metric "))
+    title = alt.TitleParams(alt.ExprRef("metric"), anchor="start")
+    layers = alt.layer(*_lines(series)).add_params(which)
     return Picture(
-        chart=specification(alt.layer(*_lines(series)).add_params(which).properties(name="curves", height=HEIGHT)),
+        chart=specification(layers.properties(name="curves", height=HEIGHT, title=title)),
         data={"curves_of": data},
         caption=(
             "The averaged weights (solid) and the model's own (dashed) over the run, of the best of each family "
@@ -129,7 +132,7 @@ def learning_curves(records: Records) -> Picture:
 def _lines(series: list[str]) -> list[alt.Chart]:
     symbol = alt.Legend(symbolType="stroke", symbolSize=300, labelLimit=260)
     scale, axis = alt.Scale(zero=False), alt.Axis(format="~g")
-    low, mean = (alt.Y(f"{name}:Q", title="mean over seeds", scale=scale, axis=axis) for name in ("low", "mean"))
+    low, mean = (alt.Y(f"{name}:Q", title=MEAN, scale=scale, axis=axis) for name in ("low", "mean"))
     base = alt.Chart(alt.NamedData("curves_of")).transform_filter("datum.metric == metric")
     base = base.encode(
         x=alt.X(

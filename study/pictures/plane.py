@@ -48,11 +48,12 @@ def regime_map(records: Records) -> Picture:
 
 def _caption(records: Records, found: pd.DataFrame, alternating: bool) -> str:
     bad = int((found["state"] != "complete").sum())
-    ended = f"{bad} that diverged, failed or stopped early are crosses; " if bad else ""
+    ended = f"; {bad} that diverged, failed or stopped early are crosses" if bad else ""
+    ring = "; the ring marks the recommended one" if bad < len(found) else ""
     edge = "Above the dashed line the average itself is unstable. " if alternating else ""
     return (
-        f"All {len(found)} settings and riders, a point each, coloured by {records.metric}; {ended}the ring marks the "
-        "recommended one. On the curve the average is critically damped: it forgets fastest without overshooting. "
+        f"All {len(found)} settings and riders, a point each, coloured by {records.metric}{ended}{ring}. "
+        "On the curve the average is critically damped: it forgets fastest without overshooting. "
         f"Above the curve it creeps (EMA has damping 1), in the shaded region below it swings. {edge}Where several "
         "differ in other parameters alone, the best lies on top. Drag a box to list its settings alone in the table."
     )

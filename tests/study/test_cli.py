@@ -169,7 +169,10 @@ def test_regimes_and_compare_agree_with_best(finished: CommandLine) -> None:
     assert first["regime"] == best["regime"]
     assert first["lag"] == pytest.approx(best["oscillator"]["lag"])
     (row,) = json.loads(finished("compare", "small", "--baseline", "none", "--format", "json").out)
-    assert row["difference"] == pytest.approx(best["versus"]["none"]["difference"]["mean"])
+    difference = best["versus"]["none"]["difference"]
+    assert (row["difference"], row["needed"]) == pytest.approx((difference["mean"], difference["needed"]))
+    few = "fewer than 6 seeds settle nothing; as many as `needed` do, four times in five\n"
+    assert finished("compare", "small").err == few  # it has two
     refused = finished("compare", "small", "--baseline", "push")
     assert_refused(refused, 2, "`--baseline` must have been measured, got 'push'")
 
