@@ -1,8 +1,8 @@
 """One update at a step of the clock: the kernels of `belay.step`, with the figures that the clock has by then.
 
 In code that `torch.compile` makes, the kernels run inside operators that it does not look into: the same numbers as
-eager code, bit for bit, and no temporaries. In warm-up each step has figures of its own, which compiled code would hold
-as constants and be made anew at each step; this code is compiled once.
+eager code, bit for bit, and no temporaries. In warm-up each step has figures of its own, and settings may change, which
+compiled code would hold as constants and be made anew at each step; this code is compiled once.
 """
 
 from __future__ import annotations
@@ -28,9 +28,6 @@ def advance_(groups: Sequence[Group], live: list[Tensor], kept: list[Tensor], cl
         clock: When and how fast the average is updated.
         steps: The step that this update is at, counted from 1.
     """
-    if torch.compiler.is_compiling():
-        _advance_hidden(groups, live, kept, clock, steps)
-        return
     oscillator, slowing = clock.at(steps), clock.slowing(steps)
     if slowing != 1:
         scale_(groups, slowing)
@@ -48,15 +45,32 @@ def share_of(oscillator: Oscillator) -> float:
 # --- hidden from the compiler -----------------------------------------------------------------------------------------
 
 
-def _advance_hidden(groups: Sequence[Group], live: list[Tensor], kept: list[Tensor], clock: Clock, steps: int) -> None:
-    """`advance_` as operators, which take plain values: a clock is taken apart, and put together again inside."""
-    own = clock.oscillator
-    settings = own.decay, own.damping, own.coupling, clock.update_every, clock.warmup
-    advance_weights = _coupled if own.coupling else _uncoupled
+def as_tensor(oscillator: Oscillator) -> Tensor:
+    """Settings for `advance_compiled_`: as a tensor, which compiled code takes for an input and not for constants."""
+    settings = oscillator.decay, oscillator.damping, oscillator.coupling
+    with torch.inference_mode(False):
+        return torch.tensor(settings, dtype=torch.float64, device="cpu")
+
+
+def advance_compiled_(
+    groups: Sequence[Group], live: list[Tensor], kept: list[Tensor], clock: Clock, settings: Tensor, steps: int
+) -> None:
+    """`advance_` as operators, which take plain values and tensors: a clock is put together again inside.
+
+    Args:
+        groups: As in `advance_`, like `live`, `kept` and `steps`.
+        live: The model's buffers.
+        kept: Their averages.
+        clock: Of it no more is read than what seldom changes: whether it is coupled, and its whole numbers.
+        settings: Of the clock's oscillator, by `as_tensor`.
+        steps: The step.
+    """
+    rest = settings, clock.update_every, clock.warmup
+    advance_weights = _coupled if clock.coupled else _uncoupled
     for group in groups:
-        advance_weights(group.live, group.average, group.velocity or [], group.infinite, group.dense, steps, *settings)
+        advance_weights(group.live, group.average, group.velocity or [], group.infinite, group.dense, steps, *rest)
     if live:
-        _buffers(live, kept, steps, *settings)
+        _buffers(live, kept, steps, *rest)
 
 
 def _advance_weights(
@@ -66,27 +80,18 @@ def _advance_weights(
     infinite: bool,
     dense: bool,
     steps: int,
-    decay: float,
-    damping: float,
-    coupling: float,
+    settings: Tensor,
     update_every: int,
     warmup: int,
 ) -> None:
-    clock = Clock(Oscillator(decay, damping, coupling), update_every, warmup)
+    clock = Clock(Oscillator(*settings.tolist()), update_every, warmup)
     advance_([Group(x, y, v or None, infinite, dense)], [], [], clock, steps)
 
 
 def _advance_buffers(
-    live: list[Tensor],
-    kept: list[Tensor],
-    steps: int,
-    decay: float,
-    damping: float,
-    coupling: float,
-    update_every: int,
-    warmup: int,
+    live: list[Tensor], kept: list[Tensor], steps: int, settings: Tensor, update_every: int, warmup: int
 ) -> None:
-    advance_([], live, kept, Clock(Oscillator(decay, damping, coupling), update_every, warmup), steps)
+    advance_([], live, kept, Clock(Oscillator(*settings.tolist()), update_every, warmup), steps)
 
 
 _uncoupled = torch.library.custom_op("belay::advance_uncoupled", _advance_weights, mutates_args=("y", "v"))

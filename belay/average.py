@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from belay import state as states
 from belay import swap
-from belay.advance import advance_
+from belay.advance import advance_, advance_compiled_, as_tensor
 from belay.checks import whole
 from belay.clock import Clock
 from belay.finite import Nonfinite, check_nonfinite, may_average
@@ -158,7 +158,11 @@ class Belay:
             warn_of_loaded_weights(self._groups)
         self.steps += 1
         live = buffers_to_average(self._owners, self._buffers, self._dtype) if self._buffers else {}
-        advance_(self._groups, list(live.values()), [self._buffers[name] for name in live], self._clock, self.steps)
+        buffers = list(live.values()), [self._buffers[name] for name in live]
+        if compiling:
+            advance_compiled_(self._groups, *buffers, self._clock, self._settings, self.steps)
+        else:
+            advance_(self._groups, *buffers, self._clock, self.steps)
 
     def reset(self) -> None:
         """Starts again from the model as it is now: its parameters, weights and buffers, no velocity, no steps.
@@ -353,10 +357,10 @@ class Belay:
 
     def _set(self, clock: Clock, before: Clock | None = None) -> None:
         """Takes settings, unless they do not go with the weights; what only depends on those of before is kept."""
-        coupled, moving = clock.oscillator.coupling != 0, clock.per_update.damping != 1
-        if coupled and (before is None or not before.oscillator.coupling):
+        moving = clock.per_update.damping != 1
+        if clock.coupled and (before is None or not before.coupled):
             self._model.check_pulled_once()
-        self._clock = clock
+        self._clock, self._settings = clock, as_tensor(clock.oscillator)
         if before is None or moving != (before.per_update.damping != 1):
             self._velocity = {
                 name: self._velocity[name] if name in self._velocity else start(average, None).zero_()

@@ -19,6 +19,7 @@ class Clock:
 
     Attributes:
         per_update: The oscillator of one update at full memory.
+        coupled: Whether the average pulls or pushes the model.
 
     Raises:
         TypeError: `oscillator` is none.
@@ -29,6 +30,7 @@ class Clock:
     update_every: int
     warmup: int
     per_update: Oscillator = field(init=False)
+    coupled: bool = field(init=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.oscillator, Oscillator):
@@ -41,6 +43,7 @@ class Clock:
             raise ValueError(
                 f"`update_every` must suit the oscillator, got update_every={self.update_every}: {error}"
             ) from error
+        object.__setattr__(self, "coupled", self.oscillator.coupling != 0)
 
     def due(self, steps: int) -> bool:
         """Whether the average is updated at this step, counted from 1."""

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from belay import Belay, Oscillator
-from belay.advance import advance_
+from belay import Belay, Oscillator, methods
+from belay.advance import advance_, advance_compiled_, as_tensor
 
 WARMUP, STEPS = 50, 80
 OSCILLATORS = {
@@ -35,26 +35,32 @@ class Pair:
 
     def __init__(self, oscillator, dtype=torch.float32, **options):
         model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)).to(dtype)
-        self.models = model, copy.deepcopy(model)
+        self.models, self.graphs = (model, copy.deepcopy(model)), []
         self.averages = [
             Belay(model, oscillator, nonfinite="propagate", buffers="average", **options) for model in self.models
         ]
 
-    def compiled_at(self, backend, steps=STEPS, fullgraph=True):
-        """Trains both; returns the steps, counted from 1, at which code was compiled."""
-        at, count = [], 0
+    def counting(self, backend):
+        """A backend that notes in `graphs` each graph that it compiles."""
 
-        def counting(graph, example):
-            at.append(count)
+        def compiled(graph, example):
+            self.graphs.append(graph)
             return torch._dynamo.lookup_backend(backend)(graph, example)
 
-        compiled = torch.compile(self.averages[0].update, backend=counting, fullgraph=fullgraph)
+        return compiled
+
+    def compiled_at(self, backend, steps=STEPS, fullgraph=True):
+        """Trains both; returns the steps, counted from 1, at which code was compiled."""
+        at = []
+        compiled = torch.compile(self.averages[0].update, backend=self.counting(backend), fullgraph=fullgraph)
         for count in range(1, steps + 1):
+            before = len(self.graphs)
             for model in self.models:
                 with torch.no_grad():
                     for tensor in (*model.parameters(), model[1].running_mean):
                         tensor.add_(0.01 * count % 0.07)
             compiled()
+            at += [count] * (len(self.graphs) - before)
             self.averages[1].update()
         return at
 
@@ -124,10 +130,25 @@ def test_other_settings_in_the_middle_of_a_compiled_warmup_are_taken_up():
     assert pair.is_equal()
 
 
+def test_settings_that_change_at_each_step_compile_no_more_than_those_that_stay():
+    """As Schedule-Free's do."""
+    method = methods.schedule_free(beta=0.9)
+    pair = Pair(method(method.first).oscillator)
+    compiled = torch.compile(pair.averages[0].update, backend=pair.counting("eager"), fullgraph=True)
+    for step in range(1, 40):
+        for average, update in zip(pair.averages, (compiled, pair.averages[1].update), strict=True):
+            average.oscillator = method(method.first + average.steps).oscillator
+            with torch.no_grad():
+                average._model.module[0].weight.add_(0.01 * step % 0.07)
+            update()
+    assert len(pair.graphs) == 2
+    assert pair.is_equal()
+
+
 @pytest.mark.parametrize("coupling", [0.0, 0.05])
 def test_the_hidden_operators_change_only_the_tensors_that_they_declare(coupling):
     x, y, v = ([torch.randn(3), torch.randn(2, 2)] for _ in range(3))
-    settings = 7, 0.99, 0.1, coupling, 1, WARMUP
+    settings = 7, as_tensor(Oscillator(0.99, 0.1, coupling)), 1, WARMUP
     operator = torch.ops.belay.advance_coupled if coupling else torch.ops.belay.advance_uncoupled
     torch.library.opcheck(operator.default, (x, y, v, False, True, *settings))
     torch.library.opcheck(torch.ops.belay.advance_buffers.default, (x, y, *settings))
@@ -146,14 +167,15 @@ def test_compiled_code_is_told_that_a_warmup_moves_the_model_where_it_is_coupled
 
 
 @pytest.mark.parametrize("oscillator", OSCILLATORS.values(), ids=OSCILLATORS)
-def test_the_operators_of_compiled_code_give_the_numbers_of_eager_code_without_a_compiler_too(oscillator, monkeypatch):
+def test_the_operators_of_compiled_code_give_the_numbers_of_eager_code_without_a_compiler_too(oscillator):
     pair = Pair(oscillator, warmup=WARMUP)
     for step in range(1, 20):
         for average, compiling in zip(pair.averages, (True, False), strict=True):
             with torch.no_grad():
                 average._model.module[0].weight.mul_(0.9)
-            answers = iter([compiling])  # to the first question; inside an operator nothing is compiled
-            monkeypatch.setattr(torch.compiler, "is_compiling", lambda answers=answers: next(answers, False))
-            live = [average._model.module[1].running_mean]
-            advance_(average._groups, live, [average._buffers["1.running_mean"]], average._clock, step)
+            tensors = average._groups, [average._model.module[1].running_mean], [average._buffers["1.running_mean"]]
+            if compiling:
+                advance_compiled_(*tensors, average._clock, average._settings, step)
+            else:
+                advance_(*tensors, average._clock, step)
     assert all(map(torch.equal, *pair.tensors()))
