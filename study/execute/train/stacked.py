@@ -104,6 +104,8 @@ class _Stack:
         tasks, seeds = [_task(study, setting) for setting, _ in first], [seed for _, seed in first]
         # Alone first: what a task keeps between calls, as its data, must not be made while rows are traced.
         self._alone = {row: _Alone(tasks[row], seeds[row], study.config.steps) for row in {0, len(first) - 1}}
+        if len({alone.unused for alone in self._alone.values()}) > 1:
+            raise NotStackable("a parameter has a gradient in some runs and none in others")
         self._rows = _Rows(tasks, seeds, self._alone[0].unused)
         self._averages = Averages([setting.oscillator for setting, _ in runs], self._row_of, self._rows.x)
         self._hosts = [run for run, (setting, _) in enumerate(runs) if setting.number in hosts]
@@ -120,6 +122,7 @@ class _Stack:
             self._advance(batch, step)
             if step == min(TRIED, self._study.config.steps):
                 self._check_metrics()
+                self._alone = {}  # and the memory that they take
                 _check_drawn(before)
             if step in due:
                 self._evaluate(step)
@@ -197,6 +200,7 @@ class _Stack:
             return
         self._stream_of = [self._stream_of[row] for row in going]
         self._tasks = [self._tasks[row] for row in going]
+        self._alone = {going.index(row): alone for row, alone in self._alone.items() if row in going}
         rows = torch.tensor(going, dtype=torch.long, device=self._rows.x.device)
         self._limit = self._limit[rows]
         self._rows.keep(rows)
@@ -257,7 +261,7 @@ class _Alone:
         """
         with seeded(TRAINING, self._seed):
             own = next(self._batches)
-        if not all(torch.equal(ours, theirs) for ours, theirs in zip(batch, own, strict=True)):
+        if not all(_is_same(ours, theirs) for ours, theirs in zip(batch, own, strict=True)):
             raise NotStackable(f"step {step} has another batch alone: `batches` reads more than `stackable` says")
         self._load(weights)
         slopes = self._differentiate(own)
@@ -422,6 +426,11 @@ def _check_alike(tasks: Sequence[Task]) -> None:
     kinds = {(_reads(task, without=task.stackable or ()), task.describe_optimizer().kind) for task in tasks}
     if len(kinds) > 1:
         raise NotStackable("the settings differ in more than `stackable` names")
+
+
+def _is_same(ours: Tensor, theirs: Tensor) -> bool:
+    """Whether all values are equal, or nan in both."""
+    return ours.shape == theirs.shape and bool(((ours == theirs) | ((ours != ours) & (theirs != theirs))).all())
 
 
 def _rounding(values: Tensor) -> float:

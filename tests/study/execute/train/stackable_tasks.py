@@ -252,6 +252,18 @@ class Unread(Net):
         return super().evaluate(model) | {"unread": model.unread.sum()}
 
 
+class Gappy(Net):
+    """Has batches in which a value is missing."""
+
+    def batches(self, seed: int, start: int, steps: int) -> Iterator[tuple[Tensor, ...]]:
+        for inputs, targets in super().batches(seed, start, steps):
+            yield inputs, targets.index_fill(0, torch.tensor([3]), torch.nan)
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+        inputs, targets = batch
+        return super().loss(model, (inputs, torch.where(targets.isnan(), model(inputs), targets)))
+
+
 class Asleep(Net):
     """Has BatchNorm and dropout in evaluation mode while it trains, as fine-tuning does."""
 

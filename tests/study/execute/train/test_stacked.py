@@ -97,6 +97,7 @@ def test_side_by_side_every_built_in_task_comes_to_what_it_comes_to_alone(
     ("Unread", {}, [{"lr": 0.05}, {"lr": 0.1, "weight_decay": 0.5}]),
     ("Unread", {"kind": "adamw"}, [{"lr": 0.01, "weight_decay": 0.5}, {"lr": 0.003}]),
     ("Asleep", {}, [{"lr": 0.05}, {"lr": 0.1}]),
+    ("Gappy", {}, [{"lr": 0.05}, {"lr": 0.1}]),
 ])  # fmt: skip
 def test_side_by_side_it_comes_to_the_same_whatever_the_model(
     task: str, options: dict[str, Any], differing: list[dict[str, Any]]
@@ -128,7 +129,11 @@ def test_a_run_has_the_same_digits_whatever_shares_its_pack(differing: list[dict
         assert train_stacked(study, runs[start : start + 2]) == together[start : start + 2]
 
 
-@pytest.mark.parametrize("lrs", [(40.0, 0.1), (0.1, 40.0, 30.0, 50.0), (40.0,)], ids=["half", "most", "all"])
+@pytest.mark.parametrize(
+    "lrs",
+    [(40.0, 0.1), (0.1, 40.0, 30.0, 50.0), (40.0,), (1e5, 0.1, 1e5, 1e5), (1e5, 1e5, 1e5, 0.1)],
+    ids=["half", "most", "all", "most at once", "the first at once"],
+)
 def test_runs_that_diverge_end_at_the_same_step_and_leave_the_others_alone(lrs: tuple[float, ...]) -> None:
     study = study_of({"name": "quadratic", "dimensions": 4}, "average/distance")
     results = assert_as_alone(study, runs_of(study, *({"lr": lr} for lr in lrs)), within=1e-5)
