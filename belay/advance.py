@@ -45,8 +45,8 @@ def share_of(oscillator: Oscillator) -> float:
 # --- hidden from the compiler -----------------------------------------------------------------------------------------
 
 
-def as_tensor(oscillator: Oscillator) -> Tensor:
-    """Settings for `advance_compiled_`: as a tensor, which compiled code takes for an input and not for constants."""
+def settings_of(oscillator: Oscillator) -> Tensor:
+    """Decay, damping and coupling as a tensor: compiled code takes it as an input, and numbers as constants."""
     settings = oscillator.decay, oscillator.damping, oscillator.coupling
     with torch.inference_mode(False):
         return torch.tensor(settings, dtype=torch.float64, device="cpu")
@@ -61,8 +61,8 @@ def advance_compiled_(
         groups: As in `advance_`, like `live`, `kept` and `steps`.
         live: The model's buffers.
         kept: Their averages.
-        clock: Of it no more is read than what seldom changes: whether it is coupled, and its whole numbers.
-        settings: Of the clock's oscillator, by `as_tensor`.
+        clock: Only its whole numbers and whether it is coupled are read; where these change code is compiled anew.
+        settings: Those of the clock's oscillator, by `settings_of`.
         steps: The step.
     """
     rest = settings, clock.update_every, clock.warmup

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from belay import state as states
 from belay import swap
-from belay.advance import advance_, advance_compiled_, as_tensor
+from belay.advance import advance_, advance_compiled_, settings_of
 from belay.checks import whole
 from belay.clock import Clock
 from belay.finite import Nonfinite, check_nonfinite, may_average
@@ -360,7 +360,7 @@ class Belay:
         moving = clock.per_update.damping != 1
         if clock.coupled and (before is None or not before.coupled):
             self._model.check_pulled_once()
-        self._clock, self._settings = clock, as_tensor(clock.oscillator)
+        self._clock, self._settings = clock, settings_of(clock.oscillator)
         if before is None or moving != (before.per_update.damping != 1):
             self._velocity = {
                 name: self._velocity[name] if name in self._velocity else start(average, None).zero_()

@@ -19,7 +19,8 @@ class Clock:
 
     Attributes:
         per_update: The oscillator of one update at full memory.
-        coupled: Whether the average pulls or pushes the model.
+        coupled: Whether the average pulls or pushes the model. It is kept, as compiled code that computed it would be
+            made anew for each coupling.
 
     Raises:
         TypeError: `oscillator` is none.

@@ -59,7 +59,7 @@ def lines(found: Recommendation) -> list[tuple[str, str]]:
     said = [
         _tried(found),
         ("best", setting_text(found.parameters, _named(found)) or "the only setting"),
-        *([("verdict", told)] if (told := ("" if records.finished else "so far ") + verdict(found)) else []),
+        *([("verdict", told)] if (told := verdict(found)) else []),
         ("measured", f"{records.metric} {mean_text(found.mean, found.se)} ({error}){_on(found)}"),
         *_as_oscillator(found),
         ("how sure", sureness(found)),
@@ -84,7 +84,7 @@ def what_mends(records: Records) -> str:
     """What makes up for choosing and measuring on the same seeds."""
     if not records.run:
         return "fresh seeds of the best few would not"
-    return "`confirm` mends it" if records.finished else "it is not finished, and `confirm` mends it where it is given"
+    return "`confirm` mends it" if records.finished else "where the study has `confirm`, finishing it mends that"
 
 
 def _no_ema(records: Records) -> str:
@@ -149,8 +149,14 @@ def _on(found: Recommendation) -> str:
 def verdict(found: Recommendation) -> str:
     """Whether the best setting differs from the best EMA beyond chance, and if not, what would tell; "" without one.
 
-    Where a table has no EMA, or nothing to set against it, whether it differs from all others.
+    Where a table has no EMA, or nothing to set against it, whether it differs from all others. Of a study that is not
+    finished it is so far.
     """
+    said = _verdict(found)
+    return said if not said or found.records.finished else f"so far {said}"
+
+
+def _verdict(found: Recommendation) -> str:
     versus = {comparison.baseline: comparison for comparison in found.versus}
     leads: list[Difference] = []
     ahead = "better than the best EMA"

@@ -221,7 +221,7 @@ def compare(
         best = best_of(records, family) if family else recommend(records).setting
         found = comparisons(records, best, baseline)
     show_rows(found, form)
-    if form == "table" and (found["seeds"] < FEWEST).any():
+    if form == "table" and len(found) and found["seeds"].min() < FEWEST:
         typer.echo(f"fewer than {FEWEST} seeds settle nothing; as many as `needed` do, four times in five", err=True)
 
 

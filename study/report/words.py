@@ -20,7 +20,7 @@ Figure = tuple[str, str, str]  # what it is, its value, and more in small letter
 
 def sentences(found: Recommendation) -> list[str]:
     """What the data support; and the setting to take, which oscillator it is and how it compares."""
-    said = ("" if found.records.finished else "so far ") + verdict(found)
+    said = verdict(found)
     return [*([f"{said[0].upper()}{said[1:]}."] if said else []), f"{_setting(found)} {_worth(found)}"]
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from belay import Belay, Oscillator, methods
-from belay.advance import advance_, advance_compiled_, as_tensor
+from belay.advance import advance_, advance_compiled_, settings_of
 
 WARMUP, STEPS = 50, 80
 OSCILLATORS = {
@@ -148,7 +148,7 @@ def test_settings_that_change_at_each_step_compile_no_more_than_those_that_stay(
 @pytest.mark.parametrize("coupling", [0.0, 0.05])
 def test_the_hidden_operators_change_only_the_tensors_that_they_declare(coupling):
     x, y, v = ([torch.randn(3), torch.randn(2, 2)] for _ in range(3))
-    settings = 7, as_tensor(Oscillator(0.99, 0.1, coupling)), 1, WARMUP
+    settings = 7, settings_of(Oscillator(0.99, 0.1, coupling)), 1, WARMUP
     operator = torch.ops.belay.advance_coupled if coupling else torch.ops.belay.advance_uncoupled
     torch.library.opcheck(operator.default, (x, y, v, False, True, *settings))
     torch.library.opcheck(torch.ops.belay.advance_buffers.default, (x, y, *settings))

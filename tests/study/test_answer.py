@@ -92,8 +92,10 @@ def test_a_study_that_is_not_finished_is_told_so_far_and_goes_on_by_resume():
     found = recommend(recorded.records("mixed"))
     lines = by_head(answer(replace(found, records=replace(found.records, finished=False))))
     assert lines["verdict"] == f"so far {said('mixed')['verdict']}"
-    assert lines[""].endswith("; it is not finished, and `confirm` mends it where it is given")
+    assert lines[""].endswith("; where the study has `confirm`, finishing it mends that")
     assert lines["next"] == "belay-study resume mixed"
+    alone = replace(found, records=replace(found.records, finished=False), versus=[])
+    assert "verdict" not in by_head(answer(alone))  # without an EMA there is none
 
 
 def test_one_seed_gives_an_answer_without_any_certainty():

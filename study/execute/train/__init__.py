@@ -37,7 +37,7 @@ def lost(pack: Pack, message: str) -> list[Outcome]:
 
 
 def _together(study: Study, runs: Sequence[Run], hosts: Collection[int], bars: Mapping[int, Bars]) -> list[SeedResult]:
-    """Trains runs side by side, but for those whose optimizer cannot be described: they fail, and keep no others."""
+    """Trains runs side by side; those whose optimizer cannot be described fail by themselves."""
     broken = {setting.number for setting, _ in runs if not _has_optimizer(study, setting)}
     whole, failing = ([run for run in runs if (run[0].number in broken) == fails] for fails in (False, True))
     alone = iter(_one_by_one(study, failing, hosts, bars))

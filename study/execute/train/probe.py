@@ -65,14 +65,15 @@ def tried(study: Study) -> Room:
     pairs, most = _pairs(study), study.config.resources.side_by_side
     try:
         with defaults_kept():
-            found = [_too_large(study, setting) for setting in (pairs[0][1], *(near for near, _ in pairs))]
+            found = [_too_large(study, setting) for setting, _ in pairs]
+            _too_large(study, pairs[0][1])  # is of the first one's size, but may not train
     except KEPT:  # the task cannot train here, perhaps for want of a GPU; the workers try again
         return Room(most)
     if large := next(filter(None, found), ""):
         return Room(1, large)
     try:
-        for pair in pairs[:1] + pairs[1:][-1:]:
-            try_stacked(study, [(setting, seed) for seed, setting in enumerate(pair)])
+        for place in sorted({0, len(pairs) - 1}):
+            try_stacked(study, [(setting, seed) for seed, setting in enumerate(pairs[place])])
     except NotStackable as error:
         return Room(1, str(error), broken=True)
     except NoMemory as error:
@@ -83,8 +84,8 @@ def tried(study: Study) -> Room:
 def _pairs(study: Study) -> list[tuple[Setting, Setting]]:
     """Pairs of settings from opposite ends of all that may differ between runs side by side.
 
-    What may not differ is in the first pair as the space's first values have it; in each further one a hyperparameter
-    is another, and in the last one all are the space's last.
+    The two of a pair are alike in all other hyperparameters. The first pair has the first value of each of these, each
+    further pair another value of one of them, and the last pair the last value of all.
     """
     assert isinstance(study.task, Task)
     space, differing = study.spaces["main"], COORDINATES | (study.task.stackable or frozenset())

@@ -246,7 +246,6 @@ class _Alone:
 
     def __init__(self, task: Task, seed: int, steps: int) -> None:
         self._task, self._seed, self._model = task, seed, _built(task, seed)
-        self._buffers = {name: buffer.clone() for name, buffer in self._model.named_buffers()}
         self._batches = task.batches(seed, 0, steps)
         with seeded(TRAINING, seed):
             (first,) = islice(task.batches(seed, 0, steps), 1)
@@ -257,7 +256,7 @@ class _Alone:
         """Compares a step's batch and gradient, at the weights that the row has before it.
 
         Raises:
-            NotStackable: They differ by more than rounding, or training changes more of the model than its parameters.
+            NotStackable: They differ by more than rounding, or the loss changes the model.
         """
         with seeded(TRAINING, self._seed):
             own = next(self._batches)
@@ -288,14 +287,15 @@ class _Alone:
         """The gradient of a batch's loss by parameter; None for one that the loss does not read.
 
         Raises:
-            NotStackable: Training changes more of the model than its parameters.
+            NotStackable: The loss changes the model.
         """
+        tensors = {**dict(self._model.named_parameters()), **dict(self._model.named_buffers())}
+        before = {name: tensor.detach().clone() for name, tensor in tensors.items()}
         self._model.zero_grad()
         with seeded(TRAINING, self._seed):
             self._task.loss(self._model, batch).backward()  # type: ignore[no-untyped-call] # torch's own
-        for name, buffer in self._model.named_buffers():
-            if not torch.equal(buffer, self._buffers[name]):
-                raise NotStackable(f"training changes the model's buffer {name}, as BatchNorm does")
+        if changed := [name for name, tensor in tensors.items() if not _is_same(tensor, before[name])]:
+            raise NotStackable(f"`loss` changes the model's {changed[0]}, as BatchNorm does its statistics")
         return {name: weight.grad for name, weight in _trained(self._model)}
 
 

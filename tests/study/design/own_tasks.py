@@ -126,6 +126,10 @@ class StacksNothing(Whole):
     stackable: ClassVar[frozenset[str]] = frozenset({"lrr"})
 
 
+class StacksAList(Whole):
+    stackable: ClassVar[list[str]] = ["lr"]  # it should be a frozenset
+
+
 class CannotTrain(Whole):
     """Raises as soon as it is trained."""
 

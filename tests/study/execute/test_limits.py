@@ -148,9 +148,12 @@ def test_a_study_whose_time_is_up_begins_nothing_more_and_goes_on_where_it_was(
     assert said == [f"{done}; `belay-study resume small` goes on"]
     tracking = Connections.of().tracking
     assert studies(tracking)["status"].iloc[0] == "killed"
-    assert len(load("small", tracking).settings) >= stopped.done
+    so_far = load("small", tracking)
+    assert len(so_far.settings) >= stopped.done
+    assert not so_far.finished
     assert run(study, Connections.of(), back_end, lambda progress: None, said.append).finished
     assert studies(tracking)["status"].iloc[0] == "finished"
+    assert load("small", tracking).finished
     assert len(said) == 1
 
 

@@ -130,6 +130,10 @@ def test_what_the_search_draws_stands_in_for_hyperparameters_without_a_default_a
             r"`stackable` of own_tasks:StacksNothing must name hyperparameters, got 'lrr'; mend the class",
         ),
         (
+            "own_tasks:StacksAList",
+            r"`stackable` of own_tasks:StacksAList must be a set of names, got \['lr'\]; mend the class",
+        ),
+        (
             "own_tasks:too_few",
             r"must be a function of \(setting, seed, report\), got 'own_tasks:too_few': too many positional",
         ),

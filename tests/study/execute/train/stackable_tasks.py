@@ -146,6 +146,26 @@ class Branching(Net):
         return loss * 2 if loss.item() > 1 else loss
 
 
+class Clamping(Net):
+    """Moves weights in its loss."""
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.clamp_(-0.1, 0.1)
+        return super().loss(model, batch)
+
+
+class Listing(Net):
+    """Has a hyperparameter that is a list."""
+
+    stackable: ClassVar[frozenset[str] | None] = frozenset({"lr", "betas"})
+    betas: list[float] = Field(default=[0.9, 0.999])  # pydantic copies it
+
+    def describe_optimizer(self) -> OptimizerSpec:
+        return OptimizerSpec("adam", self.lr, betas=(self.betas[0], self.betas[1]))
+
+
 class Normalising(Net):
     """Keeps statistics of its batches in buffers."""
 
