@@ -129,7 +129,7 @@ def _operations(step: Callable[[], object]) -> int:
     try:
         with counted:
             step()
-    except KEPT:  # of the counter, which knows no gradients inside a loss, or of the step
+    except KEPT:  # of the counter, which does not know `torch.autograd.grad` inside a loss, or of the step
         step()
         return 0
     return counted.get_total_flops()
