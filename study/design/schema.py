@@ -243,6 +243,7 @@ class SeedResult:
     seconds: float = 0.0  # of training and evaluation
     finished: float = 0.0  # Unix time
     riders: dict[str, list[float]] = field(default_factory=dict)  # of each in its place: a metric's value at the end
+    note: str = ""  # what was otherwise than planned in its training, a colon, and why; the ledger does not keep it
 
     def last(self, metric: str) -> float:
         """The last value reported of a metric; nan if the run failed, diverged or never reported it."""
@@ -278,6 +279,11 @@ class Outcome:
         have = {result.seed for result in self.seeds}
         whole = {seed for stage in stages if have.issuperset(stage) for seed in stage}
         return Outcome(self.setting, [result for result in self.seeds if result.seed in whole])
+
+    @property
+    def notes(self) -> list[str]:
+        """What was otherwise than planned in the training of its seeds."""
+        return list(dict.fromkeys(result.note for result in self.seeds if result.note))
 
     @property
     def seconds(self) -> float:

@@ -57,10 +57,12 @@ class Packs:
         asker: Asks the settings and keeps their outcomes.
         recorder: Records them.
         watch: Called with the progress at the start and after each pack.
+        say: Called with a line where packs were not trained as planned.
     """
 
-    def __init__(self, asker: Asker, recorder: Recorder, watch: Watch) -> None:
-        self._asker, self._recorder, self._watch = asker, recorder, watch
+    def __init__(self, asker: Asker, recorder: Recorder, watch: Watch, say: Callable[[str], None]) -> None:
+        self._asker, self._recorder, self._watch, self._say = asker, recorder, watch, say
+        self._noted: dict[str, set[int]] = {}  # the settings of each thing that was otherwise than planned
         self._states: dict[int, State] = {}  # of the settings that are done
         self._count_of: Counter[State] = Counter()
         self._longest = 0  # most seeds that a setting was searched by
@@ -90,10 +92,17 @@ class Packs:
 
     def finish(self, outcomes: Sequence[Outcome]) -> None:
         """Keeps, records and counts what a pack came to; a setting without an outcome is asked again by `resume`."""
+        for outcome in outcomes:
+            self._note(outcome)
         for setting, outcome in self._asker.tell(outcomes):
             self._recorder.record(setting, outcome)
             self._count(setting, outcome)
         self._show()
+
+    @property
+    def notes(self) -> list[str]:
+        """What was otherwise than planned, and of how many settings."""
+        return [f"{what}: of {len(settings)} settings" for what, settings in self._noted.items()]
 
     def record_all(self) -> None:
         """Queues every outcome of the ledger that the records lack."""
@@ -128,6 +137,15 @@ class Packs:
         progress.finalists, progress.confirmed = len(asker.finalists), asker.confirmed
         progress.finished = asker.finished
         self._watch(progress)
+
+    def _note(self, outcome: Outcome) -> None:
+        """Says what was otherwise than planned in a setting's training, the first time of each such thing."""
+        for note in outcome.notes:
+            what, _, why = note.partition(": ")
+            if what not in self._noted:
+                of = f"`belay-study logs {self.study.config.name} {outcome.setting}`"
+                self._say(f"{what}: {why.rstrip('.')}; first of setting {outcome.setting}, see {of}")
+            self._noted.setdefault(what, set()).add(outcome.setting)
 
     def _count(self, setting: Setting, outcome: Outcome) -> None:
         progress, study, searched = self.progress, self.study, outcome.part("search")

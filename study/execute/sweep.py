@@ -33,7 +33,7 @@ def run(
         connections: Where its records are.
         back_end: Where it is trained: `study.execute.tune.back_end` or `study.execute.inline.back_end`.
         watch: Called with the progress at the start and after each pack.
-        say: Called with a line if another driver has to be waited for, or the task cannot be trained as it says.
+        say: Called with a line if another driver has to be waited for, or runs are not trained as planned.
 
     Returns:
         The final progress.
@@ -61,7 +61,7 @@ def run(
                 say(f"runs are trained one by one, though the task names what is `stackable`: {room.reason}")
             asker = Asker(study, ledger, room.runs)
             _say_if_few(asker, say)
-            packs = Packs(asker, recorder, watch)
+            packs = Packs(asker, recorder, watch, say)
             recorder.open(asker.plan.settings)
             try:
                 with _finishing(recorder, packs):
@@ -111,7 +111,7 @@ def sync(study: Study, connections: Connections, say: Callable[[str], None]) -> 
     name, url = study.config.name, connections.storage
     with opened(url, making=True) as engine, Lease(name, engine, say) as lease:
         recorder = _recorder(study, connections.tracking, lease, anew=True)
-        packs = Packs(Asker(study, Ledger(engine, name, url, lease)), recorder, lambda _: None)
+        packs = Packs(Asker(study, Ledger(engine, name, url, lease)), recorder, lambda _: None, say)
         recorder.open(packs.progress.planned)
         with _finishing(recorder, packs):
             return packs.progress
@@ -139,6 +139,8 @@ def _finishing(recorder: Recorder, packs: Packs) -> Iterator[None]:
 def _conclude(asker: Asker, packs: Packs, say: Callable[[str], None]) -> None:
     """Says which limit has ended a study; raises FailedWork if nothing can be said, or if none has and work is left."""
     progress, stopped = packs.progress, packs.why_stopped()
+    for note in packs.notes:
+        say(note)
     if progress.failed == progress.done > 0:
         message = shortened(next(outcome.message for _, outcome in asker.outcomes()), SHOWN)
         raise FailedWork(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 
 from study.design.schema import Outcome, SeedResult, Setting
@@ -59,20 +57,21 @@ def _side_by_side(
 ) -> list[SeedResult]:
     """Trains runs side by side; in halves where they do not fit into memory together."""
     started = time.perf_counter()
-    results: list[SeedResult] = []
     try:
-        results = train_stacked(study, runs, hosts, bars)
+        return _timed(train_stacked(study, runs, hosts, bars), started)
     except NotStackable as error:
-        warnings.warn(f"runs are trained one by one: {error}", stacklevel=3)
-        return _one_by_one(study, runs, hosts, bars)
+        stackable, why = False, str(error)
     except NoMemory as error:
-        warnings.warn(f"{len(runs)} runs do not fit into memory side by side: {error}", stacklevel=3)
-    if results:  # outside the `except`, which holds what the first try had taken
-        return _timed(results, started)
+        stackable, why = True, str(error)
+    # Outside the `except`, which holds what the first try had taken.
+    if not stackable:
+        return _noted(_one_by_one(study, runs, hosts, bars), f"runs are trained one by one: {why}")
+    note = f"runs do not fit into memory side by side: of {len(runs)} {why}"
     if len(runs) == 1:
-        return _one_by_one(study, runs, hosts, bars)
+        return _noted(_one_by_one(study, runs, hosts, bars), note)
     half = len(runs) // 2
-    return [*_side_by_side(study, runs[:half], hosts, bars), *_side_by_side(study, runs[half:], hosts, bars)]
+    halves = [_side_by_side(study, some, hosts, bars) for some in (runs[:half], runs[half:])]
+    return _noted([*halves[0], *halves[1]], note)
 
 
 def _one_by_one(
@@ -100,15 +99,22 @@ def _alone(
 ) -> list[SeedResult]:
     """Trains a trajectory; without riders, then in halves, where the averages do not fit into memory together."""
     started = time.perf_counter()
-    results: list[SeedResult] = []
-    with suppress(NoMemory):  # of one average it is the result
-        results = train_alone(study, settings, seed, study.riders if carrying else (), bars)
-    if results:
-        return _timed(results, started)
+    try:
+        return _timed(train_alone(study, settings, seed, study.riders if carrying else (), bars), started)
+    except NoMemory as error:  # of one average it is the result
+        why = str(error)
     if carrying:
-        return _alone(study, settings, seed, False, bars)
+        note = f"riders are left out: they do not fit into memory, {why}"
+        return _noted(_alone(study, settings, seed, False, bars), note)
     half = len(settings) // 2
-    return [*_alone(study, settings[:half], seed, False, bars), *_alone(study, settings[half:], seed, False, bars)]
+    halves = [_alone(study, some, seed, False, bars) for some in (settings[:half], settings[half:])]
+    note = f"averages of one training do not fit into memory together: of {len(settings)} {why}"
+    return _noted([*halves[0], *halves[1]], note)
+
+
+def _noted(results: Sequence[SeedResult], note: str) -> list[SeedResult]:
+    """Results with what was otherwise than planned; of several such things the first."""
+    return [replace(result, note=note) for result in results]
 
 
 def _timed(results: Sequence[SeedResult], started: float) -> list[SeedResult]:

@@ -168,7 +168,7 @@ def _train(
             with endings.of(apart):  # riders must not cost their host
                 logs[0].riders = _measured(task, model, bank)
             if apart.ended:
-                warnings.warn(f"riders are left out: {apart.result().message}", stacklevel=1)
+                logs[0].note = f"riders are left out: {apart.result().message}"
         if all(log.ended for log in logs):
             return
 

@@ -106,6 +106,7 @@ class Log:
         self._history: History = []
         self._ended: SeedResult | None = None
         self.riders: dict[str, list[float]] = {}  # as a SeedResult has them
+        self.note = ""  # likewise
 
     def report(self, step: int, metrics: Mapping[str, float]) -> None:
         """Takes what was measured at a step; nothing more once it has ended.
@@ -158,4 +159,4 @@ class Log:
             found = ", ".join(sorted(reported)) or "none"
             message = f"objective.metric must be reported, got {found}: no {self._metric!r}."
             return SeedResult(self.seed, self._history, "failed", message)
-        return SeedResult(self.seed, self._history, riders=self.riders)
+        return SeedResult(self.seed, self._history, riders=self.riders, note=self.note)

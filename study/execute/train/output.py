@@ -37,13 +37,14 @@ class Output:
             yield
 
     def beside(self, outcomes: list[Outcome]) -> list[Outcome]:
-        """The outcomes of settings that trained together, with what was printed at the first of them."""
+        """The outcomes of settings that trained together, at the first of them their notes and what was printed."""
         self.file.flush()
         size = os.fstat(self.file.fileno()).st_size
         text = os.pread(self.file.fileno(), KEPT, max(0, size - KEPT)).decode("utf-8", "replace")
-        if not text:
-            return outcomes
         if size > KEPT:
             text = f"[of {size:,} bytes the first {size - KEPT:,} are left out]\n{text}"
+        notes = dict.fromkeys(note for outcome in outcomes for note in outcome.notes)
+        if not (text := "".join(f"[{note}]\n" for note in notes) + text):
+            return outcomes
         printed = Printed(text, tuple(outcome.setting for outcome in outcomes))
         return [replace(outcomes[0], printed=printed), *outcomes[1:]]

@@ -160,6 +160,27 @@ def test_a_storage_that_fails_once_on_ray_ends_the_study_and_has_nothing_trained
     assert len(settings) == len(set(settings))
 
 
+@pytest.mark.usefixtures("databases")
+def test_packs_that_are_not_trained_as_planned_are_told_of_once_as_they_come_and_counted_at_the_end(
+    belay_study: CommandLine, tmp_path: Path
+) -> None:
+    config = write(
+        tmp_path / "small.yaml",
+        task={"name": "execute.train.stackable_tasks:Large"},
+        objective={"metric": "average/val_loss"},
+        space={"decay": 0.9, "damping": 0.5, "coupling": 0.1, "lr": {"choice": [0.05, 0.1, 0.2]}},
+        search={"sampler": "grid", "baseline": 0},
+    )
+    answer = belay_study("run", config, "--inline")
+    assert answer.code == 0, answer.err
+    what, why = "runs do not fit into memory side by side", "of 6 OutOfMemoryError: Tried to allocate 12 GiB"
+    said = [line for line in answer.err.splitlines() if line.startswith(what)]
+    assert len(said) == 2
+    assert re.fullmatch(rf"{what}: {why}, .* free; first of setting 0, see `belay-study logs small 0`", said[0])
+    assert said[1] == f"{what}: of 3 settings"
+    assert f"[{what}: {why}" in belay_study("logs", "small", 2).out
+
+
 @pytest.mark.parametrize("back_end", ["inline", pytest.param("ray", marks=pytest.mark.xdist_group("ray"))])
 @pytest.mark.usefixtures("databases")
 def test_a_task_that_prints_or_ends_its_program_disturbs_neither_the_answer_nor_the_study(

@@ -77,6 +77,9 @@ def test_riders_that_do_not_fit_into_memory_stay_away() -> None:
     outcomes = list(train_pack(study, Pack(settings, (0,), hosts=(0,))))
     assert [outcome.state for outcome in outcomes] == ["complete"] * 2
     assert riders_of(outcomes[0]) == [{}]
+    assert outcomes[0].notes == [
+        "riders are left out: they do not fit into memory, OutOfMemoryError: 12 GiB are missing"
+    ]
     assert counting.TRAININGS == [0, 0]
 
 
@@ -86,6 +89,6 @@ def test_riders_that_do_not_fit_into_memory_stay_away() -> None:
 ])  # fmt: skip
 def test_riders_that_cannot_be_measured_do_not_cost_their_host(task: str, said: str) -> None:
     study = carrying(f"execute.train.counting:{task}", evaluations=1)
-    with pytest.warns(UserWarning, match=f"riders are left out: {said}"):
-        (outcome,) = train_pack(study, Pack(settings_of(study, {"lr": 0.05, **AVERAGES[0]}), (0,), hosts=(0,)))
+    (outcome,) = train_pack(study, Pack(settings_of(study, {"lr": 0.05, **AVERAGES[0]}), (0,), hosts=(0,)))
     assert (outcome.state, riders_of(outcome)) == ("complete", [{}])
+    assert outcome.notes == [f"riders are left out: {said}"]

@@ -100,6 +100,9 @@ def test_averages_that_do_not_fit_into_memory_together_are_taken_in_halves(where
     outcomes = list(train_pack(study, Pack(settings_without_coupling(study, 5), (0,))))
     assert [outcome.state for outcome in outcomes] == ["complete"] * 5
     assert len(counting.TRAININGS) > 3  # 5 did not fit, nor did 3; 2, 1 and 2 did
+    assert {note.partition(": ")[0] for outcome in outcomes for note in outcome.notes} == {
+        "averages of one training do not fit into memory together"
+    }
 
 
 def test_one_average_that_does_not_fit_into_memory_fails() -> None:
