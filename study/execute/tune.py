@@ -7,12 +7,14 @@ import io
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 from ray.exceptions import RayError
+from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
 from study.design.config import StudyConfig
@@ -23,8 +25,12 @@ from study.execute.connection import connected, nodes
 from study.execute.packs import Packs
 from study.execute.plan import Pack
 from study.execute.train import lost
-from study.execute.worker import UNABLE, train
+from study.execute.worker import PACK, REST, UNABLE, train
 
+# A worker for which there is nothing to do yet rests: so long at least, and longer the longer it has waited. Tune would
+# keep one such worker and end all others. A new one takes seconds to start, and where the kept one is free before that,
+# Tune gives the new one up.
+SHORTEST_REST, REST_SHARE, LONGEST_REST = 0.05, 0.1, 30.0  # seconds, of the time waited, seconds
 RETRIES = 2  # of a pack whose worker died; one of them may go to a worker on the same dead machine
 ENVIRONMENT = {  # what Ray, and glibc in the workers of a local one, take from the environment alone
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -70,6 +76,7 @@ def _train_all(packs: Packs) -> None:
                 name=config.name,
                 storage_path=folder,
                 verbose=0,
+                callbacks=[trials.workers],
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
             ),
         )
@@ -90,6 +97,27 @@ def _last_line(error: Exception) -> str:
     return lines[-1].strip()[:300].rstrip(".") if lines else type(error).__name__
 
 
+class _Workers(tune.Callback):
+    """Counts workers."""
+
+    def __init__(self) -> None:
+        self._busy: set[str] = set()
+        self.most = 0  # that have been at work at once
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Counts one more at work."""
+        self._busy.add(trial.trial_id)
+        self.most = max(self.most, len(self._busy))
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Counts one less."""
+        self._busy.discard(trial.trial_id)
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Counts one less."""
+        self._busy.discard(trial.trial_id)
+
+
 class _Trials(Searcher):
     """What Ray Tune asks for trials and tells of their ends."""
 
@@ -97,10 +125,13 @@ class _Trials(Searcher):
         super().__init__()
         self._packs = packs
         self._running: dict[str, Pack] = {}
+        self._resting: set[str] = set()
+        self.workers = _Workers()
+        self._handed_out = time.monotonic()  # when the last pack was
         self.fault: Exception | None = None  # what ends the sweep; of Tune itself one gets its traceback as text
 
     def suggest(self, trial_id: str) -> Any:
-        """The next trial's pack; None while settings wait for results; FINISHED when none is left."""
+        """The next trial's pack, or its rest; None while settings wait for results; FINISHED when none is left."""
         if self.fault is not None:
             raise self.fault
         try:
@@ -109,9 +140,18 @@ class _Trials(Searcher):
             self.fault = error
             raise
         if pack is None:
-            return Searcher.FINISHED if self._packs.exhausted and not self._may_split else None
+            return Searcher.FINISHED if self._packs.exhausted and not self._may_split else self._rest(trial_id)
         self._running[trial_id] = pack
-        return {"pack": pack.to_json()}
+        self._handed_out = time.monotonic()
+        return {PACK: pack.to_json()}
+
+    def _rest(self, trial_id: str) -> dict[str, float] | None:
+        """A rest for a worker that has nothing to do; None if there is no such."""
+        if len(self._running) + len(self._resting) >= self.workers.most:
+            return None
+        self._resting.add(trial_id)
+        waited = time.monotonic() - self._handed_out
+        return {REST: min(max(SHORTEST_REST, REST_SHARE * waited), LONGEST_REST)}
 
     @property
     def _may_split(self) -> bool:
@@ -123,14 +163,18 @@ class _Trials(Searcher):
 
         It raises nothing, as Tune would train the pack again; `suggest`, which comes next, raises what failed here.
         """
+        result = result or {}
+        if trial_id in self._resting:
+            self._resting.remove(trial_id)
+            return
         pack = self._running.pop(trial_id)
-        if unable := (result or {}).get(UNABLE):
+        if unable := result.get(UNABLE):
             self.fault = self.fault or FailedWork(
                 f"the workers must be able to import the task, got {unable.rstrip('.')}; install it on every node, and "
                 f"`belay-study resume {self._packs.study.config.name}` goes on."
             )
             return
-        outcomes = [Outcome.from_json(outcome) for outcome in (result or {}).get("outcomes", ())]
+        outcomes = [Outcome.from_json(outcome) for outcome in result.get("outcomes", ())]
         if error and not outcomes:
             if self._packs.split(pack):  # one setting must not cost the others
                 return

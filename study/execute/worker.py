@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import sys
+import time
 from contextlib import ExitStack, suppress
 from typing import Any
 
@@ -21,22 +22,27 @@ from study.execute.train.apart import Train, trainer
 
 HELD = ExitStack()  # until this worker ends
 atexit.register(HELD.close)
+PACK, REST = "pack", "rest"  # what a trial is: a pack to train, or seconds in which its worker waits for the next one
 UNABLE = "unable"  # what a worker reports, with the reason, that cannot make the study's task
 
 
 def train(tried: dict[str, Any], document: dict[str, Any], folder: str, paths: list[str]) -> None:
-    """Trains a pack.
+    """Trains a pack, or rests.
 
     Args:
-        tried: The pack, as Ray Tune has it.
+        tried: The pack or the rest, as Ray Tune has it.
         document: The study's config as plain data.
         folder: The driver's working directory, which becomes the worker's where it has it, too: tasks read files there.
         paths: Where the driver finds modules, the user's own tasks among them.
     """
+    if REST in tried:
+        time.sleep(tried[REST])
+        tune.report({})
+        return
     with suppress(OSError):  # a machine that shares no files with the driver's
         os.chdir(folder)
     sys.path += [path for path in paths if path not in sys.path]
-    pack = Pack.from_json(tried["pack"])
+    pack = Pack.from_json(tried[PACK])
     try:
         study, train_one = _trainer(json.dumps(document))
     except StudyError as error:  # the worker lacks what the driver has: the task's module, most likely

@@ -134,6 +134,20 @@ def waits_at_a_gate(setting: Mapping[str, Any], seed: int, report: Report) -> No
     parabola(setting, seed, report)
 
 
+def begins_two_by_two(setting: Mapping[str, Any], seed: int, report: Report) -> None:
+    """Says in which process it is; settings 0 and 1 wait until both have begun, as 2 and 3, and 0 for a file `told`.
+
+    The hyperparameter `folder` is where `told` is, and the process id of setting 2 as `begun-2`.
+    """
+    folder, number = Path(setting["folder"]), setting.number  # type: ignore[attr-defined] # a Setting
+    (folder / f"begun-{number}.new").write_text(str(os.getpid()))
+    (folder / f"begun-{number}.new").rename(folder / f"begun-{number}")
+    for awaited in (f"begun-{number ^ 1}", *(["told"] if number == 0 else [])):
+        while not (folder / awaited).exists():
+            time.sleep(0.01)
+    report(1, {"average/score": 1.0})
+
+
 def raises_escapes(setting: Mapping[str, Any], seed: int, report: Report) -> None:
     """Raises with text that would act on a terminal, and that PostgreSQL does not keep."""
     raise RuntimeError("\x1b[31mred\x00\x9b\udcfc" + "long" * 10_000)

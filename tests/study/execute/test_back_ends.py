@@ -181,6 +181,26 @@ def test_packs_that_are_not_trained_as_planned_are_told_of_once_as_they_come_and
     assert f"[{what}: {why}" in belay_study("logs", "small", 2).out
 
 
+@pytest.mark.usefixtures("databases", "ray_cluster")
+def test_a_worker_that_has_to_wait_for_another_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    study = Study.of(parse_config(small(
+        task={"name": "tasks_of_tests:begins_two_by_two", "folder": str(tmp_path)},
+        objective={"metric": "average/score", "mode": "max"},
+        seeds=1,
+        search={"sampler": "tpe", "settings": 4, "baseline": 0, "in_flight": 2},  # 2 is asked when 0 is told, 3 when 1
+    )))  # fmt: skip
+
+    def watch(progress: Progress) -> None:
+        if progress.done == 1:
+            (tmp_path / "told").touch()
+
+    run(study, Connections.of(), tune.back_end, watch, say=lambda line: None)
+    workers = [(tmp_path / f"begun-{number}").read_text() for number in range(4)]
+    assert len({*workers[:2]}) == 2
+    assert {*workers[2:]} == {*workers[:2]}
+
+
 @pytest.mark.parametrize("back_end", ["inline", pytest.param("ray", marks=pytest.mark.xdist_group("ray"))])
 @pytest.mark.usefixtures("databases")
 def test_a_task_that_prints_or_ends_its_program_disturbs_neither_the_answer_nor_the_study(
