@@ -14,6 +14,7 @@ PICTURES = (  # that `plot` draws
     "comparison",
     "coordinates",
     "regimes",
+    "riders",
     "stability",
     "curves",
     "response",

@@ -17,6 +17,7 @@ from study.pictures.limit import limit
 from study.pictures.motion import learning_curves, response
 from study.pictures.parallel import parallel
 from study.pictures.plane import regime_map
+from study.pictures.riders import surface
 
 SCALE = 2.0  # pixels of a PNG for each of the picture's own
 
@@ -33,6 +34,7 @@ KINDS = {
     "comparison": Kind("Against the other families", comparison),
     "coordinates": Kind("Mass ratio, memory, damping ratio", coordinates),
     "regimes": Kind("Regime map", regime_map),
+    "riders": Kind("What rode along", surface),
     "stability": Kind("The stability limit", limit),
     "curves": Kind("Learning curves", learning_curves),
     "response": Kind("The average itself", response),

@@ -9,7 +9,7 @@ import pandas as pd
 
 from study.findings.collect import Records
 from study.pictures.base import HEIGHT, Picture, specification, spread, tooltips
-from study.pictures.points import FAMILIES, TEXTS, TITLES, complete, decade, points, usual
+from study.pictures.points import FAMILIES, TEXTS, TITLES, complete, decade, points, ratio_axis, usual
 
 REACH = 6.0  # distances of the median from the best that the vertical axis shows
 TITLE_OF = {
@@ -77,7 +77,5 @@ def _axis(name: str, done: pd.DataFrame, edge: float) -> alt.X:
     axis = alt.Axis(format="~g", tickCount=5)
     if name == "shown_ratio":
         finite = done["damping_ratio"].map(math.isfinite).any()
-        decades = [10.0**power for power in range(-3, int(math.log10(edge)))] if finite else []
-        ema = f"datum.value > {edge * 2} ? 'EMA' : format(datum.value, '~g')"
-        axis = alt.Axis(values=[*decades, edge * 3], labelExpr=ema)
+        axis = ratio_axis(edge, [10.0**power for power in range(-3, int(math.log10(edge)))] if finite else [])
     return alt.X(f"{name}:Q", scale=alt.Scale(type="log", nice=False, padding=8), title=TITLE_OF[name], axis=axis)

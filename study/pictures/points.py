@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
+from typing import Any
 
+import altair as alt
 import numpy as np
 import pandas as pd
 
@@ -44,7 +47,7 @@ def points(records: Records) -> pd.DataFrame:
     found["state"] = found["state"].mask((found["state"] == "complete") & found["objective"].isna(), "unfinished")
     found["family"] = settings["family"].map(FAMILIES).to_numpy()
     found["gap"] = 1 - found["decay"]
-    found["shown_ratio"] = _shown(found["damping_ratio"])
+    found["shown_ratio"] = shown(found["damping_ratio"], decade(found["damping_ratio"]))
     found["others"] = _others(records)
     return found
 
@@ -103,9 +106,15 @@ def decade(ratio: pd.Series) -> float:
     return float(10.0 ** (math.floor(math.log10(most)) + 1)) if most > 0 else 10.0
 
 
-def _shown(ratio: pd.Series) -> pd.Series:
-    """The damping ratio where a logarithmic axis can show it: EMA's, which is infinite, at thrice the next decade."""
-    return ratio.where(np.isfinite(ratio), 3 * decade(ratio)).where(ratio.notna())
+def shown(ratio: pd.Series, edge: float) -> pd.Series:
+    """Damping ratios where a logarithmic axis can show them: EMA's, which is infinite, at thrice a finite `edge`."""
+    return ratio.where(np.isfinite(ratio), 3 * edge).where(ratio.notna())
+
+
+def ratio_axis(edge: float, values: Sequence[float], **options: Any) -> alt.Axis:
+    """An axis of such damping ratios, with ticks at some values and, by its name, at EMA's place."""
+    text = f"datum.value > {edge * 2} ? 'EMA' : format(datum.value, '.3~g')"
+    return alt.Axis(values=[*values, edge * 3], labelExpr=text, **options)
 
 
 def _others(records: Records) -> list[str]:

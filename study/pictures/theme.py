@@ -33,7 +33,7 @@ def _config(palette: dict[str, Any]) -> dict[str, Any]:
         | {"gridOpacity": 0.6, "titlePadding": 8, "labelPadding": 4, "tickSize": 4, "labelFlush": False},
         "legend": labels | {"orient": "top", "symbolStrokeWidth": 2, "gradientLength": 140, "gradientThickness": 8},
         "title": {"color": palette["ink"], "font": FONT, "fontSize": 12, "fontWeight": 500, "anchor": "start"},
-        "range": {"category": palette["category"], "ordinal": palette["ramp"], "ramp": palette["ramp"]},
+        "range": {"category": palette["category"], **dict.fromkeys(("ordinal", "ramp", "heatmap"), palette["ramp"])},
         "point": {"filled": True, "strokeWidth": 0},
         "style": {  # `color` is what Vega-Lite takes for a mark's fill or stroke
             "region": {"color": palette["soft"], "font": FONT, "fontSize": 12, "fontStyle": "italic"},
@@ -52,6 +52,7 @@ def _config(palette: dict[str, Any]) -> dict[str, Any]:
             "axis": {"color": palette["line"], "strokeWidth": 1.5},
             "bad": {"color": palette["bad"], "strokeWidth": 1.4, "strokeOpacity": 0.75, "opacity": 1},
             "best": {"color": palette["best"], "strokeWidth": 2.5, "opacity": 1},
+            "between": {"stroke": palette["paper"], "strokeWidth": 1.5},
             "interval": {"color": palette["category"][0]},
         },
     }

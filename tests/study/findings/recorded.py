@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import math
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -244,6 +245,33 @@ def in_natural_coordinates() -> None:
     record("natural", {"name": "digits"}, AVERAGE, space, tried, seeds=2)
 
 
+def ridden() -> None:
+    """Two trainings that four averages watched, of which one was not finite on a seed, and BELAY."""
+    from study.execute.record import Recorder
+
+    config: dict[str, Any] = {"name": "ridden", "task": "digits", "steps": STEPS, "seeds": 2}
+    config |= {"objective": {"metric": AVERAGE}, "space": {"decay": 0.9, "coupling": {"choice": [0.0, 0.1]}, "lr": 1.0}}
+    riders = {
+        "memory": [0.05, 0.2],
+        "damping_ratio": ["inf", 1],
+    }  # in this order: (0.05, inf), (0.05, 1), (0.2, inf) ...
+    study = Study.of(parse_config(config | {"search": {"settings": 3, "riders": riders}}))
+    recorder = Recorder(study, uri())
+    recorder.open(3)
+    for number, (lr, values) in enumerate(((0.1, [0.70, 0.71, 0.72, 0.73]), (1.0, [0.60, 0.90, 0.62, math.nan]))):
+        results = [
+            SeedResult(
+                seed, [(STEPS, {AVERAGE: 0.5, LIVE: 0.4})], riders={AVERAGE: [each + seed / 10 for each in values]}
+            )
+            for seed in range(2)
+        ]
+        recorder.record(study.setting(number, average(0.95, lr=lr)), Outcome(number, results))
+    recorder.record(
+        study.setting(2, average(0.95, coupling=0.1, lr=1.0)), Tried({}, {AVERAGE: [0.8, 0.8]}).outcome(2, 2)
+    )
+    recorder.close("FINISHED")
+
+
 def shaped() -> None:
     """Hyperparameters of every shape: a list, a text like a number, whole and other numbers, null."""
     from study.execute.record import Recorder
@@ -294,4 +322,5 @@ STUDIES = {
     "steep": steep,
     "natural": in_natural_coordinates,
     "shaped": shaped,
+    "ridden": ridden,
 }

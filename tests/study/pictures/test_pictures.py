@@ -23,6 +23,7 @@ from study.pictures.base import Picture, drawn
 from study.pictures.catalogue import KINDS, image, picture
 from study.pictures.plane import colour
 from study.pictures.points import FAMILIES, points
+from study.pictures.riders import LONE, _ends
 from study.pictures.theme import PALETTES
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in recorded.WARNINGS]
@@ -40,7 +41,7 @@ def test_the_command_line_offers_every_kind_of_picture_and_no_other() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_becomes_a_file_in_both_forms_and_themes(kind: str) -> None:
-    drawn = of({"importance": "steep", "stability": "tiny"}.get(kind, "mixed"), kind)
+    drawn = of({"importance": "steep", "stability": "tiny", "riders": "ridden"}.get(kind, "mixed"), kind)
     assert image(drawn, "png", "light").startswith(b"\x89PNG")
     dark = image(drawn, "svg", "dark")
     assert dark.startswith(b"<svg")
@@ -107,6 +108,28 @@ def test_the_bars_are_the_importances_by_either_evaluator_the_largest_first() ->
     assert "noise" not in found.caption
 
 
+def test_the_riders_are_cells_around_their_place_each_the_best_of_the_trainings_that_it_watched() -> None:
+    found = of("ridden", "riders")
+    cells = found.data["cells"].set_index(["memory", "damping_ratio"])
+    assert cells["objective"].to_dict() == pytest.approx(
+        {(0.05, math.inf): 0.75, (0.05, 1): 0.95, (0.2, math.inf): 0.77, (0.2, 1): 0.78}
+    )
+    assert cells["trainings"].to_dict() == {(0.05, math.inf): 2, (0.05, 1): 2, (0.2, math.inf): 2, (0.2, 1): 1}
+    assert cells["others"].to_dict()[0.05, 1] == "lr 1"
+    ends = cells.loc[(0.05, 1), ["left", "right", "bottom", "top"]].tolist()
+    assert ends == pytest.approx([0.025, 0.1, 1 / math.sqrt(3), math.sqrt(3)])  # EMA's place is 3
+    assert "Outlined is the best of all: memory 0.05, damping ratio 1." in found.caption
+    ring = found.chart["layer"][-1]["transform"]
+    assert ring == [{"filter": f"datum.setting == {cells.loc[(0.05, 1), 'setting']}"}]
+    assert found.data["between"]["setting"].tolist() == [0, 1]  # no BELAY
+
+
+def test_riders_of_one_memory_are_cells_too() -> None:
+    assert _ends(pd.Series([0.1, 0.1])).tolist() == pytest.approx(
+        2 * [pytest.approx([0.1 / LONE**0.5, 0.1 * LONE**0.5])]
+    )
+
+
 def test_an_ema_s_infinite_damping_ratio_has_a_place_and_a_name_on_each_axis() -> None:
     panel = of("mixed", "coordinates").chart["concat"][2]["encoding"]["x"]
     assert "'EMA'" in panel["axis"]["labelExpr"]
@@ -155,6 +178,7 @@ def test_where_all_are_emas_their_place_alone_is_named() -> None:
         ("one-seed", "comparison", "one seed gives no interval; give `seeds` at least 2"),
         ("coupled", "comparison", "the study measured nothing to compare the recommended setting with"),
         ("pushed", "parallel", "fewer than two parameters vary among complete settings"),
+        ("mixed", "riders", "no averages watched its trainings; `search.riders` gives a grid of them"),
         ("mixed", "importance", "nothing can be told from 5 trainings"),
         ("shaped", "curves", "the study measured its settings at one step only; give `evaluations` at least 2"),
         *((name, kind, "no setting was completed") for name in STOPPED for kind in ("curves", "response")),
@@ -173,7 +197,7 @@ def test_a_picture_of_a_poor_study_is_drawn_or_left_out(name: str, kind: str) ->
     try:
         found = of(name, kind)
     except BadInput:
-        assert name in STOPPED or kind in ("comparison", "parallel", "curves", "importance", "stability")
+        assert name in STOPPED or kind in ("comparison", "parallel", "curves", "importance", "stability", "riders")
     else:
         assert vl_convert.vegalite_to_vega(found.complete("light"))["marks"]
         assert found.caption.endswith(".")
