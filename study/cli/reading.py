@@ -197,8 +197,8 @@ def compare(
         typer.Option(help="Compare with the best of this one alone [default: with each family that was measured]"),
     ] = None,
     family: Annotated[
-        Literal[FAMILIES, METHODS] | None,
-        typer.Option(help="Compare the best of this family or method [default: the best setting]"),
+        Literal[FAMILIES, "none", METHODS] | None,
+        typer.Option(help="Compare the best of this family or method, or of no averaging [default: the best setting]"),
     ] = None,
     form: Form = "table",
     tracking: Tracking = None,
@@ -211,7 +211,7 @@ def compare(
     """
     from study.findings.choose import FEWEST
     from study.findings.collect import load
-    from study.findings.compare import best_of, comparisons
+    from study.findings.compare import best_of, comparisons, judge
     from study.findings.recommend import recommend
     from study.options import connecting
     from study.show import show_rows
@@ -219,7 +219,7 @@ def compare(
     with connecting(tracking=tracking) as chosen:
         records = load(study, chosen.connections.tracking)
         best = best_of(records, family) if family else recommend(records).setting
-        found = comparisons(records, best, baseline)
+        found = comparisons(records, best, baseline, judge(records, family) if family else None)
     show_rows(found, form)
     if form == "table" and len(found) and found["seeds"].min() < FEWEST:
         typer.echo(f"fewer than {FEWEST} seeds settle nothing; as many as `needed` do, four times in five", err=True)
@@ -273,8 +273,8 @@ def report(study: Name, output: Output = None, tracking: Tracking = None, addres
     """Write a report as one HTML file, with the answer, pictures and data.
 
     It needs no network and no other file: the answer in two sentences, the comparisons with their intervals, the
-    objective over the average's coordinates, the regime map, learning curves, the average's responses, every setting's
-    figures and how to reproduce them.
+    objective over the average's coordinates, the regime map, the riders' surface, learning curves, the average's
+    responses, every setting's figures and how to reproduce them.
     """
     from study.findings.collect import load
     from study.options import connecting

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from study.design.schema import AVERAGE, LIVE, NATURAL, PARAMETERS, order, over_seeds
+from study.design.schema import AVERAGE, NATURAL, PARAMETERS, live_of, order, over_seeds
 from study.errors import BadInput
 from study.findings.choose import CONFIDENCE, FEWEST, best_first, dunnett, leads, level, row, seeds_needed, sign_flip
 from study.findings.collect import Records
@@ -197,30 +197,36 @@ def members(table: pd.DataFrame, baseline: Baseline | Method) -> pd.Series:
     return table["family"] == baseline
 
 
+def judge(records: Records, family: Baseline | Method) -> str | None:
+    """The metric that a family is judged by: no averaging by the model's own weights; None if that is not another."""
+    if family != "none":
+        return records.metric
+    return live_of(records.metric) if records.metric.startswith(AVERAGE) else None
+
+
 def best_of(records: Records, family: Baseline | Method) -> int:
-    """The best setting of a family: of its finalists by their fresh seeds, where it has some, else by the search.
+    """The best setting of a family, or of no averaging: of its finalists by their fresh seeds, else by the search.
 
     Raises:
         BadInput: None of its settings was completed.
     """
-    table = ranking(records)
+    metric = judge(records, family)
+    table = ranking(records, metric)
     candidates = table.index[members(table, family)]
-    if candidates.empty:
+    if metric is None or candidates.empty:
         raise BadInput(_unmeasured(records, "family", family))
-    measured = values(records, records.metric, fresh=True)
+    measured = values(records, metric, fresh=True)
     finalists = measured.index.intersection(candidates)
     return best_first(measured.loc[finalists], records.mode)[0] if len(finalists) else int(candidates[0])
 
 
-def against(records: Records, best: int, baseline: Baseline | Method) -> Comparison | None:
-    """A setting against a baseline's own best; None if the study has not measured the baseline."""
-    metric = records.metric
-    if not records.derived:
+def against(
+    records: Records, best: int, baseline: Baseline | Method, metric_of_best: str | None = None
+) -> Comparison | None:
+    """A setting, by the objective or another metric, against a baseline's own best; None if that was not measured."""
+    metric, metric_of_best = judge(records, baseline), metric_of_best or records.metric
+    if metric is None or not records.derived:
         return None
-    if baseline == "none":
-        if not metric.startswith(AVERAGE):
-            return None
-        metric = LIVE + metric.removeprefix(AVERAGE)
     table = ranking(records, metric)
     if table.empty:
         return None
@@ -229,28 +235,36 @@ def against(records: Records, best: int, baseline: Baseline | Method) -> Compari
         return None
     measured = values(records, metric, fresh=True)
     finalists = measured.index.intersection(candidates)
-    fresh = not finalists.empty and best in values(records, records.metric, fresh=True).index
+    fresh = not finalists.empty and best in values(records, metric_of_best, fresh=True).index
     if fresh:
         setting, *_ = best_first(measured.loc[finalists], records.mode)
     else:
         setting, measured = int(candidates[0]), values(records, metric)
-    ours = values(records, records.metric, fresh)
+    ours = values(records, metric_of_best, fresh)
     between = difference(row(ours, best), measured, setting, records.mode, chosen_from=len(ours))
     return Comparison(baseline, setting, metric, over_seeds(row(measured, setting).dropna()), between, fresh)
 
 
-def comparisons(records: Records, best: int, only: Baseline | Method | None = None) -> pd.DataFrame:
+def comparisons(
+    records: Records, best: int, only: Baseline | Method | None = None, metric_of_best: str | None = None
+) -> pd.DataFrame:
     """A row for each baseline: its best setting, metric, mean, and the paired difference of a setting to it.
 
     The columns of the difference are those of `Difference`; ``fresh`` tells whether it is over fresh seeds, on which
     both settings were confirmed.
+
+    Args:
+        records: The study's records.
+        best: The setting.
+        only: The one baseline to compare it with.
+        metric_of_best: What is measured of it, where that is not the objective.
 
     Raises:
         BadInput: A baseline that was asked for has not been measured.
     """
     rows = []
     for baseline in (only,) if only else BASELINES:
-        found = against(records, best, baseline)
+        found = against(records, best, baseline, metric_of_best)
         if found is not None:
             line: dict[str, Any] = {
                 "baseline": baseline,

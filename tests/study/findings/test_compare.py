@@ -30,6 +30,7 @@ from study.findings.compare import (
     best_of,
     comparisons,
     difference,
+    judge,
     members,
     ranking,
     rivals,
@@ -351,6 +352,20 @@ def test_any_two_families_are_compared_by_the_best_of_each():
     forth, back = comparisons(records, ours, "damped"), comparisons(records, theirs, "ema")
     assert [forth["setting"][0], back["setting"][0]] == [theirs, ours]
     assert forth["difference"][0] == pytest.approx(-back["difference"][0])
+
+
+def test_no_averaging_is_a_family_too_judged_by_the_model_s_own_weights():
+    records = recorded.records("mixed")
+    ours, theirs = best_of(records, "none"), best_of(records, "ema")
+    assert (ours, theirs) == (2, 1)  # live 0.72 and averaged 0.80
+    forth = comparisons(records, ours, "ema", judge(records, "none"))
+    back = comparisons(records, theirs, "none")
+    assert (forth["setting"][0], back["setting"][0]) == (theirs, ours)
+    assert forth["difference"][0] == pytest.approx(-back["difference"][0])
+    with pytest.raises(
+        BadInput, match="`family` must have been measured, got 'none': no setting of live belongs to it"
+    ):
+        best_of(recorded.records("live"), "none")
 
 
 def test_the_best_of_a_family_is_that_of_its_finalists_by_fresh_seeds():
