@@ -6,6 +6,8 @@ from statistics import median
 from typing import Any
 
 import altair as alt
+import numpy as np
+import pandas as pd
 
 from study.design.schema import host_of
 from study.findings.collect import Records
@@ -13,6 +15,7 @@ from study.findings.stability import curvatures, shares, unknown
 from study.pictures.base import HEIGHT, Picture, Unsupported, specification, spread, tooltips
 from study.pictures.points import FAMILIES, TEXTS, TITLES, complete, is_wide, points, recommended
 
+MARGIN = 1.25  # factor beyond the outermost settings
 SIZES = {"complete": 40, "bad": 40, "best": 220}  # square pixels
 
 
@@ -43,7 +46,7 @@ def limit(records: Records) -> Picture:
         axis=alt.Axis(format="~g"),
     )
     return Picture(
-        chart=specification(_chart(y, recommended(records).setting)),
+        chart=specification(_chart(_axis(data["share"]), y, recommended(records).setting)),
         data={"limits": data},
         caption=(
             f"{records.metric} of the {len(data)} settings over lr x curvature / max_stable_step; riders, which only "
@@ -55,18 +58,22 @@ def limit(records: Records) -> Picture:
     )
 
 
-def _chart(y: alt.Y, best: int) -> alt.TopLevelMixin:
+def _axis(share: pd.Series) -> alt.X:
+    """The horizontal axis, which reaches over the limit."""
+    known = share[np.isfinite(share) & (share > 0)]
+    low, high = min([1.0, *known]), max([1.0, *known])
+    return alt.X(
+        "share:Q",
+        scale=alt.Scale(type="log", domain=(low / MARGIN, high * MARGIN), nice=False),
+        title="learning rate, as a share of the largest that is stable",
+        axis=alt.Axis(format="~g", tickCount=6),
+    )
+
+
+def _chart(x: alt.X, y: alt.Y, best: int) -> alt.TopLevelMixin:
     """Settings as marks, and the limit as a line."""
     base = alt.Chart(alt.NamedData("limits"))
-    place: dict[str, Any] = {
-        "x": alt.X(
-            "share:Q",
-            scale=alt.Scale(type="log", nice=False, padding=12),
-            title="learning rate, as a share of the largest that is stable",
-            axis=alt.Axis(format="~g", tickCount=6),
-        ),
-        "y": y,
-    }
+    place: dict[str, Any] = {"x": x, "y": y}
     shown = tooltips({"share": "share of the limit", **TITLES}, TEXTS)
     colour = alt.Color("family:N", scale=alt.Scale(domain=list(FAMILIES.values())), title=None)
     good = base.transform_filter("datum.objective != null").mark_circle(size=SIZES["complete"], opacity=0.8)

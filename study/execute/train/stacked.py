@@ -9,14 +9,13 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from study.design.schema import AVERAGE, LIVE, SeedResult, Setting
@@ -27,10 +26,10 @@ from study.execute.train.alone import KEPT, evaluating, evaluation_steps, log_of
 from study.execute.train.log import DIVERGED_LOSS, Diverged, Ended, Pruned, in_range, raised
 from study.execute.train.memory import NoMemory, is_lack_of_memory
 from study.execute.train.rows import Averages, Watchers, optimizer
+from study.execute.train.traced import Traced, traced
 from study.execute.train.undisturbed import TRAINING, defaults_kept, drawn, seeded
 
 Run = tuple[Setting, int]  # a setting and a seed
-Traced = Callable[..., tuple[Tensor, Tensor]]
 
 TRIED = 3  # first steps, in which rows are compared with the same weights alone
 ROUNDING = 1000  # units in the last place by which gradients may differ, of the largest: far below a wrong equation
@@ -39,8 +38,6 @@ AGREE, LEAST = 1e-2, 1e-6  # share of a metric, in which few examples count, and
 RANDOM = "called random operation"  # what torch says under `vmap`
 SLOWER = "There is a performance drop"  # what it warns of, with an appeal to its users
 TOGETHER = 16  # rows that are evaluated at once
-MOST_TRACED = 16  # sequences of operations that are kept for further packs
-TRACED: dict[object, Traced] = {}  # of this process, by all that they depend on, oldest first
 
 
 class NotStackable(Exception):
@@ -335,15 +332,21 @@ class _Rows:
     def gradient(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Of the loss of each row's batch, shapes (rows, ...): the gradient (rows, weights) and the loss (rows,).
 
-        The operations of the first batch are noted and gone through anew for each that follows, which takes half the
-        time of `vmap` for a small model.
+        The operations of the first batch are gone through anew for each that follows, also in a further pack that
+        differs in numbers alone.
         """
         shapes = [part.shape for part in batch]
         if self._traced is None:
-            self._traced, self._batch = self._trace(batch), shapes
+            tensors = [self.x, *self._fixed.values(), *batch]
+            key = self._kind, *((tensor.shape, tensor.dtype, tensor.device) for tensor in tensors)
+            self._traced, self._batch = (
+                traced(key, vmap(grad_and_value(self._loss)), self.x, self._fixed, batch),
+                shapes,
+            )
         if shapes != self._batch:
             raise NotStackable("`batches` gives batches of different shapes")
-        return self._traced(self.x, self._fixed, batch)
+        found: tuple[Tensor, Tensor] = self._traced(self.x, self._fixed, batch)
+        return found
 
     def metrics(self, weights: Tensor, row_of: Sequence[int] | None = None) -> list[dict[str, float]]:
         """The task's metrics of weights (n, weights), a mapping each.
@@ -362,17 +365,6 @@ class _Rows:
         """Goes on with these rows alone."""
         self.x, self._traced = self.x[rows], None
         self._fixed = {name: values[rows] for name, values in self._fixed.items()}
-
-    def _trace(self, batch: tuple[Tensor, ...]) -> Traced:
-        """The operations of `gradient`: those of an earlier pack that was the same but for its numbers, or new ones."""
-        tensors = [self.x, *self._fixed.values(), *batch]
-        key = self._kind, *((tensor.shape, tensor.dtype, tensor.device) for tensor in tensors)
-        if key not in TRACED:
-            if len(TRACED) == MOST_TRACED:
-                TRACED.pop(next(iter(TRACED)))
-            side_by_side = vmap(grad_and_value(self._loss))
-            TRACED[key] = make_fx(lambda x, fixed, parts: side_by_side(x, fixed, parts))(self.x, self._fixed, batch)
-        return TRACED[key]
 
     def _loss(self, row: Tensor, fixed: dict[str, Tensor], batch: tuple[Tensor, ...]) -> Tensor:
         return self._call(row, fixed, "loss", batch)  # type: ignore[no-any-return]

@@ -124,7 +124,7 @@ def test_it_is_drawn_without_a_complaint_or_a_request_and_fits(
         LIGHT if theme == "light" else DARK
     )
     assert browser.run("return document.documentElement.scrollWidth") <= width
-    left_out = 2  # five settings tell of no importance, and theory knows no limit of Adam
+    left_out = 3  # five settings tell of no importance, theory knows no limit of Adam, and there are no riders
     assert browser.run("return document.querySelectorAll('.plot > *').length") == len(KINDS) - left_out
     assert browser.run(
         "return [...document.querySelectorAll('.plot svg')].every(e => e.querySelectorAll('path').length > 3)"
@@ -133,6 +133,15 @@ def test_it_is_drawn_without_a_complaint_or_a_request_and_fits(
     assert browser.run(widest) <= width
     assert browser.complaints() == []
     assert browser.requests() == []
+
+
+@pytest.mark.parametrize(("name", "kind"), [("tiny", "stability"), ("ridden", "riders")])
+def test_a_picture_that_few_studies_have_is_drawn_without_a_complaint_too(
+    browser: Browser, tmp_path: Path, name: str, kind: str
+) -> None:
+    browser.open(report(recorded.records(name)), tmp_path)
+    assert browser.run(f"return document.querySelectorAll('#plot-{kind} path').length") > 3
+    assert browser.complaints() == []
 
 
 def test_its_pictures_follow_the_reader_s_colours_and_width(browser: Browser, page: str, tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from study.design.study import Study
 from study.execute.plan import Pack
 from study.execute.train import train_pack
 from study.execute.train.alone import train_alone
-from study.execute.train.stacked import TRACED, NotStackable, train_stacked
+from study.execute.train.stacked import NotStackable, train_stacked
+from study.execute.train.traced import TRACED
 
 AVERAGES: tuple[dict[str, float], ...] = (
     {"decay": 0.9, "damping": 1.0, "coupling": 0.0},
@@ -170,7 +171,7 @@ def test_a_pack_that_differs_in_numbers_alone_goes_through_operations_that_were_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     TRACED.clear()
-    monkeypatch.setattr("study.execute.train.stacked.MOST_TRACED", 3)
+    monkeypatch.setattr("study.execute.train.traced.MOST", 3)
     first, others = study_of(f"{OWN}:Net"), [study_of({"name": f"{OWN}:Net", "double": True}), study_of("digits")]
     for lr in (0.05, 0.02):
         assert_as_alone(first, runs_of(first, {"lr": lr, "noise": 0.1}), within=1e-4)
