@@ -6,7 +6,9 @@ rows' values are columns of shape (rows, 1).
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import torch
@@ -17,10 +19,54 @@ from study.design.tasks.optimizers import OptimizerSpec
 
 EPS = 1e-8  # of Adam and AdamW, torch's own
 BLOCK = 64  # steps that watchers take at once
+CROWD = 4  # averages that watch a row from which they do so
 
 
 class Averages:
-    """Averages that watch rows, or pull one.
+    """Averages that watch rows, or pull one: where several watch a row many steps at a time, else step by step.
+
+    Args:
+        oscillators: One an average.
+        row_of: The row of each; one that is coupled has its row for itself.
+        x: The rows' weights, from which the averages start.
+    """
+
+    def __init__(self, oscillators: Sequence[Oscillator], row_of: Sequence[int], x: Tensor) -> None:
+        crowded = [row for row, count in Counter(row_of).items() if count >= CROWD]
+        self._stepped = [place for place, row in enumerate(row_of) if row not in crowded]
+        self._watching = [[place for place, watched in enumerate(row_of) if watched == row] for row in crowded]
+        each, rows = [oscillators[place] for place in self._stepped], [row_of[place] for place in self._stepped]
+        self._steps = Stepped(each, rows, x)
+        self._watchers = Watchers([[oscillators[place] for place in places] for places in self._watching], crowded, x)
+
+    def update(self, x: Tensor) -> None:
+        """One step of every average, and its pull on the row where it is coupled."""
+        if self._stepped:
+            self._steps.update(x)
+        if self._watching:
+            self._watchers.watch(x)
+
+    def values(self) -> Tensor:
+        """The averages as they are now, shape (averages, weights)."""
+        if not self._watching:
+            return self._steps.y
+        places = [*self._stepped, *(place for places in self._watching for place in places)]
+        order = torch.tensor(places, device=self._steps.y.device).argsort()
+        return torch.cat([self._steps.y, *self._watchers.averages()])[order]
+
+    def keep(self, averages: Sequence[int], row_of: Sequence[int], x: Tensor) -> None:
+        """Goes on with these averages alone, all or none of a row's, on rows that lie elsewhere now."""
+        now = {before: place for place, before in enumerate(averages)}
+        stepped = [place for place, before in enumerate(self._stepped) if before in now]
+        watched = [place for place, places in enumerate(self._watching) if places[0] in now]
+        self._stepped = [now[self._stepped[place]] for place in stepped]
+        self._watching = [[now[before] for before in self._watching[place]] for place in watched]
+        self._steps.keep(torch.tensor(stepped, dtype=torch.long), [row_of[place] for place in self._stepped], x)
+        self._watchers.keep(watched, [row_of[places[0]] for places in self._watching])
+
+
+class Stepped:
+    """Averages step by step.
 
     Args:
         oscillators: One an average.
@@ -55,6 +101,7 @@ class Averages:
 
     def keep(self, averages: Tensor, row_of: Sequence[int], x: Tensor) -> None:
         """Goes on with these averages alone, on rows that lie elsewhere now."""
+        averages = averages.to(x.device)
         self._k, self._inertia, self._coupling = (c[averages] for c in (self._k, self._inertia, self._coupling))
         self.y, self._v, self._d = self.y[averages], self._v[averages], self._d[averages]
         self._watch(row_of, x)
@@ -66,63 +113,91 @@ class Averages:
 
 
 class Watchers:
-    """The same averages without coupling on each of some rows, many steps at a time.
+    """Averages without coupling that watch rows, many steps at a time.
 
     What they are after a block of steps is a linear map of what they were before it and of the block's weights: a
     product of matrices, for a tenth of the time of as many updates.
 
     Args:
-        oscillators: The averages of a row.
-        rows: The rows that are watched.
+        oscillators: The averages of each row that is watched.
+        rows: These rows.
         x: All rows' weights, from which the averages start.
     """
 
-    def __init__(self, oscillators: Sequence[Oscillator], rows: Sequence[int], x: Tensor) -> None:
-        self._count = len(oscillators)
-        k = torch.tensor([average.stiffness for average in oscillators], dtype=torch.float64)
-        inertia = torch.tensor([1 - average.damping for average in oscillators], dtype=torch.float64)
-        self._step = torch.stack([torch.stack([1 - k, inertia], dim=1), torch.stack([-k, inertia], dim=1)], dim=1)
-        self._gain = torch.stack([k, k], dim=1)
-        self._rows = torch.tensor(rows, device=x.device)
+    def __init__(self, oscillators: Sequence[Sequence[Oscillator]], rows: Sequence[int], x: Tensor) -> None:
+        self._maps = [maps_of(tuple(averages)) for averages in oscillators]
+        counts = [len(averages) for averages in oscillators]
         # By row: averages, velocities, then the block's weights.
-        self._all = x.new_zeros(len(rows), 2 * self._count + BLOCK, x.shape[1])
-        self._all[:, : self._count] = x[self._rows].unsqueeze(1)
+        self._all = x.new_zeros(len(rows), 2 * max(counts, default=0) + BLOCK, x.shape[1])
+        for held, count, row in zip(self._all, counts, rows, strict=True):
+            held[:count] = x[row]
+        self._begin = torch.tensor([2 * count for count in counts], dtype=torch.long, device=x.device)
+        self._watch(rows)
         self._filled = 0
 
     def watch(self, x: Tensor) -> None:
         """Notes what the rows are after a step."""
-        self._all[:, 2 * self._count + self._filled] = x[self._rows]
+        self._all[self._places, self._begin + self._filled] = x[self._rows]
         self._filled += 1
         if self._filled == BLOCK:
             self._advance()
 
-    def averages(self) -> Tensor:
-        """The averages as they are now, shape (watched rows, averages, weights)."""
+    def averages(self) -> list[Tensor]:
+        """The averages of each watched row as they are now, shape (averages, weights)."""
         self._advance()
-        return self._all[:, : self._count]
+        return [held[: maps.count] for held, maps in zip(self._all, self._maps, strict=True)]
 
-    def keep(self, watched: Tensor, rows: Sequence[int]) -> None:
+    def keep(self, watched: Sequence[int], rows: Sequence[int]) -> None:
         """Goes on with these of the watched rows alone, which lie elsewhere now."""
-        self._all = self._all[watched]
-        self._rows = torch.tensor(rows, dtype=torch.long, device=watched.device)
+        kept = torch.tensor(watched, dtype=torch.long, device=self._all.device)
+        self._all, self._begin = self._all[kept], self._begin[kept]
+        self._maps = [self._maps[place] for place in watched]
+        self._watch(rows)
+
+    def _watch(self, rows: Sequence[int]) -> None:
+        self._rows = torch.tensor(rows, dtype=torch.long, device=self._all.device)
+        self._places = torch.arange(len(rows), device=self._all.device)
 
     def _advance(self) -> None:
         """Takes the averages through what has been noted, row by row: a row's digits depend on no other."""
         if self._filled:
-            linear, used = self._map(self._filled).to(self._all), 2 * self._count + self._filled
-            for row in self._all:
-                row[: 2 * self._count] = linear @ row[:used]
+            for held, maps in zip(self._all, self._maps, strict=True):
+                linear, kept = maps.of(self._filled).to(held), 2 * maps.count
+                held[:kept] = linear @ held[: kept + self._filled]
             self._filled = 0
 
-    def _map(self, steps: int) -> Tensor:
+
+class Maps:
+    """What some averages without coupling become over so many steps, as matrices."""
+
+    def __init__(self, oscillators: Sequence[Oscillator]) -> None:
+        self.count = len(oscillators)
+        k = torch.tensor([average.stiffness for average in oscillators], dtype=torch.float64)
+        inertia = torch.tensor([1 - average.damping for average in oscillators], dtype=torch.float64)
+        self._step = torch.stack([torch.stack([1 - k, inertia], dim=1), torch.stack([-k, inertia], dim=1)], dim=1)
+        self._gain = torch.stack([k, k], dim=1)
+        self._known: dict[int, Tensor] = {}
+
+    def of(self, steps: int) -> Tensor:
         """From averages, velocities and the weights of so many steps to averages and velocities after these."""
-        columns, power = [], torch.eye(2, dtype=torch.float64).expand(self._count, 2, 2)
+        if steps not in self._known:
+            self._known[steps] = self._map(steps)
+        return self._known[steps]
+
+    def _map(self, steps: int) -> Tensor:
+        columns, power = [], torch.eye(2, dtype=torch.float64).expand(self.count, 2, 2)
         for _ in range(steps):  # from the last step's weights to the first's
             columns.append((power @ self._gain.unsqueeze(2)).squeeze(2))
             power = power @ self._step
         before = [torch.cat([torch.diag(power[:, i, j]) for j in (0, 1)], dim=1) for i in (0, 1)]
         weights = torch.stack(columns[::-1], dim=2)  # (averages, 2, steps)
         return torch.cat([torch.cat(before), torch.cat([weights[:, 0], weights[:, 1]])], dim=1)
+
+
+@functools.lru_cache(maxsize=64)
+def maps_of(oscillators: tuple[Oscillator, ...]) -> Maps:
+    """The maps of these averages: the same ones of all rows, and of packs that follow."""
+    return Maps(oscillators)
 
 
 def optimizer(specs: Sequence[OptimizerSpec], x: Tensor) -> RowOptimizer:

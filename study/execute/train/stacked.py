@@ -106,7 +106,7 @@ class _Stack:
         self._rows = _Rows(tasks, seeds, self._alone[0].unused)
         self._averages = Averages([setting.oscillator for setting, _ in runs], self._row_of, self._rows.x)
         self._hosts = [run for run, (setting, _) in enumerate(runs) if setting.number in hosts]
-        self._riders = Watchers(study.riders, self._rows_of(self._hosts), self._rows.x) if self._hosts else None
+        self._riders = Watchers([study.riders] * len(self._hosts), self._rows_of(self._hosts), self._rows.x)
         self._optimizer, self._tasks = optimizer([task.describe_optimizer() for task in tasks], self._rows.x), tasks
         self._streams, self._stream_of = _streams(tasks, seeds)
         self._limit: Tensor  # of each row's loss, beyond which it has diverged
@@ -126,7 +126,7 @@ class _Stack:
             self._leave_ended()
             if not self._run_of:
                 break
-        if self._riders is not None and steps == self._study.config.steps:
+        if self._hosts and steps == self._study.config.steps:
             self._evaluate_riders(self._riders.averages())
         _check_drawn(before)
         return [log.result() for log in self._logs]
@@ -145,7 +145,7 @@ class _Stack:
         self._optimizer.schedule([lr_factor(task, step, self._study.config.steps) for task in self._tasks])
         self._optimizer.step(self._rows.x, gradient)
         self._averages.update(self._rows.x)
-        if self._riders is not None:
+        if self._hosts:
             self._riders.watch(self._rows.x)
 
     def _batches(self, steps: int) -> Iterator[tuple[Tensor, ...]]:
@@ -157,7 +157,7 @@ class _Stack:
             )
 
     def _evaluate(self, step: int) -> None:
-        live, averaged = self._rows.metrics(self._rows.x), self._rows.metrics(self._averages.y, self._row_of)
+        live, averaged = self._rows.metrics(self._rows.x), self._rows.metrics(self._averages.values(), self._row_of)
         for run, row, values in zip(self._run_of, self._row_of, averaged, strict=True):
             measured = {LIVE + name: value for name, value in live[row].items()}
             measured |= {AVERAGE + name: value for name, value in values.items()}
@@ -169,8 +169,8 @@ class _Stack:
                 setting, _ = self._runs[run]
                 self._end([other for other, (one, _) in enumerate(self._runs) if one.number == setting.number], pruned)
 
-    def _evaluate_riders(self, averages: Tensor) -> None:
-        """Measures the riders of each host, shape (hosts, riders, weights)."""
+    def _evaluate_riders(self, averages: Sequence[Tensor]) -> None:
+        """Measures the riders of each host, shape (riders, weights)."""
         for run, row, riders in zip(self._hosts, self._rows_of(self._hosts), averages, strict=True):
             measured = self._rows.metrics(riders, [row] * len(riders))
             self._logs[run].riders = {
@@ -205,12 +205,11 @@ class _Stack:
         kept = [place for place, row in enumerate(self._row_of) if row in going]
         self._run_of = [self._run_of[place] for place in kept]
         self._row_of = [going.index(self._row_of[place]) for place in kept]
-        self._averages.keep(torch.tensor(kept, dtype=torch.long, device=rows.device), self._row_of, self._rows.x)
-        if self._riders is not None:
+        self._averages.keep(kept, self._row_of, self._rows.x)
+        if self._hosts:
             carrying = [place for place, run in enumerate(self._hosts) if run in self._run_of]
             self._hosts = [self._hosts[place] for place in carrying]
-            watched = torch.tensor(carrying, dtype=torch.long, device=rows.device)
-            self._riders.keep(watched, self._rows_of(self._hosts))
+            self._riders.keep(carrying, self._rows_of(self._hosts))
 
     def _check_metrics(self) -> None:
         """Compares what some rows measure with what the same weights measure alone.

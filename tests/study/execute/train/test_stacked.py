@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from study.design.study import Study
 from study.execute.plan import Pack
 from study.execute.train import train_pack
 from study.execute.train.alone import train_alone
+from study.execute.train.rows import CROWD
 from study.execute.train.stacked import NotStackable, train_stacked
 from study.execute.train.traced import TRACED
 
@@ -196,6 +198,24 @@ def test_averages_without_coupling_watch_one_trajectory() -> None:
     assert len({setting.trajectory for setting in settings}) == 4 * 3
     results = assert_as_alone(study, [(setting, seed) for setting in settings for seed in (0, 1)], within=1e-5)
     assert [result.state for result in results] == ["complete"] * 8 + ["diverged"] * 24
+
+
+@pytest.mark.parametrize(("prefix", "within"), [("Double", 1e-8), ("", 1e-5)], ids=["float64", "float32"])
+def test_averages_that_watch_many_steps_at_a_time_come_to_the_same(prefix: str, within: float) -> None:
+    """Beside coupled ones, of which most diverge and are left behind, and with fewer averages on another trajectory."""
+    study = study_of({"name": f"{OWN}:{prefix}Quadratic", "dimensions": 4}, "average/distance", steps=200)
+    watching = [
+        {"decay": 1 - 0.3 / n, "damping": damping} for n, damping in enumerate((1.0, 0.3, 1.0, 0.7, 1.2), start=1)
+    ]
+    first = [*watching[:3], AVERAGES[2], *watching[3:]]
+    assert len(watching) > CROWD > len(watching[:3])
+    averages = [{"coupling": 0.0, **average, "lr": 0.1} for average in first]
+    averages += [{**average, "lr": lr} for lr in (40.0, 50.0, 60.0) for average in AVERAGES[2:]]
+    averages += [{"coupling": 0.0, **average, "lr": lr} for lr in (50.0, 0.2) for average in watching]
+    averages += [{"coupling": 0.0, **average, "lr": 0.05} for average in watching[:3]]
+    settings = [study.setting(number, average) for number, average in enumerate(averages)]
+    results = assert_as_alone(study, [(setting, seed) for setting in settings for seed in (0, 1)], within)
+    assert Counter(result.state for result in results) == {"complete": 2 * (6 + 5 + 3), "diverged": 2 * (6 + 5)}
 
 
 def test_a_pack_that_cannot_be_stacked_is_trained_one_by_one_and_says_why() -> None:
