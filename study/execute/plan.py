@@ -20,7 +20,8 @@ JUDGED = 0  # the seed that has to reach them
 
 LEARNING = {"tpe", "gp"}  # samplers that draw a wave from the results of those before it
 LONG_WAVE = 1024  # settings that the others draw at once
-WATCHED = 8  # settings that share a trajectory, at most, for each trajectory that a pack has room for
+WATCHED = 8  # settings of a pack that share a trajectory, at most: an average takes the memory of one or two models
+BESIDE = 16  # the same for each trajectory that a pack has room for, side by side, where models are small
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ def pack(
     packs = []
     for (seeds, _), trajectories in alike.items():
         most = max(1, room // len(seeds))
-        for settings in _parts(list(trajectories.values()), most, most * WATCHED):
+        for settings in _parts(list(trajectories.values()), most, WATCHED if room == 1 else most * BESIDE):
             carrying = [each.number for each in settings if each.number in hosts and role_of(seeds[0]) == "search"]
             packs.append(Pack(tuple(settings), seeds, room > 1, tuple(carrying)))
     return packs

@@ -9,7 +9,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from study.design.schema import host_of
+from study.design.schema import RIDERS, host_of
 from study.findings.collect import Records
 from study.findings.compare import ranking
 from study.pictures.base import HEIGHT, Picture, Unsupported, specification, tooltips
@@ -22,27 +22,22 @@ SIZE = 40  # square pixels
 
 
 def surface(records: Records) -> Picture:
-    """The best rider at each place of their grid, and the settings without coupling between them.
+    """The best rider at each place of their grid, and on it the settings without coupling that were asked.
 
     Raises:
         Unsupported: There are no riders.
     """
     cells, edge = _cells(records)
-    asked = points(records)
-    own = asked["family"].isin(["EMA", "damped"]) & asked["setting"].map(lambda number: host_of(number) is None)
-    between = asked[own & asked["objective"].notna()]
-    between = between.assign(shown_ratio=shown(between["damping_ratio"], edge))
-    between = between[between["shown_ratio"].between(cells["bottom"].min(), cells["top"].max())]
     hosts, best = cells["trainings"].max(), cells.iloc[0]
     ema = "EMA" if math.isinf(best["damping_ratio"]) else f"damping ratio {best['damping_ratio']:.3g}"
     return Picture(
-        chart=specification(_chart(records, cells, between, edge, int(best["setting"]))),
-        data={"cells": cells, "between": between},
+        chart=specification(_chart(records, cells, edge)),
+        data={"cells": cells, "points": points(records)},
         caption=(
             f"{records.metric} of the averages that watched trainings without coupling: at each place the best of up "
             f"to {hosts} trainings, which flatters it; in a race, of those that were in it longest. Outlined is the "
             f"best of all: memory {best['memory']:.3g}, {ema}. At a damping ratio of 1, the line, an average is "
-            f"critically damped. Points are {len(between)} settings without coupling that were asked themselves."
+            "critically damped. Points are settings without coupling that were asked themselves."
         ),
         description=f"Heat map of {len(cells)} averages by memory and damping ratio, EMA at the top.",
     )
@@ -76,13 +71,11 @@ def _ends(values: pd.Series) -> np.ndarray:
     return ends
 
 
-def _chart(records: Records, cells: pd.DataFrame, between: pd.DataFrame, edge: float, best: int) -> alt.TopLevelMixin:
+def _chart(records: Records, cells: pd.DataFrame, edge: float) -> alt.TopLevelMixin:
     memories, ratios = np.unique(cells["memory"]), np.unique(cells["damping_ratio"])
-    reach = pd.concat([cells["left"], cells["right"], between["memory"]])
-    domain = [float(reach.min()), float(reach.max())]
     x = alt.X(
         "left:Q",
-        scale=alt.Scale(type="log", domain=domain, nice=False),
+        scale=alt.Scale(type="log", domain=[cells["left"].min(), cells["right"].max()], nice=False),
         title="memory: (lag + 1) / run",
         axis=alt.Axis(format=".3~g", values=list(memories), grid=False),
     )
@@ -93,13 +86,24 @@ def _chart(records: Records, cells: pd.DataFrame, between: pd.DataFrame, edge: f
     shade = colour(records, cells["objective"], REACH)
     titles = tooltips({**TITLES, "trainings": "best of trainings"}, TEXTS)
     base = alt.Chart(alt.NamedData("cells"))
-    ring = base.transform_filter(f"datum.setting == {best}").mark_rect(filled=False, style="best")
+    ring = base.transform_filter(f"datum.setting == {cells['setting'][0]}").mark_rect(filled=False, style="best")
     line = base.transform_aggregate(cells="count()").mark_rule(style="theory", clip=True).encode(y=alt.datum(1))
-    marks = alt.Chart(alt.NamedData("between")).mark_circle(size=SIZE, opacity=1, style="between")
+    marks = _asked(edge, cells).mark_circle(size=SIZE, opacity=1, style="between", clip=True)
     layers = [
         base.mark_rect().encode(**place, color=shade, tooltip=titles),
         line,
-        marks.encode(x="memory:Q", y="shown_ratio:Q", color=shade, tooltip=tooltips(TITLES, TEXTS)),
+        marks.encode(x="memory:Q", y="height:Q", color=shade, tooltip=tooltips(TITLES, TEXTS)),
         ring.encode(**place),
     ]
     return alt.layer(*layers).properties(name="riders", height=HEIGHT)
+
+
+def _asked(edge: float, cells: pd.DataFrame) -> alt.Chart:
+    """The settings without coupling that were asked: EMAs, and those whose damping ratios the cells reach."""
+    finite = cells[cells["damping_ratio"].map(math.isfinite)]
+    low, high = (finite["bottom"].min(), finite["top"].max()) if len(finite) else (1.0, 0.0)
+    inside = f"datum.damping_ratio >= {low} && datum.damping_ratio <= {high}"
+    own = f"datum.objective !== null && datum.coupling === 0 && datum.setting < {RIDERS}"
+    asked = alt.Chart(alt.NamedData("points")).transform_filter(f"{own} && (datum.damping === 1 || ({inside}))")
+    chart: alt.Chart = asked.transform_calculate(height=f"datum.damping === 1 ? {3 * edge} : datum.damping_ratio")
+    return chart

@@ -63,11 +63,13 @@ def test_a_train_function_makes_each_average_by_itself() -> None:
 
 def test_room_is_that_of_trajectories_and_each_is_watched_by_so_many() -> None:
     study = Study.of(parse_config(small()))
-    one, other = averages_of(study, 20), averages_of(study, 24, lr=0.2)[20:]
+    one, other = averages_of(study, 36), averages_of(study, 40, lr=0.2)[36:]
     packs = pack(study, [(setting, range(3)) for setting in [*one, *other]], room=7)
     sizes = [len(p.settings) for p in packs]
-    assert sizes == [16, 8]  # twice 8; what is left of one, with the other
+    assert sizes == [32, 8]  # twice 16; what is left of one, with the other
     assert {s["lr"] for s in packs[1].settings} == {0.1, 0.2}
+    alone = pack(study, [(setting, range(3)) for setting in [*one, *other]], room=1)
+    assert [len(p.settings) for p in alone] == [8, 8, 8, 8, 4, 4]
 
 
 def test_samplers_that_do_not_learn_ask_long_waves_so_that_trajectories_are_shared() -> None:
