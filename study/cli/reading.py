@@ -211,7 +211,7 @@ def compare(
     """
     from study.findings.choose import FEWEST
     from study.findings.collect import load
-    from study.findings.compare import best_of, comparisons, judge
+    from study.findings.compare import best_of, comparisons, metric_of
     from study.findings.recommend import recommend
     from study.options import connecting
     from study.show import show_rows
@@ -219,7 +219,7 @@ def compare(
     with connecting(tracking=tracking) as chosen:
         records = load(study, chosen.connections.tracking)
         best = best_of(records, family) if family else recommend(records).setting
-        found = comparisons(records, best, baseline, judge(records, family) if family else None)
+        found = comparisons(records, best, baseline, metric_of(records, family) if family else None)
     show_rows(found, form)
     if form == "table" and len(found) and found["seeds"].min() < FEWEST:
         typer.echo(f"fewer than {FEWEST} seeds settle nothing; as many as `needed` do, four times in five", err=True)

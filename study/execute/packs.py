@@ -102,7 +102,7 @@ class Packs:
     @property
     def notes(self) -> list[str]:
         """What was otherwise than planned, and of how many settings."""
-        return [f"{what}: of {len(settings)} settings" for what, settings in self._noted.items()]
+        return [f"{what}: {len(settings)} settings in all" for what, settings in self._noted.items()]
 
     def record_all(self) -> None:
         """Queues every outcome of the ledger that the records lack."""

@@ -20,8 +20,9 @@ JUDGED = 0  # the seed that has to reach them
 
 LEARNING = {"tpe", "gp"}  # samplers that draw a wave from the results of those before it
 LONG_WAVE = 1024  # settings that the others draw at once
-WATCHED = 8  # settings of a pack that share a trajectory, at most: an average takes the memory of one or two models
-BESIDE = 16  # the same for each trajectory that a pack has room for, side by side, where models are small
+# Settings of a pack that share a trajectory, at most: where it is trained by itself, as an average takes the memory of
+# one or two models; and side by side, where models are small, for each trajectory that the pack has room for.
+WATCHED_ALONE, WATCHED_BESIDE = 8, 16
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,9 @@ def pack(
     packs = []
     for (seeds, _), trajectories in alike.items():
         most = max(1, room // len(seeds))
-        for settings in _parts(list(trajectories.values()), most, WATCHED if room == 1 else most * BESIDE):
+        for settings in _parts(
+            list(trajectories.values()), most, WATCHED_ALONE if room == 1 else most * WATCHED_BESIDE
+        ):
             carrying = [each.number for each in settings if each.number in hosts and role_of(seeds[0]) == "search"]
             packs.append(Pack(tuple(settings), seeds, room > 1, tuple(carrying)))
     return packs

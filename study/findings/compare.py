@@ -197,7 +197,7 @@ def members(table: pd.DataFrame, baseline: Baseline | Method) -> pd.Series:
     return table["family"] == baseline
 
 
-def judge(records: Records, family: Baseline | Method) -> str | None:
+def metric_of(records: Records, family: Baseline | Method) -> str | None:
     """The metric that a family is judged by: no averaging by the model's own weights; None if that is not another."""
     if family != "none":
         return records.metric
@@ -210,7 +210,7 @@ def best_of(records: Records, family: Baseline | Method) -> int:
     Raises:
         BadInput: None of its settings was completed.
     """
-    metric = judge(records, family)
+    metric = metric_of(records, family)
     table = ranking(records, metric)
     candidates = table.index[members(table, family)]
     if metric is None or candidates.empty:
@@ -224,7 +224,7 @@ def against(
     records: Records, best: int, baseline: Baseline | Method, metric_of_best: str | None = None
 ) -> Comparison | None:
     """A setting, by the objective or another metric, against a baseline's own best; None if that was not measured."""
-    metric, metric_of_best = judge(records, baseline), metric_of_best or records.metric
+    metric, metric_of_best = metric_of(records, baseline), metric_of_best or records.metric
     if metric is None or not records.derived:
         return None
     table = ranking(records, metric)

@@ -13,10 +13,10 @@ from study.design.schema import RIDERS, host_of
 from study.findings.collect import Records
 from study.findings.compare import ranking
 from study.pictures.base import HEIGHT, Picture, Unsupported, specification, tooltips
+from study.pictures.coordinates import TITLE_OF
 from study.pictures.plane import colour
 from study.pictures.points import TEXTS, TITLES, points, ratio_axis, shown
 
-REACH = 4.0  # distances of the median from the best over which colours run
 LONE = 2.0  # ratio of a cell's ends where there is no other beside it
 SIZE = 40  # square pixels
 
@@ -29,14 +29,14 @@ def surface(records: Records) -> Picture:
     """
     cells, edge = _cells(records)
     hosts, best = cells["trainings"].max(), cells.iloc[0]
-    ema = "EMA" if math.isinf(best["damping_ratio"]) else f"damping ratio {best['damping_ratio']:.3g}"
+    ratio = "EMA" if math.isinf(best["damping_ratio"]) else f"damping ratio {best['damping_ratio']:.3g}"
     return Picture(
         chart=specification(_chart(records, cells, edge)),
         data={"cells": cells, "points": points(records)},
         caption=(
             f"{records.metric} of the averages that watched trainings without coupling: at each place the best of up "
             f"to {hosts} trainings, which flatters it; in a race, of those that were in it longest. Outlined is the "
-            f"best of all: memory {best['memory']:.3g}, {ema}. At a damping ratio of 1, the line, an average is "
+            f"best of all: memory {best['memory']:.3g}, {ratio}. At a damping ratio of 1, the line, an average is "
             "critically damped. Points are settings without coupling that were asked themselves."
         ),
         description=f"Heat map of {len(cells)} averages by memory and damping ratio, EMA at the top.",
@@ -76,14 +76,14 @@ def _chart(records: Records, cells: pd.DataFrame, edge: float) -> alt.TopLevelMi
     x = alt.X(
         "left:Q",
         scale=alt.Scale(type="log", domain=[cells["left"].min(), cells["right"].max()], nice=False),
-        title="memory: (lag + 1) / run",
+        title=TITLE_OF["memory"],
         axis=alt.Axis(format=".3~g", values=list(memories), grid=False),
     )
     heights = alt.Scale(type="log", domain=[cells["bottom"].min(), cells["top"].max()], nice=False)
     axis = ratio_axis(edge, [float(ratio) for ratio in ratios if math.isfinite(ratio)], grid=False)
     y = alt.Y("bottom:Q", scale=heights, title="damping ratio", axis=axis)
     place: dict[str, Any] = {"x": x, "x2": "right:Q", "y": y, "y2": "top:Q"}
-    shade = colour(records, cells["objective"], REACH)
+    shade = colour(records, cells["objective"])
     titles = tooltips({**TITLES, "trainings": "best of trainings"}, TEXTS)
     base = alt.Chart(alt.NamedData("cells"))
     ring = base.transform_filter(f"datum.setting == {cells['setting'][0]}").mark_rect(filled=False, style="best")

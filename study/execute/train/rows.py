@@ -19,7 +19,7 @@ from study.design.tasks.optimizers import OptimizerSpec
 
 EPS = 1e-8  # of Adam and AdamW, torch's own
 BLOCK = 64  # steps that watchers take at once
-CROWD = 4  # averages that watch a row from which they do so
+CROWD = 4  # averages of a row, at least, that do so
 
 
 class Averages:
@@ -33,36 +33,36 @@ class Averages:
 
     def __init__(self, oscillators: Sequence[Oscillator], row_of: Sequence[int], x: Tensor) -> None:
         crowded = [row for row, count in Counter(row_of).items() if count >= CROWD]
-        self._stepped = [place for place, row in enumerate(row_of) if row not in crowded]
-        self._watching = [[place for place, watched in enumerate(row_of) if watched == row] for row in crowded]
-        each, rows = [oscillators[place] for place in self._stepped], [row_of[place] for place in self._stepped]
-        self._steps = Stepped(each, rows, x)
-        self._watchers = Watchers([[oscillators[place] for place in places] for places in self._watching], crowded, x)
+        self._singles = [place for place, row in enumerate(row_of) if row not in crowded]  # places in their order
+        self._crowds = [[place for place, watched in enumerate(row_of) if watched == row] for row in crowded]
+        each, rows = [oscillators[place] for place in self._singles], [row_of[place] for place in self._singles]
+        self._stepped = Stepped(each, rows, x)
+        self._watchers = Watchers([[oscillators[place] for place in places] for places in self._crowds], crowded, x)
 
     def update(self, x: Tensor) -> None:
         """One step of every average, and its pull on the row where it is coupled."""
-        if self._stepped:
-            self._steps.update(x)
-        if self._watching:
+        if self._singles:
+            self._stepped.update(x)
+        if self._crowds:
             self._watchers.watch(x)
 
     def values(self) -> Tensor:
         """The averages as they are now, shape (averages, weights)."""
-        if not self._watching:
-            return self._steps.y
-        places = [*self._stepped, *(place for places in self._watching for place in places)]
-        order = torch.tensor(places, device=self._steps.y.device).argsort()
-        return torch.cat([self._steps.y, *self._watchers.averages()])[order]
+        if not self._crowds:
+            return self._stepped.y
+        places = [*self._singles, *(place for places in self._crowds for place in places)]
+        order = torch.tensor(places, device=self._stepped.y.device).argsort()
+        return torch.cat([self._stepped.y, *self._watchers.averages()])[order]
 
     def keep(self, averages: Sequence[int], row_of: Sequence[int], x: Tensor) -> None:
         """Goes on with these averages alone, all or none of a row's, on rows that lie elsewhere now."""
         now = {before: place for place, before in enumerate(averages)}
-        stepped = [place for place, before in enumerate(self._stepped) if before in now]
-        watched = [place for place, places in enumerate(self._watching) if places[0] in now]
-        self._stepped = [now[self._stepped[place]] for place in stepped]
-        self._watching = [[now[before] for before in self._watching[place]] for place in watched]
-        self._steps.keep(torch.tensor(stepped, dtype=torch.long), [row_of[place] for place in self._stepped], x)
-        self._watchers.keep(watched, [row_of[places[0]] for places in self._watching])
+        singles = [place for place, before in enumerate(self._singles) if before in now]
+        crowds = [place for place, places in enumerate(self._crowds) if places[0] in now]
+        self._singles = [now[self._singles[place]] for place in singles]
+        self._crowds = [[now[before] for before in self._crowds[place]] for place in crowds]
+        self._stepped.keep(singles, [row_of[place] for place in self._singles], x)
+        self._watchers.keep(crowds, [row_of[places[0]] for places in self._crowds])
 
 
 class Stepped:
@@ -81,7 +81,7 @@ class Stepped:
         self._k = _column([average.stiffness for average in oscillators], x)
         self._inertia = _column([1 - average.damping for average in oscillators], x)
         self._coupling = _column([average.coupling for average in oscillators], x)
-        self._watch(row_of, x)
+        self._be_on(row_of, x)
         self.y = x[self._row_of]
         self._v, self._d = torch.zeros_like(self.y), torch.empty_like(self.y)
 
@@ -99,14 +99,15 @@ class Stepped:
             mine = self._pulling
             x[self._row_of[mine]] = torch.addcmul(watched[mine], d[mine], self._coupling[mine], value=-1)
 
-    def keep(self, averages: Tensor, row_of: Sequence[int], x: Tensor) -> None:
+    def keep(self, averages: Sequence[int], row_of: Sequence[int], x: Tensor) -> None:
         """Goes on with these averages alone, on rows that lie elsewhere now."""
-        averages = averages.to(x.device)
-        self._k, self._inertia, self._coupling = (c[averages] for c in (self._k, self._inertia, self._coupling))
-        self.y, self._v, self._d = self.y[averages], self._v[averages], self._d[averages]
-        self._watch(row_of, x)
+        kept = torch.tensor(averages, dtype=torch.long, device=x.device)
+        self._k, self._inertia, self._coupling = (c[kept] for c in (self._k, self._inertia, self._coupling))
+        self.y, self._v, self._d = self.y[kept], self._v[kept], self._d[kept]
+        self._be_on(row_of, x)
 
-    def _watch(self, row_of: Sequence[int], x: Tensor) -> None:
+    def _be_on(self, row_of: Sequence[int], x: Tensor) -> None:
+        """Takes these rows for those of the averages."""
         self._row_of = torch.tensor(row_of, dtype=torch.long, device=x.device)
         self._one_each = list(row_of) == list(range(len(x)))
         self._pulling = self._coupling.squeeze(1).nonzero().squeeze(1)
@@ -125,15 +126,13 @@ class Watchers:
     """
 
     def __init__(self, oscillators: Sequence[Sequence[Oscillator]], rows: Sequence[int], x: Tensor) -> None:
-        self._maps = [maps_of(tuple(averages)) for averages in oscillators]
-        counts = [len(averages) for averages in oscillators]
-        # By row: averages, velocities, then the block's weights.
-        self._all = x.new_zeros(len(rows), 2 * max(counts, default=0) + BLOCK, x.shape[1])
-        for held, count, row in zip(self._all, counts, rows, strict=True):
-            held[:count] = x[row]
-        self._begin = torch.tensor([2 * count for count in counts], dtype=torch.long, device=x.device)
-        self._watch(rows)
+        self._averages = [tuple(averages) for averages in oscillators]
+        most = max(map(len, self._averages), default=0)
+        self._all = x.new_zeros(len(rows), 2 * most + BLOCK, x.shape[1])  # by row: averages, velocities, then a block
+        for held, averages, row in zip(self._all, self._averages, rows, strict=True):
+            held[: len(averages)] = x[row]
         self._filled = 0
+        self._be_on(rows)
 
     def watch(self, x: Tensor) -> None:
         """Notes what the rows are after a step."""
@@ -145,59 +144,43 @@ class Watchers:
     def averages(self) -> list[Tensor]:
         """The averages of each watched row as they are now, shape (averages, weights)."""
         self._advance()
-        return [held[: maps.count] for held, maps in zip(self._all, self._maps, strict=True)]
+        return [held[: len(averages)] for held, averages in zip(self._all, self._averages, strict=True)]
 
     def keep(self, watched: Sequence[int], rows: Sequence[int]) -> None:
         """Goes on with these of the watched rows alone, which lie elsewhere now."""
-        kept = torch.tensor(watched, dtype=torch.long, device=self._all.device)
-        self._all, self._begin = self._all[kept], self._begin[kept]
-        self._maps = [self._maps[place] for place in watched]
-        self._watch(rows)
+        self._all = self._all[torch.tensor(watched, dtype=torch.long, device=self._all.device)]
+        self._averages = [self._averages[place] for place in watched]
+        self._be_on(rows)
 
-    def _watch(self, rows: Sequence[int]) -> None:
-        self._rows = torch.tensor(rows, dtype=torch.long, device=self._all.device)
+    def _be_on(self, rows: Sequence[int]) -> None:
+        """Takes these rows for those that are watched."""
+        begin = [2 * len(averages) for averages in self._averages]
         self._places = torch.arange(len(rows), device=self._all.device)
+        self._rows, self._begin = torch.tensor([rows, begin], dtype=torch.long, device=self._all.device)
 
     def _advance(self) -> None:
         """Takes the averages through what has been noted, row by row: a row's digits depend on no other."""
         if self._filled:
-            for held, maps in zip(self._all, self._maps, strict=True):
-                linear, kept = maps.of(self._filled).to(held), 2 * maps.count
-                held[:kept] = linear @ held[: kept + self._filled]
+            for held, averages in zip(self._all, self._averages, strict=True):
+                kept = 2 * len(averages)
+                held[:kept] = linear_map(averages, self._filled).to(held) @ held[: kept + self._filled]
             self._filled = 0
 
 
-class Maps:
-    """What some averages without coupling become over so many steps, as matrices."""
-
-    def __init__(self, oscillators: Sequence[Oscillator]) -> None:
-        self.count = len(oscillators)
-        k = torch.tensor([average.stiffness for average in oscillators], dtype=torch.float64)
-        inertia = torch.tensor([1 - average.damping for average in oscillators], dtype=torch.float64)
-        self._step = torch.stack([torch.stack([1 - k, inertia], dim=1), torch.stack([-k, inertia], dim=1)], dim=1)
-        self._gain = torch.stack([k, k], dim=1)
-        self._known: dict[int, Tensor] = {}
-
-    def of(self, steps: int) -> Tensor:
-        """From averages, velocities and the weights of so many steps to averages and velocities after these."""
-        if steps not in self._known:
-            self._known[steps] = self._map(steps)
-        return self._known[steps]
-
-    def _map(self, steps: int) -> Tensor:
-        columns, power = [], torch.eye(2, dtype=torch.float64).expand(self.count, 2, 2)
-        for _ in range(steps):  # from the last step's weights to the first's
-            columns.append((power @ self._gain.unsqueeze(2)).squeeze(2))
-            power = power @ self._step
-        before = [torch.cat([torch.diag(power[:, i, j]) for j in (0, 1)], dim=1) for i in (0, 1)]
-        weights = torch.stack(columns[::-1], dim=2)  # (averages, 2, steps)
-        return torch.cat([torch.cat(before), torch.cat([weights[:, 0], weights[:, 1]])], dim=1)
-
-
-@functools.lru_cache(maxsize=64)
-def maps_of(oscillators: tuple[Oscillator, ...]) -> Maps:
-    """The maps of these averages: the same ones of all rows, and of packs that follow."""
-    return Maps(oscillators)
+@functools.lru_cache(maxsize=128)
+def linear_map(oscillators: tuple[Oscillator, ...], steps: int) -> Tensor:
+    """From averages, velocities and the weights of so many steps to averages and velocities after these."""
+    k = torch.tensor([average.stiffness for average in oscillators], dtype=torch.float64)
+    inertia = torch.tensor([1 - average.damping for average in oscillators], dtype=torch.float64)
+    step = torch.stack([torch.stack([1 - k, inertia], dim=1), torch.stack([-k, inertia], dim=1)], dim=1)
+    gain = torch.stack([k, k], dim=1).unsqueeze(2)
+    columns, power = [], torch.eye(2, dtype=torch.float64).expand(len(oscillators), 2, 2)
+    for _ in range(steps):  # from the last step's weights to the first's
+        columns.append((power @ gain).squeeze(2))
+        power = power @ step
+    before = [torch.cat([torch.diag(power[:, i, j]) for j in (0, 1)], dim=1) for i in (0, 1)]
+    weights = torch.stack(columns[::-1], dim=2)  # (averages, 2, steps)
+    return torch.cat([torch.cat(before), torch.cat([weights[:, 0], weights[:, 1]])], dim=1)
 
 
 def optimizer(specs: Sequence[OptimizerSpec], x: Tensor) -> RowOptimizer:

@@ -177,7 +177,7 @@ def test_packs_that_are_not_trained_as_planned_are_told_of_once_as_they_come_and
     said = [line for line in answer.err.splitlines() if line.startswith(what)]
     assert len(said) == 2
     assert re.fullmatch(rf"{what}: {why}, .* free; first of setting 0, see `belay-study logs small 0`", said[0])
-    assert said[1] == f"{what}: of 3 settings"
+    assert said[1] == f"{what}: 3 settings in all"
     assert f"[{what}: {why}" in belay_study("logs", "small", 2).out
 
 

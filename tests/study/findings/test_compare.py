@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import re
 from collections.abc import Sequence
@@ -15,8 +16,10 @@ import recorded
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from typer.testing import CliRunner
 
 from belay import Oscillator, methods
+from study import cli
 from study.cli import parameters
 from study.design.schema import NATURAL, PARAMETERS, family, natural, oscillator_of
 from study.errors import BadInput
@@ -30,8 +33,8 @@ from study.findings.compare import (
     best_of,
     comparisons,
     difference,
-    judge,
     members,
+    metric_of,
     ranking,
     rivals,
     values,
@@ -358,7 +361,7 @@ def test_no_averaging_is_a_family_too_judged_by_the_model_s_own_weights():
     records = recorded.records("mixed")
     ours, theirs = best_of(records, "none"), best_of(records, "ema")
     assert (ours, theirs) == (2, 1)  # live 0.72 and averaged 0.80
-    forth = comparisons(records, ours, "ema", judge(records, "none"))
+    forth = comparisons(records, ours, "ema", metric_of(records, "none"))
     back = comparisons(records, theirs, "none")
     assert (forth["setting"][0], back["setting"][0]) == (theirs, ours)
     assert forth["difference"][0] == pytest.approx(-back["difference"][0])
@@ -366,6 +369,14 @@ def test_no_averaging_is_a_family_too_judged_by_the_model_s_own_weights():
         BadInput, match="`family` must have been measured, got 'none': no setting of live belongs to it"
     ):
         best_of(recorded.records("live"), "none")
+
+
+def test_the_command_compares_no_averaging_by_its_own_metric():
+    recorded.records("mixed")
+    options = ["--family", "none", "--baseline", "ema", "--format", "json", "--tracking", recorded.uri()]
+    (row,) = json.loads(CliRunner().invoke(cli.app, ["compare", "mixed", *options]).stdout)
+    (back,) = comparisons(recorded.records("mixed"), 1, "none").to_dict("records")
+    assert (row["setting"], row["difference"]) == (1, pytest.approx(-back["difference"]))
 
 
 def test_the_best_of_a_family_is_that_of_its_finalists_by_fresh_seeds():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -11,14 +11,12 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from study.execute.train.traced import TRACED, traced
+from study.execute.train.traced import traced
 
 
 @pytest.fixture(autouse=True)
-def _forgetting() -> Iterator[None]:
-    yield
-    for key in [key for key in TRACED if isinstance(key, str)]:
-        del TRACED[key]
+def _nothing_noted_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("study.execute.train.traced.TRACED", {})
 
 
 class Counting(TorchDispatchMode):
