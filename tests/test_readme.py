@@ -1,4 +1,4 @@
-"""The README against the code: its commands, its configuration reference and its examples."""
+"""The READMEs against the code: their commands, links, configuration reference and examples."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import get_args
 import pytest
 import typer
 import yaml
+from documents import ALL, LIBRARY, README, ROOT, STUDY, anchors, blocks, links, spans, table, text
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -25,44 +26,13 @@ from study.design.tasks import BUILT_IN
 from study.findings.recommend import recommend
 from study.findings.table import read_table
 
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def blocks(language: str) -> list[str]:
-    """The README's code blocks of a language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
-
 
 def test_it_has_the_two_commands_and_nothing_else_to_set_up() -> None:
-    commands = "".join(blocks("bash main")).splitlines()
+    commands = "".join(blocks("bash main", README)).splitlines()
     assert commands == [
         "pip install -e . -c tests/constraints.txt && belay-study run configs/quickstart.yaml",
         "pip install -e '.[test]' -c tests/constraints.txt && pytest",
     ]
-
-
-def table(*head: str) -> list[list[str]]:
-    """The cells of the README's one table with this head, row by row."""
-    lines = README.splitlines()
-    (start,) = [place for place, line in enumerate(lines) if cells(line) == list(head)]
-    rows = []
-    for line in lines[start + 2 :]:
-        if not line.startswith("|"):
-            break
-        rows.append(cells(line))
-        assert len(rows[-1]) == len(head), line
-    return rows
-
-
-def cells(line: str) -> list[str]:
-    """The cells of a table's row; a bar with a backslash is part of one."""
-    return [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
-
-
-def spans(text: str) -> list[str]:
-    """What stands in backticks."""
-    return re.findall(r"`([^`]+)`", text)
 
 
 def options(command: typer.core.TyperCommand) -> Iterator[list[str]]:
@@ -147,12 +117,20 @@ def texts(node: ast.AST) -> Iterator[str]:
 
 
 def test_every_message_that_it_explains_is_one_of_the_code() -> None:
-    said = [text for file in ROOT.glob("study/**/*.py") for text in texts(ast.parse(file.read_text(encoding="utf-8")))]
+    said = [part for file in ROOT.glob("study/**/*.py") for part in texts(ast.parse(text(file)))]
     rows = table("message", "what it means")
     assert len(rows) == 10
     for message, _ in rows:
         (quoted,) = spans(message)
-        assert any(quoted.removesuffix("...") in text for text in said), quoted
+        assert any(quoted.removesuffix("...") in part for part in said), quoted
+
+
+@pytest.mark.parametrize("document", ALL, ids=lambda document: str(document.relative_to(ROOT)))
+def test_its_links_lead_somewhere(document: Path) -> None:
+    assert links(document)
+    for file, heading in links(document):
+        assert file.exists(), file
+        assert not heading or heading in anchors(file), (file, heading)
 
 
 @pytest.mark.parametrize("block", blocks("python"))
@@ -166,7 +144,7 @@ def test_what_it_prints_of_a_table_is_what_is_printed(tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     exec(compile(block, "README.md", "exec"), {})
     said = answer(recommend(read_table(Path("table.csv"), "accuracy", "max")))
-    assert textwrap.indent(said, "    ") + "\n\n" in README
+    assert textwrap.indent(said, "    ") + "\n\n" in text(STUDY)
 
 
 def test_every_method_is_in_its_table_as_it_is_called() -> None:
@@ -181,15 +159,15 @@ def test_every_method_is_in_its_table_as_it_is_called() -> None:
 
 
 def test_its_study_is_a_valid_one(tmp_path: Path) -> None:
-    (text,) = blocks("yaml")
-    (tmp_path / "study.yaml").write_text(text)
+    (block,) = blocks("yaml", README)
+    (tmp_path / "study.yaml").write_text(block)
     assert Study.of(load_config(tmp_path / "study.yaml")).config.name == "digits-damping"
 
 
 def test_its_space_with_conditions_is_a_valid_one() -> None:
-    (text,) = blocks("yaml space")
+    (block,) = blocks("yaml space", STUDY)
     config = {"name": "conditions", "task": "tasks_of_tests:parabola", "steps": 60, "search": {"settings": 8}}
-    config |= {"objective": {"metric": "average/score", "mode": "max"}} | yaml.safe_load(text)
+    config |= {"objective": {"metric": "average/score", "mode": "max"}} | yaml.safe_load(block)
     space = Study.of(parse_config(config)).spaces["main"]
     assert space["beta2"].words == "choice [0.99, 0.999], when optimizer is 'adam' or 'adamw'"
 
@@ -206,7 +184,7 @@ def test_its_table_of_stability_limits_is_what_the_library_computes() -> None:
 
 def test_its_table_of_oscillators_is_what_the_library_computes() -> None:
     rows = re.findall(
-        r"^\| (0\.\d+) \| ([\d.]+) \| (\w+) \| ([\d.]+) \| ([\d.]+) \| (\S+) \| (\d+) \|$", README, re.MULTILINE
+        r"^\| (0\.\d+) \| ([\d.]+) \| (\w+) \| ([\d.]+) \| ([\d.]+) \| (\S+) \| (\d+) \|$", text(LIBRARY), re.MULTILINE
     )
     assert len(rows) >= 4
     for decay, damping, regime, lag, half_life, ratio, settling in rows:

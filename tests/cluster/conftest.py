@@ -81,7 +81,7 @@ def strangers(cluster: Stack) -> Iterator[dict[str, subprocess.Popen[str]]]:
 
 @pytest.fixture(scope="session")
 def studied(cluster: Stack, strangers: object) -> Studied:
-    """README.md's third command, the study smaller; one of the two workers is killed in the middle."""
+    """The third command of the cluster's README, the study smaller; one of the two workers is killed in the middle."""
     program = "docker compose run --rm study "
     (line,) = [line for line in readme("bash cluster") if line.startswith(program)]
     name, host = cluster.begin(*shlex.split(line.removeprefix(program)), *(f"--set={part}" for part in SMALLER))

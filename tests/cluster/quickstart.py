@@ -1,14 +1,13 @@
-"""The study of README.md's third command, made smaller, on the services and without them."""
+"""The study of the third command of the cluster's README, made smaller, on the services and without them."""
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from compose import ROOT
+from documents import CLUSTER, blocks
 from stack import PATIENCE, Ended
 
 # Few settings whose packs take seconds, so that a worker can be killed while it trains one.
@@ -42,9 +41,8 @@ print(json.dumps({
 
 
 def readme(language: str) -> list[str]:
-    """The lines of README.md's one code block of a language."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    (block,) = re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    """The lines of the one code block of a language in the cluster's README."""
+    (block,) = blocks(language, CLUSTER)
     return block.splitlines()
 
 

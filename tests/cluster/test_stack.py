@@ -99,9 +99,10 @@ esac
 
 
 def in_shell(lines: list[str], folder: Path, stack: Stack, *services: str) -> None:
-    """Runs lines of README.md with a `docker` of which ``docker compose exec -T SERVICE`` enters that service.
+    """Runs lines of the cluster's README with a `docker` of its own.
 
-    So does ``docker compose run --rm -T --no-deps SERVICE``, whose new container would have the same volumes.
+    Of that, ``docker compose exec -T SERVICE`` enters the service, and so does ``docker compose run --rm -T --no-deps
+    SERVICE``, whose new container would have the same volumes.
     """
     cases = [f'{name}) exec {shlex.join(stack.inside(name))} "$@" ;;' for name in services]
     docker = folder / "bin/docker"

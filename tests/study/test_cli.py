@@ -16,6 +16,7 @@ import mlflow
 import pandas as pd
 import pytest
 import yaml
+from documents import blocks
 from mlflow import MlflowClient
 from processes import forked
 from studies import Answer, CommandLine, copy_databases, environment_with, small, write
@@ -317,8 +318,7 @@ def test_sync_writes_a_study_into_a_store_that_lacks_it(
 
 
 def test_mlflow_s_own_search_finds_what_the_readme_says(finished: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"^```python search\n(.*?)^```$", readme, flags=re.MULTILINE | re.DOTALL)
+    (block,) = blocks("python search")
     for there, here in (("quickstart", "small"), ("val_accuracy", "excess_loss"), ("DESC", "ASC")):
         assert there in block
         block = block.replace(there, here)

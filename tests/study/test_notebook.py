@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from documents import blocks
 from studies import small, write
 
 import belay
@@ -99,8 +99,7 @@ def test_pictures_and_the_report_are_shown_and_saved(found: Results) -> None:
 
 
 def test_the_readme_s_lines_run(found: Results, monkeypatch: pytest.MonkeyPatch) -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"^```python notebook\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
+    (block,) = blocks("python notebook")
     monkeypatch.setattr(study, "run", lambda config: found)  # that study is CI's first command; this one is small
     exec(compile(block, "README.md", "exec"), {})
     assert Path("defaults.yaml").exists()
