@@ -1,13 +1,16 @@
 """How probably each candidate is truly the best, when chance decided which one measured best.
 
 How the true means are spread is learnt from all candidates (empirical Bayes), and each true mean from that and from
-what its candidate measured. Candidates share their seeds, so what a seed adds to all alike is no noise. The variance of
-a candidate leans on those of all others (Smyth 2004). Everything is summed over a grid of true means: nothing is drawn.
+what its candidate measured. The spread is itself known only so well, so it is learnt several times, each time with
+other weights on the candidates (the Bayesian bootstrap; the weights are always the same ones), and the probabilities
+that follow are averaged. Candidates share their seeds, so what a seed adds to all alike is no noise. The variance of a
+candidate leans on those of all others (Smyth 2004).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +20,8 @@ from numpy.typing import NDArray
 from study.findings.choose import MOST_SHARED, typical
 
 FEWEST_LEARNT = 4  # candidates below which any true mean is as probable as another
-ROUNDS = 8  # of learning the spread, times the logarithm of the candidates' number
+ROUNDS = 250  # of learning the spread
+SPREADS, LEARNT_FROM = 10, 10_000  # times that it is learnt, at most, and candidates of all these times together
 BELOW, ABOVE = 14.0, 4.0  # usual standard errors that the grid goes below the best measured mean, and above it
 FINE, CELLS = 4.0, 240  # cells of the grid to a standard error, and all of them, at most
 SHIFTS, WIDE = 41, 5.0  # values of what fresh seeds add to all alike, and how many of its standard errors they go
@@ -68,10 +72,13 @@ def chances(searched: pd.DataFrame, fresh: pd.DataFrame, mode: str) -> pd.Series
     finalists = searched.index.intersection(fresh.index)
     again = _measured(sign * fresh.loc[finalists].to_numpy()) if len(finalists) else None
     grid = _grid(search, again)
-    beliefs = _beliefs(search.likelihood(grid))
     places = searched.index.get_indexer(finalists)
-    best = _best(beliefs) if again is None else _confirmed(beliefs, places, again, grid)
-    found = pd.Series(best, index=searched.index)
+    found = pd.Series(0.0, index=searched.index)
+    for beliefs in _beliefs(search.likelihood(grid)):
+        cases = (beliefs[None, places], np.ones(1)) if again is None else _confirmed(beliefs[places], again, grid)
+        others, theirs = _best(np.delete(beliefs, places, axis=0), *cases)
+        found[searched.index.difference(finalists, sort=False)] += others
+        found[finalists] += theirs
     found = found[found > NEVER].sort_values(ascending=False, kind="stable")
     return found / found.sum()
 
@@ -100,51 +107,65 @@ def _grid(search: _Measured, again: _Measured | None) -> Array:
     return np.linspace(low, high, min(CELLS, 1 + math.ceil(FINE * (high - low) / finest)))
 
 
-def _beliefs(likelihood: Array) -> Array:
-    """Each candidate's (rows) probability of each true mean (columns), whose spread is learnt from all.
+def _beliefs(likelihood: Array) -> Iterator[Array]:
+    """Each candidate's (rows) probability of each true mean (columns), for each time that their spread is learnt.
 
     Learning starts from an even spread and ends early, which keeps the spread smooth where candidates are few.
 
-    Source: Laird and Louis 1991, smoothing by roughening.
+    Source: Laird and Louis 1987 (the bootstrap), 1991 (smoothing by roughening).
     """
     candidates, cells = likelihood.shape
-    spread = np.full(cells, 1 / cells)
-    for _ in range(0 if candidates < FEWEST_LEARNT else math.ceil(ROUNDS * math.log(candidates))):
-        spread = spread * ((1 / (likelihood @ spread)) @ likelihood) / candidates
-    return _whole(likelihood * spread)
+    if candidates < FEWEST_LEARNT:
+        yield _whole(likelihood)
+        return
+    times = min(max(1, LEARNT_FROM // candidates), SPREADS)
+    even = np.full((1, candidates), 1 / candidates)
+    weights = even if times == 1 else np.random.default_rng(0).dirichlet(np.ones(candidates), times)
+    spreads = np.full((times, cells), 1 / cells)
+    for _ in range(ROUNDS):
+        spreads = spreads * ((weights / (spreads @ likelihood.T)) @ likelihood)
+    yield from (_whole(likelihood * spread) for spread in spreads)
 
 
-def _confirmed(beliefs: Array, finalists: NDArray[np.intp], again: _Measured, grid: Array) -> Array:
-    """Probability of each candidate to be the best, after finalists were measured again on fresh seeds.
+def _confirmed(beliefs: Array, again: _Measured, grid: Array) -> tuple[Array, Array]:
+    """What finalists' fresh seeds make of their beliefs, shape (cases, finalists, cells), and each case's probability.
 
-    What these seeds add to all alike is whatever makes the finalists' values agree with their beliefs.
+    A case is what these seeds add to all alike, which is whatever makes the values agree with the beliefs.
     """
-    before = beliefs[finalists]
-    means = before @ grid
-    variances = before @ grid**2 - means**2 + again.errors**2
-    error = math.sqrt(variances.sum()) / len(finalists)
+    means = beliefs @ grid
+    variances = beliefs @ grid**2 - means**2 + again.errors**2
+    error = math.sqrt(variances.sum()) / len(means)
     shifts = float((again.means - means).mean()) + error * np.linspace(-WIDE, WIDE, SHIFTS)
-    after = [before * again.likelihood(grid, shift) for shift in shifts]
-    logs = np.array([np.log(np.maximum(each.sum(axis=1), 1e-300)).sum() for each in after])
+    after = np.stack([beliefs * again.likelihood(grid, shift) for shift in shifts])
+    logs = np.log(np.maximum(after.sum(axis=2), 1e-300)).sum(axis=1)
     weights = np.exp(logs - logs.max())
-    best, whole = np.zeros(len(beliefs)), beliefs.copy()
-    for each, weight in zip(after, weights / weights.sum(), strict=True):
-        if weight > 1e-3:
-            whole[finalists] = _whole(each + 1e-300)
-            best += weight * _best(whole)
-    return best
+    return _whole(after + 1e-300), weights / weights.sum()
 
 
-def _best(beliefs: Array) -> Array:
-    """Probability of each candidate to be the best; true means in one cell of the grid lie anywhere in it."""
-    below = beliefs.cumsum(axis=1) - beliefs
+def _best(beliefs: Array, finalists: Array, weights: Array) -> tuple[Array, Array]:
+    """Probability of each candidate, and of each finalist, to be the best of all.
+
+    True means in one cell of the grid lie anywhere in it.
+
+    Args:
+        beliefs: Of candidates that are no finalists.
+        finalists: Of finalists in each of some cases, shape (cases, finalists, cells).
+        weights: The probability of each case.
+    """
     places, lengths = np.polynomial.legendre.leggauss(4)
-    found = np.zeros(len(beliefs))
+    others, theirs = np.zeros(len(beliefs)), np.zeros(finalists.shape[1])
     for place, length in zip((places + 1) / 2, lengths / 2, strict=True):
-        under = np.maximum(below + place * beliefs, 1e-300)
-        found += length * ((beliefs / under) @ np.exp(np.log(under).sum(axis=0)))
-    return found
+        below, under = _below(beliefs, place), _below(finalists, place)
+        all_below = weights[:, None] * np.exp(np.log(below).sum(axis=0) + np.log(under).sum(axis=1))  # (cases, cells)
+        others += length * ((beliefs / below) @ all_below.sum(axis=0))
+        theirs += length * (finalists / under * all_below[:, None]).sum(axis=(0, 2))
+    return others, theirs
+
+
+def _below(beliefs: Array, place: float) -> Array:
+    """The probability of a true mean below this place, as a share, of each cell."""
+    return np.maximum(beliefs.cumsum(axis=-1) - (1 - place) * beliefs, 1e-300)
 
 
 def _whole(beliefs: Array) -> Array:
-    return np.asarray(beliefs / beliefs.sum(axis=1, keepdims=True))
+    return np.asarray(beliefs / beliefs.sum(axis=-1, keepdims=True))
