@@ -19,10 +19,10 @@ from belay.clock import Clock
 from belay.finite import Nonfinite, check_nonfinite, may_average
 from belay.groups import grouped
 from belay.model import Buffers, Model, buffers_to_average
-from belay.names import check_alike, few, fitting, owners_of, plain
+from belay.names import check_alike, few, fitting, owners_of, unwrapped
 from belay.oscillator import Oscillator
 from belay.shards import copy_, is_sharded
-from belay.start import check_dtype, infinite_of, start, warn_of_loaded_weights
+from belay.start import check_dtype, check_start, infinite_of, start
 from belay.step import scale_
 
 Weights = dict[str, Tensor]
@@ -138,16 +138,20 @@ class Belay:
 
         It may be called in compiled code; in one whole graph with ``nonfinite="propagate"`` alone, as the check waits
         for the device. The average must come there as an argument or in a closure: torch takes a global one's step for
-        a constant and compiles each step anew. The numbers are those of eager code, in a warm-up too.
+        a constant and compiles each step anew. The numbers are those of eager code, in a warm-up too. Compiled code
+        does not look whether the model holds averages, or whether its parameters were replaced.
 
         Raises:
             RuntimeError: The model holds averages (a block of `average_parameters`, also another average's), or its
                 parameters are not those that are averaged. Nothing has been changed.
-            FloatingPointError: A weight is not finite (see `nonfinite`). Nothing has been changed.
+            FloatingPointError: A weight is not finite (see `nonfinite`), or the average started at nan. Nothing has
+                been changed.
         """
         compiling = torch.compiler.is_compiling()  # compiled code holds the tensors themselves
         if not compiling and self._model.check_ready():
             self._group()
+        if not compiling and not self.steps:
+            check_start(self._nonfinite, self._average, self._groups, self._sharded)
         if not self._clock.due(self.steps + 1):
             self.steps += 1
             return
@@ -155,8 +159,6 @@ class Belay:
         if not may_average(self._nonfinite, self._groups, self._sharded, weights, self._infinite, self.steps):
             self.skipped += 1
             return
-        if self.steps < self._clock.update_every and not compiling:
-            warn_of_loaded_weights(self._groups)
         self.steps += 1
         live = buffers_to_average(self._owners, self._buffers, self._dtype) if self._buffers else {}
         buffers = list(live.values()), [self._buffers[name] for name in live]
@@ -175,9 +177,9 @@ class Belay:
             RuntimeError: The model holds averages.
             ValueError: Nothing is left to average. Nothing has been changed.
         """
-        swap.check_outside(list(self._model.weights.values()))
+        swap.check_outside("reset", self._model.weights.values())
         self._model.refresh(coupled=self.oscillator.coupling != 0)
-        self._average, self._velocity = {}, {}
+        self._average, self._velocity, self._buffers = {}, {}, {}
         self.steps = self.skipped = 0
         self._begin(self._model.weights)
         self._set(self._clock)
@@ -195,7 +197,7 @@ class Belay:
             RuntimeError: The model holds averages.
             ValueError: Nothing is left to average. Nothing has been changed.
         """
-        swap.check_outside(list(self._model.weights.values()))
+        swap.check_outside("add_parameters", self._model.weights.values())
         self._model.refresh(coupled=self.oscillator.coupling != 0)
         weights = self._model.weights
         kept = {name for name, weight in weights.items()
@@ -214,8 +216,9 @@ class Belay:
     def average_parameters(self, readout: float = 1.0) -> Iterator[None]:
         """Puts the averages into the model for the length of a ``with`` block, then restores a copy of what was there.
 
-        The model's own weights and (unless ignored) buffers come back bit for bit, also after an exception, and
-        whatever the block did to them. Blocks of one average may be nested. What autocast and `parametrize.cached` keep
+        The model's own weights and (unless ignored) the buffers that a checkpoint holds come back bit for bit, also
+        after an exception, and whatever values the block gave them; a conversion (``model.half()``) or a parameter that
+        it replaced stays. Blocks of one average may be nested. What autocast and `parametrize.cached` keep
         of the weights is dropped at both ends. ``model.state_dict()`` taken inside shows live tensors, which hold the
         model's own weights again after the block: `averaged_state_dict` returns copies that last. A schedule-free
         optimizer swaps the weights too: do not call its ``eval()`` or ``train()`` inside.
@@ -244,10 +247,11 @@ class Belay:
         return self._model.call({**self._average, **self._buffers}, *args, **kwargs)
 
     @torch.no_grad()
-    def averaged_state_dict(self) -> Weights:
+    def averaged_state_dict(self) -> dict[str, Any]:
         """The averaged model's tensors by name, as ``load_state_dict`` of the unwrapped model takes them: copies.
 
-        In the model's own dtypes; ``state_dict()["average"]`` has the averages in theirs.
+        In the model's own dtypes; ``state_dict()["average"]`` has the averages in theirs. With ``buffers="ignore"``
+        those of the model it is loaded into stay: give ``strict=False``.
         """
         return self._model.copies({**self._average, **self._buffers})
 
@@ -263,7 +267,7 @@ class Belay:
 
         Raises:
             ValueError: Names or shapes differ; nothing has been changed.
-            RuntimeError: A parameter of the model in training has been replaced.
+            RuntimeError: A parameter of the model in training has been replaced, or `model` holds averages itself.
         """
         self._model.copy_averages(model, {**self._average, **self._buffers})
 
@@ -298,12 +302,13 @@ class Belay:
                 has been changed.
         """
         clock, steps, tensors = states.fitted(states.checked(state), self._average, self._buffers, strict)
-        self.steps = steps
         self._set(clock, self._clock)
+        self.steps = steps
         copy_(self._average, tensors["average"])
         copy_(self._velocity, tensors["velocity"])
         copy_(self._buffers, tensors["buffers"])
         self._infinite = infinite_of(self._average)
+        self._group()
         return [name for name in self._average if name not in tensors["average"]]
 
     @torch.no_grad()
@@ -311,7 +316,7 @@ class Belay:
         """Continues from plain averaged weights, as other libraries save them, with no velocity.
 
         Args:
-            weights: Tensors by name, those of wrappers among them; further ones are left out.
+            weights: Tensors by name, in whatever wrappers the model was saved; further ones are left out.
             strict: Whether there must be one for each average. Otherwise those that lack one, or have one of another
                 shape, stay as they are.
 
@@ -321,8 +326,8 @@ class Belay:
         Raises:
             ValueError: It is no mapping of tensors, or names or shapes differ; nothing has been changed.
         """
-        given = {plain(name): tensor for name, tensor in states.tensors("weights", weights).items()}
         ours = {**self._average, **self._buffers}
+        given = unwrapped(states.tensors("weights", weights), ours)
         kept = fitting(ours, given)
         left = [name for name in ours if name not in kept]
         if strict and left:
@@ -332,10 +337,14 @@ class Belay:
         for velocity in self._velocity.values():
             velocity.zero_()
         self._infinite = infinite_of(self._average)
+        self._group()
         return left
 
     def to(self, device: torch.device | str | int) -> Belay:
-        """Moves the averages to a device and returns self; the model may be elsewhere, for a transfer every update."""
+        """Moves the averages to a device and returns self; the model may be elsewhere, for a transfer every update.
+
+        `reset` starts them where the model is.
+        """
         for tensors in (self._average, self._velocity, self._buffers):
             tensors.update({name: tensor.to(device=device) for name, tensor in tensors.items()})
         self._group()
@@ -348,10 +357,11 @@ class Belay:
     # --- inside -------------------------------------------------------------------------------------------------------
 
     def _begin(self, weights: Mapping[str, Tensor]) -> None:
-        """Starts the averages of these weights, and those of all averaged buffers."""
+        """Starts the averages of these weights, and those of averaged buffers that have none of their shape."""
         self._average.update({name: start(weight, self._dtype) for name, weight in weights.items()})
         buffers = self._model.averaged_buffers()
-        self._buffers = {name: start(buffer, self._dtype) for name, buffer in buffers.items()}
+        kept = fitting(buffers, self._buffers)
+        self._buffers = {name: kept.get(name, start(buffer, self._dtype)) for name, buffer in buffers.items()}
         owners = owners_of(self._model.module)
         self._owners = {name: owners[name] for name in buffers}
         self._infinite = infinite_of(self._average)

@@ -21,7 +21,7 @@ from belay.model import Buffers, Model, buffers_to_average
 from belay.names import owners_of
 from belay.oscillator import Oscillator
 from belay.shards import copy_, is_sharded
-from belay.start import check_dtype, infinite_of, start, warn_of_loaded_weights
+from belay.start import check_dtype, check_start, infinite_of, start
 from belay.step import lerp_, step_all_
 
 Weights = dict[str, Tensor]
@@ -117,21 +117,22 @@ class Bank:
         Raises:
             RuntimeError: The model holds averages (a block of `average_parameters`, also another average's), or its
                 parameters are not those that are averaged. Nothing has been changed.
-            FloatingPointError: A weight is not finite (see `nonfinite`). Nothing has been changed.
+            FloatingPointError: A weight is not finite (see `nonfinite`), or averages started at nan. Nothing has been
+                changed.
         """
         if self._model.check_ready():
             self._blocks = None
+        if self._blocks is None:
+            self._blocks = self._prepared()
+        if not self.steps:
+            check_start(self._nonfinite, self._row(0), self._groups, self._sharded)
         if not self._clocks[0].due(self.steps + 1):
             self.steps += 1
             return
-        if self._blocks is None:
-            self._blocks = self._prepared()
         weights = self._model.weights
         if not may_average(self._nonfinite, self._groups, self._sharded, weights, self._infinite, self.steps):
             self.skipped += 1
             return
-        if self.steps < self.update_every:
-            warn_of_loaded_weights(self._groups)
         self.steps += 1
         self._advance(self._blocks)
 
@@ -142,7 +143,7 @@ class Bank:
             RuntimeError: The model holds averages.
             ValueError: Nothing is left to average. Nothing has been changed.
         """
-        swap.check_outside(list(self._model.weights.values()))
+        swap.check_outside("reset", self._model.weights.values())
         self._model.refresh()
         self.steps = self.skipped = 0
         self._begin(self._clocks)
@@ -167,7 +168,7 @@ class Bank:
             yield
 
     @torch.no_grad()
-    def averaged_state_dict(self, index: int) -> Weights:
+    def averaged_state_dict(self, index: int) -> dict[str, Any]:
         """One averaged model's tensors by name, as ``load_state_dict`` of the unwrapped model takes them: copies."""
         return self._model.copies(self._averages(self._checked(index)))
 
@@ -181,7 +182,7 @@ class Bank:
 
         Raises:
             ValueError: There is no such average, or names or shapes differ; nothing has been changed.
-            RuntimeError: A parameter of the model in training has been replaced.
+            RuntimeError: A parameter of the model in training has been replaced, or `model` holds averages itself.
         """
         self._model.copy_averages(model, self._averages(self._checked(index)))
 

@@ -14,6 +14,7 @@ from belay.oscillator import Oscillator
 
 FORMAT = "belay-defaults/1"
 PARAMETERS = ("decay", "damping", "coupling")
+FURTHEST = 10**9  # counts that are looked through
 REFUSED = (yaml.YAMLError, ValueError, RecursionError)  # in turn: no YAML, no UTF-8 or an impossible value, too deep
 
 
@@ -78,7 +79,7 @@ def _fitted(oscillator: Oscillator, path: str | Path, name: str, asked: int, mea
     """The oscillator in a run of so many `steps`, or with such a `batch_size`.
 
     Raises:
-        ValueError: There is none; the message names the last count, on the way from the measured one, that has one.
+        ValueError: There is none; the message names the nearest count, on the way to the measured one, that has one.
     """
     fits = _known(path, measured, name)
 
@@ -90,20 +91,39 @@ def _fitted(oscillator: Oscillator, path: str | Path, name: str, asked: int, mea
     except (ValueError, OverflowError) as error:
         raise ValueError(
             f"`{name}` must be near enough to {fits}, at which {path} was measured, for {oscillator} to be fitted, got "
-            f"{_shown(asked)}; take {_shown(_last(at, fits, asked))}, as far as it goes, or run a study there."
+            f"{_shown(asked)}; take {_shown(_nearest(at, fits, asked))}, as far as it goes, or run a study there."
         ) from error
+
+
+def _nearest(at: Callable[[int], Oscillator], fits: int, fails: int) -> int:
+    """The count nearest to one that has no oscillator which has one, on the way to one that has.
+
+    Counts that have one may lie between others that have none: nearer ones are looked for at a thousand places.
+    """
+    last = _last(at, fits, fails)
+    apart = last - fails
+    for place in range(1000 if abs(apart) < FURTHEST else 0):
+        count = fails + round(math.copysign(abs(apart) ** (place / 1000), apart))
+        if _is_one(at, count):
+            return _last(at, count, fails)
+    return last
 
 
 def _last(at: Callable[[int], Oscillator], fits: int, fails: int) -> int:
     """A count that has an oscillator, next to one that has none."""
     while abs(fails - fits) > 1:
         middle = (fits + fails) // 2
-        try:
-            at(middle)
-            fits = middle
-        except (ValueError, OverflowError):
-            fails = middle
+        fits, fails = (middle, fails) if _is_one(at, middle) else (fits, middle)
     return fits
+
+
+def _is_one(at: Callable[[int], Oscillator], count: int) -> bool:
+    """Whether a count has an oscillator."""
+    try:
+        at(count)
+    except (ValueError, OverflowError):
+        return False
+    return True
 
 
 def _known(path: str | Path, measured: dict[str, Any], name: str) -> int:

@@ -25,7 +25,7 @@ class Group:
         live: Model weights, all of one dtype and device.
         average: Averages, shaped like them, all of one dtype and device.
         velocity: Velocities, like the averages; None where damping is 1.
-        infinite: Whether averages hold infinite values, which must stay where the weight is equal.
+        infinite: Whether averages hold infinite values, which become what the weights are.
         dense: Whether weights and averages lie in memory alike and without gaps, see `is_dense`.
     """
 

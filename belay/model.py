@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize
 
 from belay import swap
@@ -20,6 +21,7 @@ from belay.names import (
     buffers_at,
     check_alike,
     check_model,
+    extra_states_of,
     few,
     fitting,
     owners_of,
@@ -92,7 +94,7 @@ class Model:
             RuntimeError: The model holds averages, or is not the one that is averaged.
         """
         if swap.OPEN:
-            swap.check_outside(list(self.weights.values()))
+            swap.check_outside("update", self.weights.values())
         self.check_whole()
         return self.moved()
 
@@ -176,38 +178,38 @@ class Model:
 
         Raises:
             ValueError: Names or shapes differ; nothing has been changed.
-            RuntimeError: A parameter of the model in training has been replaced.
+            RuntimeError: A parameter of the model in training has been replaced, or `model` holds averages itself.
         """
         self.check_whole()
         check_model(model)
         target = unwrap(model)
         ours, theirs = parameters_of(self.module, tied=True), parameters_of(target, tied=True)
+        swap.check_outside("copy_to", theirs.values())
         check_alike("model", "the averaged model's parameters", ours, theirs)
         held = self.buffers()
         buffers = buffers_at(owners_of(target)) if held else {}
         check_alike(
             "model", "the averaged model's buffers", held, {name: b for name, b in buffers.items() if name in held}
         )
-        shown = self.shown(averages)
-        copy_(theirs, {name: shown[name] for name in ours})
-        copy_(buffers, {name: shown[name] for name in held})
+        averaged = self._averaged(averages)
+        copy_(theirs, {name: averaged(live) for name, live in ours.items()})
+        copy_(buffers, {name: averaged(live) for name, live in held.items()})
 
-    def shown(self, averages: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What an averaged model holds by name, not copied: averages, else the model's own; tied ones often."""
-        by_weight = {live: averages[name] for name, live in self.weights.items()}
-        weights = {name: by_weight.get(live, live) for name, live in parameters_of(self.module, tied=True).items()}
-        buffers = self.buffers()
-        return weights | buffers | fitting(buffers, averages)
-
-    def copies(self, averages: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What an averaged model holds by name, in the model's own dtypes.
+    def copies(self, averages: Mapping[str, Tensor]) -> dict[str, Any]:
+        """What an averaged model's ``state_dict`` holds, in the model's own dtypes; buffers that are ignored are not.
 
         Raises:
             RuntimeError: A parameter of the model has been replaced.
         """
         self.check_whole()
-        live = self.shown({**self.weights, **self.averaged_buffers()})
-        return {name: tensor.detach().to(live[name].dtype, copy=True) for name, tensor in self.shown(averages).items()}
+        averaged, kept = self._averaged(averages), {id(buffer) for buffer in self.buffers().values()}
+        buffers = buffers_at(owners_of(self.module, tied=True))
+        live = {
+            **parameters_of(self.module, tied=True),
+            **{name: buffer for name, buffer in buffers.items() if id(buffer) in kept},
+        }
+        tensors = {name: averaged(tensor).detach().to(tensor.dtype, copy=True) for name, tensor in live.items()}
+        return tensors | extra_states_of(self.module)
 
     def call(self, averages: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
         """The model's output with averages in place of its weights, which stay as they are.
@@ -220,18 +222,30 @@ class Model:
                 "an average must hold whole weights to be called, got shards; use `average_parameters`, or `copy_to` a "
                 "model of its own."
             )
-        of = {id(live): averages[name] for name, live in {**self.weights, **self.averaged_buffers()}.items()}
-        named = dict(self.module.named_parameters(remove_duplicate=False))
-        values = {name: of.get(id(live), live).to(live.dtype) for name, live in named.items()}
-        kept = {name: of.get(id(live), live).to(live.dtype, copy=True) for name, live in self.module.named_buffers()}
-        return torch.func.functional_call(self.module, {**values, **kept}, args, kwargs)
+        averaged, weights = self._averaged(averages), self.module.named_parameters(remove_duplicate=False)
+        values = {name: averaged(live).to(live.device, live.dtype) for name, live in weights}
+        kept = {
+            name: averaged(live).to(live.device, live.dtype, copy=True) for name, live in self.module.named_buffers()
+        }
+        _forget_cached_weights()  # the student's, and then the teacher's
+        try:
+            return torch.func.functional_call(self.module, {**values, **kept}, args, kwargs)
+        finally:
+            _forget_cached_weights()
+
+    def _averaged(self, averages: Mapping[str, Tensor]) -> Callable[[Tensor], Tensor]:
+        """What gives the average of one of the model's tensors; the tensor itself where it has none of its shape."""
+        live = {**self.weights, **self.averaged_buffers()}
+        found = {id(live[name]): average for name, average in fitting(live, averages).items()}
+        return lambda tensor: found.get(id(tensor), tensor)
 
     @torch.no_grad()
     def _blended(self, averages: Mapping[str, Tensor], readout: float) -> Mapping[str, Tensor]:
         if readout == 1:
             return averages
-        live = {**self.weights, **self.averaged_buffers()}
-        return {name: torch.lerp(y, live[name].to(y.device, y.dtype), 1 - readout) for name, y in averages.items()}
+        live = {**self.weights, **self.averaged_buffers()}  # a buffer may be gone, and be none by now
+        pairs = {name: (y, live[name].to(y.device, y.dtype)) for name, y in averages.items() if name in live}
+        return {name: torch.where(y == x, y, y.lerp(x, 1 - readout)) for name, (y, x) in pairs.items()}  # inf - inf
 
     def _found(self) -> dict[str, nn.Parameter]:
         found = {
@@ -321,6 +335,11 @@ def _check_weight(name: str, weight: nn.Parameter) -> None:
         raise ValueError(
             f"`model` must hold its weights, got {name}, which DeepSpeed's ZeRO-3 has taken away; average under "
             "ZeRO-1 or ZeRO-2, or under FSDP2."
+        )
+    if weight.is_meta or isinstance(weight, UninitializedParameter):
+        raise ValueError(
+            f"`model` must have its weights before they are averaged, got {name} without; make the average "
+            "after `to_empty` and loading, or after a first forward pass of lazy modules."
         )
     if weight.dtype not in DTYPES:
         raise ValueError(

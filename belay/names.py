@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, cast
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 INNER = ("_orig_mod", "_checkpoint_wrapped_module")  # what torch.compile and checkpoint_wrapper call the module inside
+WRAPPED = "module."  # what the names of a model inside DistributedDataParallel, AveragedModel and others begin with
 Owner = tuple[nn.Module, str]  # where a buffer is: the module that holds it, and the attribute
 
 
@@ -18,7 +20,7 @@ def inside(module: nn.Module) -> nn.Module | None:
     """The module that a wrapper holds, which owns the same tensors; None of a module that is no wrapper."""
     if isinstance(module, DistributedDataParallel | DataParallel):
         return cast(nn.Module, module.module)
-    held = (module._modules.get(name) for name in INNER)
+    held = (module._modules[name] for name in INNER if name in module._modules)  # TorchScript's have no `get`
     return next((inner for inner in held if inner is not None), None)
 
 
@@ -77,11 +79,14 @@ def parameters_of(model: nn.Module, tied: bool = False) -> dict[str, nn.Paramete
     return found
 
 
-def owners_of(model: nn.Module) -> dict[str, Owner]:
-    """Module and attribute of each buffer that a checkpoint holds; not the tensor, which moving the model replaces."""
+def owners_of(model: nn.Module, tied: bool = False) -> dict[str, Owner]:
+    """Module and attribute of each buffer that a checkpoint holds; not the tensor, which moving the model replaces.
+
+    One of a shared module is there once, or with `tied` under all its names.
+    """
     return {
         _joined(prefix, attribute): (module, attribute)
-        for prefix, module in modules_of(model)
+        for prefix, module in modules_of(model, tied)
         for attribute, buffer in module._buffers.items()
         if buffer is not None and attribute not in module._non_persistent_buffers_set
     }
@@ -93,9 +98,29 @@ def buffers_at(owners: Mapping[str, Owner]) -> dict[str, Tensor]:
     return {name: buffer for name, buffer in found.items() if buffer is not None}
 
 
-def plain(name: str) -> str:
-    """A name in a state that another library saved, without the parts that wrappers add."""
-    return ".".join(part for part in name.removeprefix("module.").split(".") if part not in INNER)
+def extra_states_of(model: nn.Module) -> dict[str, Any]:
+    """What modules add to a checkpoint beside tensors (``get_extra_state``), by name; copies."""
+    return {
+        _joined(prefix, "_extra_state"): copy.deepcopy(module.get_extra_state())
+        for prefix, module in modules_of(model, tied=True)
+        if type(module).get_extra_state is not nn.Module.get_extra_state
+    }
+
+
+def unwrapped(saved: Mapping[str, Tensor], ours: Collection[str]) -> dict[str, Tensor]:
+    """What another library saved, by names without the parts that wrappers added.
+
+    Args:
+        saved: Tensors by name, all of one model. It may have been in several wrappers that call it ``module``.
+        ours: The names that they should have, which tell wrappers from a part of the model's own of that name.
+    """
+    found = {".".join(part for part in name.split(".") if part not in INNER): saved[name] for name in saved}
+    best = found
+    while any(name.startswith(WRAPPED) for name in found):
+        found = {name.removeprefix(WRAPPED): tensor for name, tensor in found.items()}
+        if len(found.keys() & ours) > len(best.keys() & ours):
+            best = found
+    return best
 
 
 def fitting(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:

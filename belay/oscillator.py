@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from belay import coupled, response
 from belay.checks import nonnegative, positive, real, whole
 
+ROUNDED = 1e-3  # share of a lag by which rounding may have changed it
 Regime = Literal["overdamped", "critical", "underdamped", "alternating"]
 
 
@@ -97,7 +98,7 @@ class Oscillator:
         noise.
         """
         gap = 2 / (positive("lag", lag) + 2)
-        return cls(1 - gap * gap, damping=gap * (2 - gap))
+        return cls(1 - gap * gap, damping=gap * (2 - gap))._of_lag(lag)
 
     @classmethod
     def from_damping_ratio(cls, damping_ratio: float, lag: float) -> Oscillator:
@@ -112,7 +113,7 @@ class Oscillator:
             The uncoupled oscillator with these two figures; the EMA where the fast mode vanishes in rounding.
 
         Raises:
-            ValueError: An argument is out of range.
+            ValueError: An argument is out of range, or no decay in double precision has that lag to a thousandth.
 
         >>> round(Oscillator.from_damping_ratio(0.5, lag=20).damping_ratio, 12)
         0.5
@@ -121,7 +122,16 @@ class Oscillator:
         if damping_ratio == math.inf:
             return cls(lag / (lag + 1))
         stiffness, damping = response.solve_lag(positive("damping_ratio", damping_ratio), lag)
-        return cls(1 - stiffness, damping=damping)
+        return cls(1 - stiffness, damping=damping)._of_lag(lag)
+
+    def _of_lag(self, lag: float) -> Oscillator:
+        """Itself, unless rounding has left it another lag than was asked for."""
+        if not abs(self.lag - lag) <= ROUNDED * (lag + 1):
+            raise ValueError(
+                f"`lag` must be short enough that 1 - decay has digits left, got {lag=} with a stiffness of "
+                f"{self.stiffness:.3g}, whose lag is {self.lag:.4g}; average every n-th step (`update_every`) instead."
+            )
+        return self
 
     # --- the average as a filter of the model's weights ---------------------------------------------------------------
 
@@ -158,7 +168,8 @@ class Oscillator:
     def lag(self) -> float:
         """Mean age of the averaged weights, in steps: ``c / k - 1``. Negative where the average runs ahead.
 
-        By as many steps the average trails a model that drifts steadily, at any coupling.
+        By as many steps the average trails a model that drifts steadily; with coupling, the model as the optimizer left
+        it, before the pull.
         """
         return self.damping / self.stiffness - 1
 

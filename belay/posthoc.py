@@ -141,7 +141,8 @@ def _combined(
             if abs(coefficient) > NEGLIGIBLE:
                 for name, total in sums.items():
                     total.add_(averages[name].to(total.dtype), alpha=coefficient)
-    return {name: total.to(start[name].dtype) for name, total in sums.items()}
+    held = {name: tensor.isinf() for name, tensor in start.items()}  # as a mask is, all along the run
+    return {name: torch.where(held[name], start[name], total.to(start[name].dtype)) for name, total in sums.items()}
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

@@ -53,6 +53,13 @@ def joined(part: Tensor, like: Tensor) -> Tensor:
     return DTensor.from_local(part, mesh, placements, run_check=False, shape=like.shape, stride=like.stride())
 
 
+def agreed(good: bool, device: torch.device) -> bool:
+    """Whether all processes, which must all call this, say that it is so."""
+    everywhere = torch.tensor(int(good), device=device)
+    torch.distributed.all_reduce(everywhere, torch.distributed.ReduceOp.MIN)
+    return bool(everywhere)
+
+
 @torch.no_grad()
 def copy_(targets: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
     """Copies values into the targets of the same name, whatever their dtype, device and sharding."""

@@ -20,10 +20,11 @@ from belay.oscillator import Oscillator
 from belay.shards import clones, is_sharded
 from belay.state import checked_bank
 
-VERSION = 1
+VERSION = 2
 LAGS = (0.06, 0.35, 2.0)  # of the EMAs that are kept, in intervals: of sets of three, about the least error
 PARTS = {"version", "run", "bank"}
-NAME = re.compile(r"step-(\d+)\.pt")
+STEM = "step-"  # what a snapshot's name begins with, before its step
+NAME = re.compile(rf"{STEM}(\d+)\.pt")
 
 
 class Snapshots:
@@ -97,9 +98,15 @@ class Snapshots:
             OSError: A file cannot be written; the folder is as before.
         """
         before = self.steps
-        if not self._begun:
+        beginning = not self._begun
+        if beginning:
             self._begin()
-        self._bank.update()
+        try:
+            self._bank.update()
+        except BaseException:
+            if beginning:
+                self._remove()
+            raise
         if self.steps > before and self.steps % self._every == 0:
             self.save()
 
@@ -113,6 +120,17 @@ class Snapshots:
         if not self.steps:
             raise RuntimeError("`save` must come after an `update`, got none yet.")
         self._write(self._bank.state_dict()["averages"])
+
+    def reset(self) -> None:
+        """Starts again from the model as it is now, as `Bank.reset`; this run's snapshots are removed from the folder.
+
+        Raises:
+            RuntimeError: The model holds averages.
+            ValueError: Nothing is left to average. Nothing has been changed.
+        """
+        self._bank.reset()
+        self._model.refresh()
+        self._remove()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on bit for bit: tensors (not copies) and plain values, safe for ``weights_only``."""
@@ -166,6 +184,13 @@ class Snapshots:
         self._write([{**start, "average": clones(start["average"])}])  # alone: torch writes what shares its memory too
         self._begun = True
 
+    def _remove(self) -> None:
+        """Removes what was written, and begins a run of its own."""
+        if self._begun and _writes():
+            for path in files_in(self._folder).values():
+                path.unlink()
+        self._run, self._begun = uuid.uuid4().hex, False
+
     def _write(self, averages: Sequence[Mapping[str, Any]]) -> None:
         """Writes averages, as `Bank.state_dict` gives them, as a snapshot of this step."""
         if not _writes():
@@ -174,21 +199,26 @@ class Snapshots:
         content = {
             "version": VERSION,
             "run": self._run,
+            "step": self.steps,
             "decays": [each.decay for each in self._bank.oscillators],
             "weights": [one["average"] for one in averages],
             "averaged_buffers": [one["buffers"] for one in averages],
             "buffers": {name: buffer for name, buffer in self._model.buffers().items() if name not in averaged},
         }
         self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._folder / f"step-{self.steps:09}.pt"
+        path = self._folder / _name(self.steps)
         part = path.with_suffix(".part")
         torch.save(content, part)
         part.replace(path)
 
 
+def _name(step: int) -> str:
+    return f"{STEM}{step:09}.pt"
+
+
 def files_in(folder: Path) -> dict[int, Path]:
     """The snapshots in a folder by step, ascending."""
-    found = {int(name[1]): path for path in folder.glob("step-*.pt") if (name := NAME.fullmatch(path.name))}
+    found = {int(name[1]): path for path in folder.glob(f"{STEM}*.pt") if (name := NAME.fullmatch(path.name))}
     return dict(sorted(found.items()))
 
 
@@ -207,6 +237,11 @@ def read(path: Path) -> dict[str, Any]:
         raise ValueError(f"`folder` must hold whole snapshots, got {path}, which is damaged; delete it.") from error
     if not isinstance(content, dict) or content.get("version") != VERSION or "decays" not in content:
         raise ValueError(f"`folder` must hold what belay.Snapshots wrote (version {VERSION}), got {path}; delete it.")
+    if content["step"] != int(path.stem.removeprefix(STEM)):
+        raise ValueError(
+            f"`folder` must hold snapshots under the names that they were written with, got {path} of step "
+            f"{content['step']}; name it {_name(content['step'])}."
+        )
     return content
 
 

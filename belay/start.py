@@ -1,4 +1,4 @@
-"""How averages start: in which dtype, which of them hold infinite values, and whether from other weights."""
+"""How averages start: in which dtype, which of them hold infinite values, and whether from the weights they should."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from belay.finite import Nonfinite
 from belay.groups import Group
-from belay.shards import local
-from belay.step import stretched
+from belay.names import few
+from belay.shards import agreed, local
+from belay.step import has_no_nan, stretched
 
-FAR = 0.5  # change of the weights before the first update, as a share of them, that no optimizer step makes
+FAR = 0.5  # change of the weights in the first step, as a share of them, that no optimizer makes
 
 
 def check_dtype(dtype: torch.dtype | None) -> None:
@@ -36,8 +38,22 @@ def infinite_of(averages: Mapping[str, Tensor]) -> set[str]:
     return {name for name, average in averages.items() if local(average).isinf().any()}
 
 
-def warn_of_loaded_weights(groups: Sequence[Group]) -> None:
-    """Warns, from the first update, if weights seem to have been loaded after the average was made."""
+def check_start(nonfinite: Nonfinite, averages: Mapping[str, Tensor], groups: Sequence[Group], sharded: bool) -> None:
+    """Looks, at the first update, for weights that were loaded, or given values at all, after the average was made.
+
+    Warns if they have changed by more than a step can.
+
+    Raises:
+        FloatingPointError: An average is nan, and would be for ever. All processes that hold shards must call this.
+    """
+    if nonfinite != "propagate":
+        numbers = has_no_nan(groups)
+        if not (agreed(numbers, groups[0].live[0].device) if sharded else numbers):
+            bad = [name for name, average in averages.items() if local(average).isnan().any()]
+            raise FloatingPointError(
+                f"an average must start at weights that are numbers, got nan in {few(bad) or 'another process'}; call "
+                "`reset()` now that the model has its weights."
+            )
     change = stretched(groups)
     if change > FAR:
         warnings.warn(

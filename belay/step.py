@@ -17,6 +17,7 @@ from torch import Tensor
 
 from belay.groups import Group, is_dense
 from belay.oscillator import Oscillator
+from belay.shards import agreed
 
 ONE_PASS = 0.5  # stiffness and coupling below which one-pass kernels round as finely as the reference
 
@@ -92,7 +93,7 @@ def _step_in_passes(
         y: Averages, shaped like `x`, all of one dtype and device.
         v: Velocities, like `y`; None if damping is 1.
         oscillator: The average's settings.
-        infinite: Whether equal infinite values must stay, for one more pass over the weights.
+        infinite: Whether averages hold infinite values, which become what the weights are, for more passes.
     """
     alike = x[0].dtype == y[0].dtype and x[0].device == y[0].device
     live = x if alike else [weight.to(device=y[0].device, dtype=y[0].dtype) for weight in x]
@@ -100,15 +101,17 @@ def _step_in_passes(
         torch._foreach_lerp_(y, live, oscillator.stiffness)
         return
     d = torch._foreach_sub(live, y)
-    if infinite:  # inf - inf is nan
-        for stretch, weight, average in zip(d, live, y, strict=True):
-            stretch.masked_fill_(weight == average, 0)
+    held = [average.isinf() for average in y] if infinite else []
+    for stretch, where in zip(d, held, strict=bool(held)):
+        stretch.masked_fill_(where, 0)
     if v is None:
         torch._foreach_add_(y, d, alpha=oscillator.stiffness)
     else:
         torch._foreach_mul_(v, 1 - oscillator.damping)
         torch._foreach_add_(v, d, alpha=oscillator.stiffness)
         torch._foreach_add_(y, v)
+    for average, weight, where in zip(y, live, held, strict=bool(held)):
+        average.copy_(torch.where(where, weight, average))
     if oscillator.coupling:  # from x itself, which would lose digits if it were converted to y's dtype
         pull = d if alike else [stretch.to(weight.device) for stretch, weight in zip(d, x, strict=True)]
         torch._foreach_sub_(x, pull, alpha=oscillator.coupling)
@@ -125,7 +128,7 @@ def step_all_(
         y: Averages (K, n).
         v: K velocities (n); None where damping is 1.
         oscillators: K settings without coupling.
-        infinite: Whether equal infinite values must stay.
+        infinite: Whether averages hold infinite values, which become what the weights are.
     """
     dense = is_dense([x, y[0]])
     members = range(len(oscillators))
@@ -185,6 +188,12 @@ def stretched(groups: Sequence[Group]) -> float:
 
 
 @torch.no_grad()
+def has_no_nan(groups: Sequence[Group]) -> bool:
+    """Whether every average is a number, be it an infinite one."""
+    return not any(y.isnan().any() for group in groups for _, averages, _ in group.blocks() for y in averages)
+
+
+@torch.no_grad()
 def all_finite(groups: Sequence[Group], shared: bool) -> bool:
     """Whether every model weight is finite, or infinite like its average; one pass over the weights, and a wait for it.
 
@@ -198,11 +207,7 @@ def all_finite(groups: Sequence[Group], shared: bool) -> bool:
     if not good or any(group.infinite for group in groups):  # the sum of squares may be infinite by itself
         blocks = (block for group in groups for block in group.blocks())
         good = all(_finite_or_equal(*pair) for x, y, _ in blocks for pair in zip(x, y, strict=True))
-    if shared:
-        everywhere = torch.tensor(int(good), device=device)
-        torch.distributed.all_reduce(everywhere, torch.distributed.ReduceOp.MIN)
-        good = bool(everywhere)
-    return good
+    return agreed(good, device) if shared else good
 
 
 def _norms(weights: list[Tensor]) -> Sequence[Tensor]:

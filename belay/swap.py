@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -31,11 +31,16 @@ OPEN: list[Swap] = []
 _LOCK = threading.Lock()
 
 
-def check_outside(weights: Sequence[Tensor]) -> None:
-    """Raises RuntimeError while a block holds one of these weights, be it of another average or in another thread."""
-    if any(swap.shares(weights) for swap in OPEN):
+def check_outside(method: str, weights: Iterable[Tensor]) -> None:
+    """Raises RuntimeError while a block holds one of these weights, be it of another average or in another thread.
+
+    Args:
+        method: What was called, for the message.
+        weights: The weights that it would change or read.
+    """
+    if OPEN and any(swap.shares(list(weights)) for swap in OPEN):
         raise RuntimeError(
-            "`update` must be called outside `average_parameters`, where the model holds averages; leave the "
+            f"`{method}` must be called outside `average_parameters`, where the model holds averages; leave the "
             "block first."
         )
 

@@ -323,3 +323,36 @@ def test_a_step_hook_counts_only_the_steps_that_a_gradient_scaler_lets_through()
         scaler.update()
     assert average.steps == 2
     assert averages_of(average)["weight"].isfinite().all()
+
+
+def test_add_parameters_keeps_the_averages_of_buffers_that_were_there():
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    average = Belay(model, Oscillator.ema(0.9), buffers="average")
+    model[1].running_mean.fill_(5.0)
+    average.update()
+    model.append(nn.BatchNorm1d(2))
+    average.add_parameters()
+    kept = average.state_dict()["buffers"]
+    assert kept["1.running_mean"].tolist() == pytest.approx([0.5, 0.5])
+    assert kept["2.running_mean"].tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: nn.Linear(2, 2, device="meta"), lambda: nn.LazyLinear(2)], ids=["meta", "lazy"]
+)
+@pytest.mark.filterwarnings("ignore:Lazy modules")
+def test_a_model_that_has_no_weights_yet_is_refused(make):
+    with pytest.raises(ValueError, match=r"must have its weights before they are averaged, got \w+ without; make the"):
+        Belay(make(), Oscillator.ema(0.9))
+
+
+def test_a_state_that_would_pull_shared_memory_twice_changes_nothing():
+    flat = torch.zeros(4)
+    model, apart = nn.Module(), nn.Module()
+    model.a, model.b = nn.Parameter(flat[:3]), nn.Parameter(flat[1:])
+    apart.a, apart.b = nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(3))
+    average, pulling = Belay(model, Oscillator.ema(0.9)), Belay(apart, Oscillator(0.9, 0.3, 0.1))
+    pulling.update()
+    with pytest.raises(ValueError, match="coupled weights must not share memory"):
+        average.load_state_dict(pulling.state_dict())
+    assert (average.steps, average.oscillator) == (0, Oscillator.ema(0.9))

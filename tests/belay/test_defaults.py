@@ -200,3 +200,14 @@ def test_a_hostile_file_is_refused_in_one_short_harmless_line(tmp_path, text):
         load_defaults(path, steps=10)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 500 + len(str(path))
+
+
+def test_the_nearest_count_that_can_be_fitted_is_named_where_others_on_the_way_cannot(tmp_path):
+    """Above damping 1 an average exists at some multiples of its length only, and not between."""
+    file = tmp_path / "defaults.yaml"
+    file.write_text(
+        "format: belay-defaults/1\nsetting: {decay: 0.99, damping: 1.5, coupling: 0}\ntransfer: {steps: 300}\n"
+    )
+    with pytest.raises(ValueError, match="got 7; take 10, as far as it goes"):
+        load_defaults(file, steps=7)
+    assert load_defaults(file, steps=10).damping == pytest.approx(1)

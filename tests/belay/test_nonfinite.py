@@ -125,3 +125,35 @@ def test_large_weights_whose_squares_overflow_are_finite():
         model[1].weight.fill_(6e4)
     average.update()
     assert averages_of(average)["0.weight"].isfinite().all()
+
+
+def test_an_infinite_average_becomes_what_its_weight_is(oscillator):
+    model = Weight(0.5, -INFINITE)  # a mask that is lifted
+    average = Belay(model, oscillator)
+    average.update()
+    model.set(0.25)
+    for _ in range(3):
+        average.update()
+        assert averages_of(average)["weight"][1].item() == 0.25
+        assert model.weight[1].item() == 0.25
+
+
+@pytest.mark.parametrize("load", ["load_state_dict", "load_averages"])
+def test_infinite_values_that_are_loaded_stay_as_they_are(oscillator, load):
+    masked, model = Weight(0.5, -INFINITE), Weight(0.5, 0.0)
+    saved, average = Belay(masked, oscillator), Belay(model, oscillator)
+    model.load_state_dict(masked.state_dict())
+    if load == "load_state_dict":
+        average.load_state_dict(saved.state_dict())
+    else:
+        average.load_averages(saved.averaged_state_dict())
+    average.update()
+    average.update()
+    assert averages_of(average)["weight"].tolist() == [0.5, -INFINITE]
+
+
+def test_a_readout_shows_infinite_values_as_they_are(oscillator):
+    model = Weight(0.5, -INFINITE)
+    average = Belay(model, oscillator)
+    with average.average_parameters(readout=0.6):
+        assert model.weight.tolist() == [0.5, -INFINITE]

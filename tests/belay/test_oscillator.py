@@ -285,3 +285,10 @@ POSITIVE = r"must be positive and finite, got"
 def test_a_constructor_refuses_what_it_cannot_make(make, error, message):
     with pytest.raises(error, match=f"^{message}$"):
         make()
+
+
+@pytest.mark.parametrize(("damping_ratio", "lag"), [(0.001, 1e5), (0.01, 1e6), (1.0, 1.4e8)])
+def test_a_lag_for_which_no_decay_has_the_digits_is_refused(damping_ratio, lag):
+    with pytest.raises(ValueError, match="`lag` must be short enough that 1 - decay has digits left"):
+        Oscillator.critical(lag) if damping_ratio == 1 else Oscillator.from_damping_ratio(damping_ratio, lag)
+    assert Oscillator.from_damping_ratio(damping_ratio, lag / 100).lag == pytest.approx(lag / 100, rel=1e-3)

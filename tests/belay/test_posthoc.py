@@ -189,9 +189,55 @@ def test_a_folder_holds_one_run(tmp_path, run):
     with pytest.raises(ValueError, match="`folder` must hold the snapshots of the run that `state` is of"):
         second.load_state_dict(elsewhere.state_dict())
     elsewhere.save()
-    max(files_in(tmp_path / "other").values()).rename(folder / "step-000000205.pt")
-    with pytest.raises(ValueError, match=r"snapshots of one run, got .* with step 205 of another"):
+    max(files_in(tmp_path / "other").values()).rename(folder / "step-000000001.pt")
+    with pytest.raises(ValueError, match=r"snapshots of one run, got .* with step 1 of another"):
         reconstruct(folder, TARGETS["EMA"])
+
+
+def test_files_whose_names_were_exchanged_are_refused_with_the_right_name(run):
+    _, folder, _ = run
+    one, other, aside = folder / "step-000000100.pt", folder / "step-000000200.pt", folder / "aside"
+    one.rename(aside), other.rename(one), aside.rename(other)
+    with pytest.raises(ValueError, match=r"got .*100\.pt of step 200; name it step-000000200\.pt"):
+        reconstruct(folder, TARGETS["EMA"])
+
+
+def test_reset_begins_another_run_in_the_same_folder(tmp_path):
+    model = _model()
+    snapshots = Snapshots(model, tmp_path, every=EVERY)
+    _train(model, snapshots, last=25)
+    _step(model, 99)  # as if weights were loaded
+    snapshots.reset()
+    assert (snapshots.steps, files_in(tmp_path)) == (0, {})
+    kept = Belay(model, TARGETS["critical"])
+    _train(model, snapshots, kept)
+    found = reconstruct(tmp_path, TARGETS["critical"])
+    torch.testing.assert_close(found.weights["0.weight"], kept.state_dict()["average"]["0.weight"], rtol=0, atol=0.02)
+
+
+def test_a_first_update_that_fails_leaves_no_start_behind(tmp_path):
+    model = _model()
+    snapshots = Snapshots(model, tmp_path, every=EVERY)
+    with torch.no_grad():
+        kept = model[0].bias.clone()
+        model[0].bias.fill_(float("nan"))
+        with pytest.raises(FloatingPointError):
+            snapshots.update()
+        model[0].bias.copy_(kept)
+    assert not files_in(tmp_path)
+    Snapshots(model, tmp_path, every=EVERY).update()  # the folder is free
+    assert set(files_in(tmp_path)) == {0}
+
+
+def test_infinite_weights_are_in_the_average_as_they_are(tmp_path):
+    model = _model()
+    with torch.no_grad():
+        model[0].bias[0] = float("-inf")
+    snapshots = Snapshots(model, tmp_path, every=EVERY)
+    _train(model, snapshots, last=60)
+    bias = reconstruct(tmp_path, TARGETS["critical"]).weights["0.bias"]
+    assert bias[0] == float("-inf")
+    assert bias[1:].isfinite().all()
 
 
 def test_damaged_missing_and_foreign_files(tmp_path, run):
@@ -227,7 +273,7 @@ def test_a_state_of_something_else_is_refused(tmp_path):
     model = _model()
     snapshots, other = (Snapshots(model, tmp_path / str(every), every=every) for every in (2, 3))
     for state, message in (
-        ({"run": 1}, r"must come from Snapshots.state_dict \(version 1\), got dict with run"),
+        ({"run": 1}, r"must come from Snapshots.state_dict \(version 2\), got dict with run"),
         (other.state_dict(), "`state` must be of the EMAs"),
         ({**snapshots.state_dict(), "bank": {}}, "must come from Bank.state_dict"),
     ):

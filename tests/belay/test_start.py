@@ -1,6 +1,7 @@
 """Where an average starts: weights loaded afterwards, `reset`, and a warm-up that swings no further than it says."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -9,7 +10,16 @@ from hypothesis import strategies as st
 from torch import nn
 from weights import Weight, averages_of
 
-from belay import Belay, Oscillator
+from belay import Bank, Belay, Oscillator
+
+
+def averages_of_belay(model: nn.Module, update_every: int) -> Belay:
+    return Belay(model, Oscillator.ema(0.9), update_every=update_every)
+
+
+def averages_of_bank(model: nn.Module, update_every: int) -> Bank:
+    return Bank(model, [Oscillator.ema(0.9), Oscillator(0.9, 0.5)], update_every=update_every)
+
 
 swept = settings(settings.get_profile("belay"))
 
@@ -89,3 +99,33 @@ def test_during_warmup_the_average_of_a_constant_model_never_leaves_its_start_an
     swing = math.exp(-math.pi * damping_ratio / math.sqrt(1 - damping_ratio**2)) if damping_ratio < 1 else 0.0
     assert max(values) <= 1
     assert -min(values) <= swing + (0.12 if damping_ratio >= 0.2 else 0.2)  # without rescaling the velocity: 83
+
+
+@pytest.mark.parametrize("make", [averages_of_belay, averages_of_bank])
+@pytest.mark.parametrize("update_every", [1, 3])
+def test_an_average_of_weights_that_had_no_values_yet_is_refused_at_the_first_update(make, update_every):
+    model = nn.Linear(3, 3)
+    loaded = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with torch.no_grad():
+        model.weight.fill_(float("nan"))  # as `to_empty` may leave it
+    average = make(model, update_every)
+    model.load_state_dict(loaded)
+    with pytest.raises(
+        FloatingPointError, match=r"got nan in weight; call `reset\(\)` now that the model has its weights"
+    ):
+        average.update()
+    assert average.steps == 0
+    average.reset()
+    average.update()
+    assert average.steps == 1
+
+
+def test_steps_before_a_first_update_that_comes_late_are_not_taken_for_loading():
+    model = nn.Linear(20, 20)
+    average = Belay(model, Oscillator.ema(0.999), update_every=50)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(50):
+            with torch.no_grad():
+                model.weight.mul_(1.02)
+            average.update()

@@ -337,3 +337,69 @@ def test_a_readout_lies_between_the_weights_and_the_averages(model, average):
             torch.testing.assert_close(_copy(model)[name], live[name])
     with pytest.raises(ValueError, match=r"^`readout` must be finite, got readout=inf\.$"):
         average.average_parameters(readout=float("inf")).__enter__()
+
+
+def test_a_call_inside_cached_parametrizations_keeps_teacher_and_student_apart():
+    model = weight_norm(nn.Linear(2, 3))
+    average = Belay(model, Oscillator.ema(0.9))
+    teacher = average(torch.ones(2))
+    with torch.no_grad():
+        model.parametrizations.weight.original1.add_(1)
+    student = model(torch.ones(2))
+    with parametrize.cached():
+        for first in (model, average):
+            second = average if first is model else model
+            outputs = {first: first(torch.ones(2)), second: second(torch.ones(2))}
+            torch.testing.assert_close(outputs[average], teacher)
+            torch.testing.assert_close(outputs[model], student)
+            assert outputs[model].requires_grad
+
+
+def test_copy_to_a_model_that_holds_averages_is_refused(model, average):
+    with average.average_parameters(), pytest.raises(RuntimeError, match="`copy_to` must be called outside"):
+        average.copy_to(model)
+
+
+@pytest.mark.parametrize("method", ["reset", "add_parameters"])
+def test_what_is_refused_inside_a_block_is_called_by_its_name(average, method):
+    with average.average_parameters(), pytest.raises(RuntimeError, match=f"`{method}` must be called outside"):
+        getattr(average, method)()
+
+
+def test_a_readout_goes_without_a_buffer_that_is_gone():
+    model = _model()
+    average = Belay(model, Oscillator.ema(0.9), buffers="average")
+    average.update()
+    model[1].running_mean = None
+    with average.average_parameters(readout=0.5):
+        assert model[1].running_mean is None
+
+
+class Counted(nn.Linear):
+    """A layer with something of its own in its checkpoints."""
+
+    calls = 0
+
+    def get_extra_state(self):
+        return {"calls": self.calls}
+
+    def set_extra_state(self, state):
+        self.calls = state["calls"]
+
+
+@pytest.mark.parametrize("buffers", ["copy", "average"])
+def test_an_averaged_state_is_loaded_strictly_with_shared_modules_and_states_of_their_own(buffers):
+    norm, counted = nn.BatchNorm1d(3), Counted(3, 3)
+    counted.calls = 7
+    model = nn.ModuleDict({"first": norm, "second": norm, "counted": counted})
+    average = Belay(model, Oscillator.ema(0.9), buffers=buffers)
+    with torch.no_grad():
+        norm.weight.add_(1)
+        norm.running_mean.add_(1)
+    average.update()
+    saved = average.averaged_state_dict()
+    other = nn.ModuleDict({"first": (twin := nn.BatchNorm1d(3)), "second": twin, "counted": Counted(3, 3)})
+    other.load_state_dict(saved)
+    assert other["counted"].calls == 7
+    torch.testing.assert_close(twin.weight.data, torch.full((3,), 1.1))
+    torch.testing.assert_close(twin.running_mean, torch.full((3,), 0.1 if buffers == "average" else 1.0))

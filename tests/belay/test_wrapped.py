@@ -207,3 +207,32 @@ def test_shards_that_are_not_finite_are_refused():
         model[0].bias.to_local().fill_(float("nan"))
     with pytest.raises(FloatingPointError, match=r"after 0 steps: 0\.bias;"):
         average.update()
+
+
+def test_weights_saved_in_several_wrappers_are_taken_up_and_a_part_called_module_too():
+    class Holder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.module = nn.Linear(2, 2)
+
+    for model in (nn.Linear(2, 2), Holder()):
+        saved = {name: torch.full_like(tensor, 3.0) for name, tensor in model.state_dict().items()}
+        for wrapper in ("", "module.", "module.module.", "_orig_mod.module.", "module._orig_mod."):
+            average = Belay(model, Oscillator.ema(0.9))
+            assert average.load_averages({wrapper + name: tensor for name, tensor in saved.items()}) == []
+            assert all((tensor == 3).all() for tensor in average.averaged_state_dict().values()), wrapper
+
+
+def test_a_model_with_a_scripted_part_is_averaged():
+    model = nn.Sequential(nn.Linear(2, 2), torch.jit.script(nn.Linear(2, 2)))
+    average = Belay(model, Oscillator.ema(0.5))
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.fill_(1.0)
+    average.reset()
+    with torch.no_grad():
+        model[1].weight.fill_(3.0)
+    average.update()
+    with average.average_parameters():
+        assert model[1].weight[0, 0] == 2
+    model.load_state_dict(average.averaged_state_dict())
