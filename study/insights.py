@@ -11,7 +11,7 @@ import pandas as pd
 from study.answer import taken_as_normal
 from study.design.schema import FIGURES
 from study.findings.explained import Explained, Share
-from study.findings.importance import Importances
+from study.findings.importance import FEWEST_OF_A_TENTH, Importances
 from study.findings.regimes import CRITICAL, IMPOSSIBLE, Range, Region
 from study.findings.stability import Side, Stability
 from study.show import number
@@ -56,7 +56,10 @@ def importance_text(found: Importances) -> str:
     trust = f"{interval(found.predicted)} of it in settings held out"
     if found.predicted.low <= 0:
         trust += ", which cannot be told from nothing: these may be importances of noise"
-    return aligned([("of", what), ("predicted", trust)])
+    lines = [("of", what), ("predicted", trust)]
+    if found.settings < FEWEST_OF_A_TENTH:
+        lines.append(("left out", f"PED-ANOVA, whose best tenth is too few settings: it needs {FEWEST_OF_A_TENTH}"))
+    return aligned(lines)
 
 
 def importance_tables(found: Importances) -> list[pd.DataFrame]:

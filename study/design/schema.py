@@ -246,12 +246,14 @@ class SeedResult:
     note: str = ""  # what was otherwise than planned in its training, a colon, and why; the ledger does not keep it
 
     def last(self, metric: str) -> float:
-        """The last value reported of a metric; nan if the run failed, diverged or never reported it."""
-        if self.state == "complete":
-            for _, metrics in reversed(self.history):
-                if metric in metrics:
-                    return metrics[metric]
-        return math.nan
+        """A metric at the last step that was reported; nan if the run failed, diverged or did not report it there."""
+        found = math.nan
+        if self.state == "complete" and self.history:
+            end = self.history[-1][0]
+            for step, metrics in self.history:  # a step may be reported in several parts
+                if step == end:
+                    found = metrics.get(metric, found)
+        return found
 
 
 @dataclass(frozen=True)

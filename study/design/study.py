@@ -38,6 +38,7 @@ from study.design.space import Space, combinations, needs, ordered
 from study.design.start import check_start
 from study.design.tasks import check_value, make_task
 from study.design.tasks.base import Task
+from study.design.tasks.optimizers import OptimizerSpec
 from study.design.tasks.plain import AnyTask
 from study.errors import BadInput
 
@@ -87,11 +88,14 @@ class Study:
     @property
     def is_plain_sgd(self) -> bool:
         """Whether theory knows which learning rates are stable: the task's `lr`, of SGD alone, is all that varies."""
-        if not isinstance(self.task, Task) or "lr" not in self.task.hyperparameters:
+        if not isinstance(self.task, Task) or not self.config.space.keys() - COORDINATES <= {"lr"}:
             return False
-        spec = self.task.describe_optimizer()
-        varied = self.config.space.keys() - COORDINATES
-        return (spec.kind, spec.momentum, spec.weight_decay) == ("sgd", 0, 0) and varied <= {"lr"}
+        try:
+            spec = self.task.describe_optimizer()
+        except Exception:  # whatever a task may raise; its trainings say it
+            return False
+        plain = isinstance(spec, OptimizerSpec) and (spec.kind, spec.momentum, spec.weight_decay) == ("sgd", 0, 0)
+        return plain and "lr" in self.task.hyperparameters
 
     @functools.cached_property
     def riders(self) -> tuple[Oscillator, ...]:

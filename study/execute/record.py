@@ -86,6 +86,8 @@ class Recorder:
         """
         tags = entries.study_tags(self._study)  # before anything is made: a task's data may be missing
         tags |= {Tag.PLANNED: str(planned), Tag.DONE: self._done}
+        if not self._parent:
+            tags |= entries.curvature_tag(self._study)
         with self._delivering():
             self._check()
             if not self._experiment:
@@ -93,7 +95,6 @@ class Recorder:
                 where = (local.parent / BESIDE).absolute().as_uri() if local else None
                 self._experiment = self._client.create_experiment(self._study.config.name, artifact_location=where)
             if not self._parent:
-                tags |= entries.curvature_tag(self._study)
                 run = self._client.create_run(self._experiment, run_name=self._study.config.name, tags=tags)
                 self._parent = run.info.run_id
             else:

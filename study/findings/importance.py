@@ -20,7 +20,11 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.importance import BaseImportanceEvaluator
 
-EVALUATORS = ("FanovaImportanceEvaluator", "PedAnovaImportanceEvaluator")  # shares of variance; being among the best
+FANOVA, PED_ANOVA = (
+    "FanovaImportanceEvaluator",
+    "PedAnovaImportanceEvaluator",
+)  # shares of variance; being among the best
+FEWEST_OF_A_TENTH = 40  # settings below which PED-ANOVA's best tenth are so few that its intervals hold no truth
 HALVES = 8  # of the settings, evaluated for the intervals
 TREES, DEPTH = 16, 6  # of fANOVA, whose time grows with the leaves
 PAIR_TREES, PLACES = 50, 40  # trees that pairs are told by, and settings that their predictions are averaged over
@@ -76,7 +80,8 @@ class Importances:
         unknown: Why nothing can be told; "" if it can.
         predicted: How much of the variance over settings that were held out the parameters explain together; None if
             nothing can be told. If its interval holds 0, the importances may be those of noise.
-        single: The importances, by evaluator, the largest first.
+        single: The importances, by evaluator, the largest first; without PED-ANOVA's where its best tenth, which it
+            compares with all, is too few settings.
         pairs: All pairs of parameters, those that act together most first; none where fewer than two vary.
     """
 
@@ -111,7 +116,8 @@ def importances(records: Records) -> Importances:
         return Importances(len(target), logarithm, "natural", unknown, None, [], [])
     rng = np.random.default_rng(0)
     halves = [rng.permutation(len(target))[: len(target) // 2] for _ in range(HALVES)]
-    single = [one for name in EVALUATORS for one in _single(name, columns, target, records.mode, halves)]
+    evaluators = [FANOVA] if len(target) < FEWEST_OF_A_TENTH else [FANOVA, PED_ANOVA]
+    single = [one for name in evaluators for one in _single(name, columns, target, records.mode, halves)]
     pairs = _pairs(columns, target, halves)
     return Importances(len(target), logarithm, "natural", "", held_out(columns, target), single, pairs)
 
@@ -168,7 +174,7 @@ def _evaluate(evaluator: str, columns: pd.DataFrame, target: pd.Series, mode: st
 def _evaluator(name: str) -> BaseImportanceEvaluator:
     from optuna import importance
 
-    if name == "FanovaImportanceEvaluator":
+    if name == FANOVA:
         return importance.FanovaImportanceEvaluator(n_trees=TREES, max_depth=DEPTH, seed=0)
     return importance.PedAnovaImportanceEvaluator()
 

@@ -9,11 +9,11 @@ from study.answer import BASELINE_TEXTS
 from study.errors import FailedWork
 from study.findings.collect import Records
 from study.findings.compare import comparisons
-from study.findings.importance import importances
+from study.findings.importance import FANOVA, PED_ANOVA, importances
 from study.pictures.base import Picture, Unsupported, specification, tooltips
 from study.pictures.points import recommended
 
-EVALUATORS = {"FanovaImportanceEvaluator": "fANOVA", "PedAnovaImportanceEvaluator": "PED-ANOVA"}
+EVALUATORS = {FANOVA: "fANOVA", PED_ANOVA: "PED-ANOVA"}
 ROW = 44  # pixels of a line of bars or intervals
 
 
@@ -63,22 +63,25 @@ def importance(records: Records) -> Picture:
         raise Unsupported(found.unknown)
     data = pd.DataFrame(found.single).assign(by=[EVALUATORS[one.evaluator] for one in found.single])
     order = list(data.groupby("parameter", sort=False)["importance"].max().sort_values(ascending=False).index)
+    tenth = ", and for being among the best (PED-ANOVA)" if data["by"].nunique() > 1 else ""
     trust = "" if found.predicted.low > 0 else " They predict nothing in settings held out: this may be noise."
     return Picture(
-        chart=specification(alt.layer(*_bars(order)).properties(name="importance", height=ROW * len(order) + 20)),
+        chart=specification(
+            alt.layer(*_bars(order, list(data["by"].unique()))).properties(
+                name="importance", height=ROW * len(order) + 20
+            )
+        ),
         data={"importances": data},
         caption=(
             f"How much each parameter matters for {records.metric} over {found.settings} settings, with 95 % "
-            "intervals: as a share of the variance over all that was searched (fANOVA), and for being among the best "
-            "(PED-ANOVA). Riders are left out."
+            f"intervals: as a share of the variance over all that was searched (fANOVA){tenth}. Riders are left out."
             f"{trust}"
         ),
         description=f"Bars: importance of {', '.join(order)}, most important first.",
     )
 
 
-def _bars(order: list[str]) -> list[alt.Chart]:
-    evaluators = list(EVALUATORS.values())
+def _bars(order: list[str], evaluators: list[str]) -> list[alt.Chart]:
     base = alt.Chart(alt.NamedData("importances")).encode(
         y=alt.Y("parameter:N", sort=order, title=None, axis=alt.Axis(domain=False, ticks=False, labelLimit=220)),
         yOffset=alt.YOffset("by:N", sort=evaluators),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from study.design.faults import explain, shown
 from study.design.schema import AVERAGE, METRIC, METRIC_NAMES, PARAMETERS, RESERVED, Direction, Value
 from study.design.tasks.base import Task, TrainFunction
 from study.design.tasks.plain import AnyTask, PlainTask
-from study.errors import BadInput
+from study.errors import BadInput, printable, shortened
 
 BUILT_IN = {"digits": "study.design.tasks.digits:Digits", "quadratic": "study.design.tasks.quadratic:Quadratic"}
 
@@ -39,6 +40,7 @@ def find_task(name: str) -> type[Task] | TrainFunction:
         )
     if name not in BUILT_IN:
         _look_here_too()
+    here = Path.cwd()  # where the records go, whatever the user's module does as it is imported
     try:
         found = getattr(importlib.import_module(module_name), attribute)
     except (Exception, SystemExit) as error:  # whatever the user's module may raise
@@ -46,6 +48,7 @@ def find_task(name: str) -> type[Task] | TrainFunction:
             f"`task.name` must be importable from {Path.cwd()}, got {name!r}: {type(error).__name__}: {error}; mend it."
         ) from error
     finally:  # another module of this name may be what lacks the attribute
+        os.chdir(here)
         if name not in BUILT_IN:
             check_names(Path.cwd(), [module_name.partition(".")[0]])
     if inspect.isclass(found) and issubclass(found, Task):
@@ -76,9 +79,17 @@ def make_task(name: str, options: Mapping[str, Any], drawn: Mapping[str, Any]) -
         return PlainTask(cast(TrainFunction, found))
     try:
         needed = {name for name, field in found.model_fields.items() if field.is_required()}
-        return found(**{**{name: drawn[name] for name in needed & drawn.keys()}, **options})
+        task = found(**{**{name: drawn[name] for name in needed & drawn.keys()}, **options})
+        if lacking := set(task.hyperparameters) - task.values().keys():
+            raise AttributeError(f"it has no {min(lacking)}")
     except ValidationError as error:
         raise BadInput(explain(error, found, where="task.")) from error
+    except Exception as error:  # of an `__init__` or a validator of the user's
+        raise BadInput(
+            f"`task.name` must be a Task that is made of its hyperparameters, got {name!r}: {type(error).__name__}: "
+            f"{shortened(printable(str(error)), 200)}; leave out its `__init__`, or have it call `super().__init__`."
+        ) from error
+    return task
 
 
 def check_value(task: AnyTask, name: str, value: Value, beside: Mapping[str, Value]) -> None:

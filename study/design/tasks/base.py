@@ -18,7 +18,8 @@ TrainFunction = Callable[[Mapping[str, Any], int, Report], None]
 """A plain task: ``train(setting, seed, report)``.
 
 It builds `Belay` itself from ``setting.oscillator``, trains ``setting["steps"]`` steps as it likes and calls
-``report(step, {"average/val_loss": ..., "live/val_loss": ...})`` once or more; the last value of a metric counts.
+``report(step, {"average/val_loss": ..., "live/val_loss": ...})`` once or more, in the order of the steps; what it
+reports at the last step counts.
 Every metric's name begins with ``average/`` or ``live/``.
 """
 

@@ -12,6 +12,7 @@ from study.design.tasks.base import Task
 from study.execute.plan import Bars, Pack
 from study.execute.train.alone import KEPT, train_alone
 from study.execute.train.memory import NoMemory
+from study.execute.train.parts import optimizer_of
 from study.execute.train.stacked import NotStackable, Run, train_stacked
 
 
@@ -47,7 +48,7 @@ def _has_optimizer(study: Study, setting: Setting) -> bool:
     """Whether a setting's task describes an optimizer, and does not raise."""
     try:
         task = study.task_of(setting)
-        return isinstance(task, Task) and task.describe_optimizer() is not None
+        return isinstance(task, Task) and bool(optimizer_of(task))
     except KEPT:
         return False
 

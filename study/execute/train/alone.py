@@ -8,19 +8,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from belay import Bank, Belay, Oscillator
 from study.design.config import StudyConfig
-from study.design.faults import shown
 from study.design.schema import AVERAGE, LIVE, SeedResult, Setting
 from study.design.study import Study
 from study.design.tasks.base import Task
 from study.execute.plan import JUDGED, Bars
 from study.execute.train.log import DIVERGED_LOSS, Diverged, Ended, Log, in_range, raised
 from study.execute.train.memory import NoMemory, is_lack_of_memory
-from study.execute.train.undisturbed import EVALUATION, TRAINING, defaults_kept, seeded
+from study.execute.train.parts import batches_of, loss_of, measure, model_of, optimizer_of
+from study.execute.train.undisturbed import TRAINING, defaults_kept, seeded
 
 Errors = tuple[type[BaseException], ...]
 KEPT: Errors = (Exception, SystemExit)  # whatever a task may raise, but for Ctrl-C
@@ -108,15 +107,14 @@ def steps_of(
     Raises:
         Diverged: The loss has left what training recovers from.
     """
-    model = task.build_model(seed)
-    spec = task.describe_optimizer()
+    model, spec = model_of(task, seed), optimizer_of(task)
     optimizer, steps = spec.build(model.parameters()), int(settings[0]["steps"])
     averages = [Belay(model, each.oscillator, nonfinite="propagate") for each in settings]  # divergence is seen below
     bank = Bank(model, riders, nonfinite="propagate") if riders else None
     limit = math.inf
-    for step, batch in enumerate(task.batches(seed, 0, steps), start=1):
+    for step, batch in enumerate(batches_of(task, seed, steps), start=1):
         optimizer.zero_grad()
-        loss = task.loss(model, batch)
+        loss = loss_of(task, model, batch)
         loss.backward()  # type: ignore[no-untyped-call] # torch's own
         value = abs(loss.item())
         if step == 1:
@@ -191,29 +189,3 @@ def _measured(task: Task, model: nn.Module, bank: Bank) -> dict[str, list[float]
 
 def _averaged(task: Task, model: nn.Module) -> dict[str, float]:
     return {AVERAGE + name: value for name, value in measure(task, model).items()}
-
-
-def measure(task: Task, model: nn.Module) -> dict[str, float]:
-    """A task's metrics of a model; what it draws from global generators is the same for every model."""
-    with evaluating(model), torch.no_grad(), seeded(EVALUATION):
-        return {name: _number(name, value) for name, value in task.evaluate(model).items()}
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Has a model in evaluation mode, and each of its modules in its own mode again at the end."""
-    before = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in before:
-            module.training = training
-
-
-def _number(name: str, value: torch.Tensor) -> float:
-    """A metric as a number, refused if it would not do for models side by side."""
-    if not isinstance(value, torch.Tensor) or value.dim():
-        found = f"shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else shown(value)
-        raise TypeError(f"`evaluate` must return 0-d tensors, got {found} for {name!r}; leave out `float` or `item()`.")
-    return value.item()

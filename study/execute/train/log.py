@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from study.design.faults import shown
 from study.design.schema import LARGEST_METRIC, LARGEST_STEP, METRIC, METRIC_NAMES, History, SeedResult
@@ -41,7 +42,14 @@ def raised(error: BaseException) -> str:
         text = str(error)
     except Exception as fault:  # whatever the text of a task's own exception may raise
         text = f"a text that cannot be made ({type(fault).__name__})"
+    if isinstance(error, ValidationError) and (kept := _kept_in_a_task(error)):
+        text = f"a task keeps nothing between calls, got {kept} assigned; keep it in the model or a cached function"
     return shortened(printable(" ".join(f"{type(error).__name__}: {text}".split())), KEPT)
+
+
+def _kept_in_a_task(error: ValidationError) -> str:
+    """The attribute of a task that was assigned to, if that is what is wrong."""
+    return next((f"`self.{fault['loc'][0]}`" for fault in error.errors() if fault["type"] == "frozen_instance"), "")
 
 
 def whole_step(step: Any) -> int:
@@ -112,18 +120,28 @@ class Log:
         """Takes what was measured at a step; nothing more once it has ended.
 
         Raises:
-            ValueError: The step is no whole number, a name no metric's or a value no number.
+            ValueError: The step is no whole number, or not one that comes now, a name no metric's or a value no number.
             Diverged: A value is not finite, or out of range.
             Pruned: The objective is worse than a bar.
         """
         if self.ended:
             return
-        step, values = whole_step(step), numbers(metrics)
+        step, values = self._next(whole_step(step)), numbers(metrics)
         if not all(map(in_range, values.values())):
             raise Diverged(step)
         self._history.append((step, values))
         if self._metric in values and step < self._steps:
             self._judge(step, values[self._metric])
+
+    def _next(self, step: int) -> int:
+        """The step, unless it lies beyond the run or before one that was reported."""
+        before = self._history[-1][0] if self._history else 0
+        if not before <= step <= self._steps:
+            raise ValueError(
+                f"`report` takes steps in their order, up to the run's last, {self._steps:,}, got {step:,} after "
+                f"{before:,}; change it."
+            )
+        return step
 
     def _judge(self, step: int, value: float) -> None:
         """Raises Pruned if the value is worse than a bar that is due."""
@@ -151,12 +169,17 @@ class Log:
         self._ended = self._ended or ended
 
     def result(self) -> SeedResult:
-        """What it came to; failed if it never reported the objective."""
+        """What it came to; failed if it never reported the objective, or not at the last step that it reported."""
         if self._ended is not None:
             return self._ended
         reported = {name for _, metrics in self._history for name in metrics}
         if self._metric not in reported:
             found = ", ".join(sorted(reported)) or "none"
             message = f"objective.metric must be reported, got {found}: no {self._metric!r}."
+            return SeedResult(self.seed, self._history, "failed", message)
+        last = self._history[-1][0]
+        at = max(step for step, metrics in self._history if self._metric in metrics)
+        if at < last:
+            message = f"{self._metric!r} must be reported at the last step that is, {last}, got it at {at} last."
             return SeedResult(self.seed, self._history, "failed", message)
         return SeedResult(self.seed, self._history, riders=self.riders, note=self.note)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
+import io
 from collections.abc import Callable
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from itertools import islice
 
@@ -19,6 +19,7 @@ from study.design.tasks.base import Task
 from study.execute.train.alone import KEPT
 from study.execute.train.apart import room_apart
 from study.execute.train.memory import NoMemory
+from study.execute.train.parts import batches_of, loss_of, model_of, optimizer_of
 from study.execute.train.stacked import NotStackable, try_stacked
 from study.execute.train.undisturbed import TRAINING, defaults_kept, seeded
 
@@ -56,7 +57,7 @@ def room(study: Study) -> Room:
         return Room(1, "resources.side_by_side is 1")
     if study.config.limits.setting_seconds is not None:
         return Room(*room_apart(study))
-    with redirect_stdout(sys.stderr):  # what a task prints; stdout is for answers
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # what a task prints is said of its runs
         return tried(study)
 
 
@@ -108,11 +109,11 @@ def _too_large(study: Study, setting: Setting) -> str:
     """Why a step takes more of a processor's time than what stacking saves; "" if it does not, or is not on one."""
     task = study.task_of(setting)
     assert isinstance(task, Task)
-    task.describe_optimizer()
+    optimizer_of(task)
     with seeded(TRAINING, 0):
-        model = task.build_model(0)
-        (batch,) = islice(task.batches(0, 0, study.config.steps), 1)
-        operations = _operations(lambda: task.loss(model, batch).backward())  # type: ignore[no-untyped-call] # torch's
+        model = model_of(task, 0)
+        (batch,) = islice(batches_of(task, 0, study.config.steps), 1)
+        operations = _operations(lambda: loss_of(task, model, batch).backward())  # type: ignore[no-untyped-call] # torch's
     weights = list(model.parameters())
     if any(weight.device != torch.device("cpu") for weight in weights):
         return ""

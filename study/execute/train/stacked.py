@@ -22,9 +22,10 @@ from study.design.schema import AVERAGE, LIVE, SeedResult, Setting
 from study.design.study import Study
 from study.design.tasks.base import Task
 from study.execute.plan import Bars
-from study.execute.train.alone import KEPT, evaluating, evaluation_steps, log_of, lr_factor, measure
+from study.execute.train.alone import KEPT, evaluation_steps, log_of, lr_factor
 from study.execute.train.log import DIVERGED_LOSS, Diverged, Ended, Pruned, in_range, raised
 from study.execute.train.memory import NoMemory, is_lack_of_memory
+from study.execute.train.parts import batches_of, evaluating, loss_of, measure, model_of, optimizer_of
 from study.execute.train.rows import Averages, Watchers, optimizer
 from study.execute.train.traced import Traced, traced
 from study.execute.train.undisturbed import TRAINING, defaults_kept, drawn, seeded
@@ -107,7 +108,7 @@ class _Stack:
         self._averages = Averages([setting.oscillator for setting, _ in runs], self._row_of, self._rows.x)
         self._hosts = [run for run, (setting, _) in enumerate(runs) if setting.number in hosts]
         self._riders = Watchers([study.riders] * len(self._hosts), self._rows_of(self._hosts), self._rows.x)
-        self._optimizer, self._tasks = optimizer([task.describe_optimizer() for task in tasks], self._rows.x), tasks
+        self._optimizer, self._tasks = optimizer([optimizer_of(task) for task in tasks], self._rows.x), tasks
         self._streams, self._stream_of = _streams(tasks, seeds)
         self._limit: Tensor  # of each row's loss, beyond which it has diverged
         self._to_leave = False  # whether runs have ended whose rows may be left behind
@@ -150,7 +151,7 @@ class _Stack:
 
     def _batches(self, steps: int) -> Iterator[tuple[Tensor, ...]]:
         """The parts of the batches of each step, shapes (rows, ...)."""
-        drawn = [task.batches(seed, 0, self._study.config.steps) for task, seed in self._streams]
+        drawn = [batches_of(task, seed, self._study.config.steps) for task, seed in self._streams]
         for batches in islice(zip(*drawn, strict=True), steps):
             yield tuple(
                 torch.stack([parts[stream] for stream in self._stream_of]) for parts in zip(*batches, strict=True)
@@ -242,9 +243,9 @@ class _Alone:
 
     def __init__(self, task: Task, seed: int, steps: int) -> None:
         self._task, self._seed, self._model = task, seed, _built(task, seed)
-        self._batches = task.batches(seed, 0, steps)
+        self._batches = batches_of(task, seed, steps)
         with seeded(TRAINING, seed):
-            (first,) = islice(task.batches(seed, 0, steps), 1)
+            (first,) = islice(batches_of(task, seed, steps), 1)
         self.unused = frozenset(name for name, slope in self._differentiate(first).items() if slope is None)
         measure(task, self._model)
 
@@ -257,7 +258,9 @@ class _Alone:
         with seeded(TRAINING, self._seed):
             own = next(self._batches)
         if not all(_is_same(ours, theirs) for ours, theirs in zip(batch, own, strict=True)):
-            raise NotStackable(f"step {step} has another batch alone: `batches` reads more than `stackable` says")
+            raise NotStackable(
+                f"step {step} has another batch alone: `batches` reads more than `stackable` says, or not only its seed"
+            )
         self._load(weights)
         slopes = self._differentiate(own)
         if changing := [name for name, slope in slopes.items() if (slope is None) != (name in self.unused)]:
@@ -289,7 +292,7 @@ class _Alone:
         before = {name: tensor.detach().clone() for name, tensor in tensors.items()}
         self._model.zero_grad()
         with seeded(TRAINING, self._seed):
-            self._task.loss(self._model, batch).backward()  # type: ignore[no-untyped-call] # torch's own
+            loss_of(self._task, self._model, batch).backward()  # type: ignore[no-untyped-call] # torch's own
         if changed := [name for name, tensor in tensors.items() if not _is_same(tensor, before[name])]:
             raise NotStackable(f"`loss` changes the model's {changed[0]}, as BatchNorm does its statistics")
         return {name: weight.grad for name, weight in _trained(self._model)}
@@ -379,7 +382,9 @@ class _Rows:
             return functional_call(self._whole, tensors, (function, *arguments))
         except RuntimeError as error:
             if RANDOM in str(error):
-                raise NotStackable(f"`{function}` draws random numbers, as dropout does") from error
+                raise NotStackable(
+                    f"`{function}` draws random numbers, as dropout does, or data that is made at each call"
+                ) from error
             raise
 
 
@@ -403,7 +408,7 @@ def _task(study: Study, setting: Setting) -> Task:
 def _built(task: Task, seed: int) -> nn.Module:
     """A run's model, as it is built alone."""
     with seeded(TRAINING, seed):
-        return task.build_model(seed)
+        return model_of(task, seed)
 
 
 def _check_drawn(before: list[bytes]) -> None:
@@ -414,7 +419,7 @@ def _check_drawn(before: list[bytes]) -> None:
 
 def _check_alike(tasks: Sequence[Task]) -> None:
     """Raises NotStackable if tasks differ in more than they say they may."""
-    kinds = {(_reads(task, without=task.stackable or ()), task.describe_optimizer().kind) for task in tasks}
+    kinds = {(_reads(task, without=task.stackable or ()), optimizer_of(task).kind) for task in tasks}
     if len(kinds) > 1:
         raise NotStackable("the settings differ in more than `stackable` names")
 
@@ -447,7 +452,7 @@ def _streams(tasks: Sequence[Task], seeds: Sequence[int]) -> tuple[list[tuple[Ta
 def _is_read_by_optimizer(name: str, tasks: Sequence[Task]) -> bool:
     """Whether a hyperparameter's values, put into the first task, make as many different optimizers."""
     first, values = tasks[0], {json.dumps(value): value for value in (task.values()[name] for task in tasks)}
-    made = {repr(first.having({**first.values(), name: value}).describe_optimizer()) for value in values.values()}
+    made = {repr(optimizer_of(first.having({**first.values(), name: value}))) for value in values.values()}
     return len(made) == len(values)
 
 

@@ -48,6 +48,25 @@ class Whole(Task):
         return "0123"
 
 
+class MakesItself(Whole):
+    """An `__init__` of its own, which leaves the hyperparameters out."""
+
+    lr: float = 0.1
+
+    def __init__(self, **values: Any) -> None:
+        pass
+
+
+class UnsetOptimizer(Whole):
+    """Its default optimizer does not exist; each setting gives one that does."""
+
+    lr: float = 0.1
+    kind: str = "unset"
+
+    def describe_optimizer(self) -> OptimizerSpec:
+        return OptimizerSpec(self.kind, self.lr)  # type: ignore[arg-type] # as a user would write it
+
+
 class Layer(BaseModel):
     """A part of a hyperparameter."""
 

@@ -52,9 +52,10 @@ def seed(number: int, *values: float, **ending: object) -> SeedResult:
     return SeedResult(number, [(10 * (place + 1), {"m": value}) for place, value in enumerate(values)], **ending)
 
 
-def test_the_last_value_reported_of_a_metric_counts():
-    result = SeedResult(0, [(10, {"m": 1.0, "early": 4.0}), (20, {"m": 2.0})])
-    assert (result.last("m"), result.last("early")) == (2.0, 4.0)
+def test_what_is_reported_at_the_last_step_counts_be_it_in_several_parts():
+    result = SeedResult(0, [(10, {"m": 1.0, "early": 4.0}), (20, {"m": 2.0}), (20, {"apart": 3.0})])
+    assert (result.last("m"), result.last("apart")) == (2.0, 3.0)
+    assert math.isnan(result.last("early"))  # of other weights than those at the end
     assert math.isnan(result.last("never"))
 
 

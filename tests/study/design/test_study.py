@@ -439,3 +439,15 @@ def test_data_that_cannot_be_read_is_refused():
     assert message == (
         "the task's data must be readable, got FileNotFoundError: no images.npy from own_tasks:DataMissing; mend it."
     )
+
+
+def test_a_task_that_does_not_take_its_hyperparameters_is_refused():
+    assert refusal(own, "MakesItself").startswith(
+        "`task.name` must be a Task that is made of its hyperparameters, got 'own_tasks:MakesItself': AttributeError: "
+    )
+
+
+def test_a_default_optimizer_that_does_not_exist_harms_no_study_whose_settings_have_others():
+    space = {"decay": 0.9, "lr": 0.1, "kind": {"choice": ["sgd", "adam"]}}
+    assert not own("UnsetOptimizer", space=space).is_plain_sgd
+    assert not own("UnsetOptimizer").is_plain_sgd  # nor one in which every training fails, and says why

@@ -227,7 +227,7 @@ def steep() -> None:
     """Enough settings to tell what matters: the learning rate does."""
     rng = np.random.default_rng(9)
     tried = []
-    for lr in np.geomspace(0.1, 4, 24):
+    for lr in np.geomspace(0.1, 4, 40):
         drawn = average(float(rng.uniform(0.8, 0.99)), float(rng.uniform(0.1, 1)), lr=float(lr), optimizer="sgd")
         tried.append(Tried(drawn, {AVERAGE: list(0.6 + 0.1 * np.log(lr) + rng.normal(0, 0.005, 2))}))
     accuracy("steep", tried, 2)

@@ -16,7 +16,7 @@ import recorded
 from study.design.schema import PARAMETERS, family, from_natural, natural
 from study.errors import FailedWork
 from study.findings.collect import Records
-from study.findings.importance import EVALUATORS, Importances, importances
+from study.findings.importance import FANOVA, PED_ANOVA, Importances, importances
 from study.insights import importance_tables, importance_text
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in recorded.WARNINGS]
@@ -55,7 +55,7 @@ def found() -> Importances:
 
 
 def test_what_matters_most_is_first_by_either_evaluator_and_what_does_nothing_is_small(found: Importances) -> None:
-    for evaluator in EVALUATORS:
+    for evaluator in (FANOVA, PED_ANOVA):
         assert hasattr(optuna.importance, evaluator)
         single = [one for one in found.single if one.evaluator == evaluator]
         assert single[0].parameter == LR
@@ -63,7 +63,7 @@ def test_what_matters_most_is_first_by_either_evaluator_and_what_does_nothing_is
         assert sum(one.importance for one in single) == pytest.approx(1)
         assert all(first.importance >= second.importance for first, second in pairwise(single))
         assert all(0 <= one.low <= one.importance <= one.high <= 1 for one in single)
-    fanova = {one.parameter: one for one in found.single if one.evaluator == EVALUATORS[0]}
+    fanova = {one.parameter: one for one in found.single if one.evaluator == FANOVA}
     assert fanova[LR].low > 0.5
     assert fanova["damping_ratio"].low < 0.05
 
@@ -92,7 +92,14 @@ def test_importances_of_noise_are_said_to_be_that() -> None:
     noise = importances(study(24, lambda memory, ratio, rate: 0.0, seed=1))
     assert noise.predicted is not None
     assert noise.predicted.low <= 0
-    assert importance_text(noise).endswith("these may be importances of noise")
+    assert "these may be importances of noise" in importance_text(noise)
+
+
+@pytest.mark.parametrize(("settings", "evaluators"), [(39, {FANOVA}), (40, {FANOVA, PED_ANOVA})])
+def test_ped_anova_is_left_out_where_its_best_tenth_is_too_few_settings(settings: int, evaluators: set[str]) -> None:
+    few = importances(study(settings, lambda memory, ratio, rate: rate))
+    assert {one.evaluator for one in few.single} == evaluators
+    assert ("left out   PED-ANOVA" in importance_text(few)) == (settings < 40)
 
 
 def test_few_settings_allow_none_and_it_is_said() -> None:

@@ -231,3 +231,11 @@ def test_the_modules_that_are_loaded_are_listed_also_while_a_thread_imports_more
     finally:
         ended.set()
         thread.join()
+
+
+def test_a_module_that_goes_elsewhere_as_it_is_imported_leaves_the_working_directory(tmp_path, monkeypatch):
+    (tmp_path / "wandering_tasks.py").write_text("import os\nos.chdir('/')\ndef train(setting, seed, report): ...\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    find_task("wandering_tasks:train")
+    assert Path.cwd() == tmp_path

@@ -45,7 +45,9 @@ def test_a_hyperparameter_that_may_not_differ_is_tried_at_its_other_end_too() ->
     study = Study.of(
         parse_config(small(task=f"{OWN}:DropsLater", objective={"metric": "average/val_loss"}, space=space))
     )
-    assert room(study) == Room(1, "`loss` draws random numbers, as dropout does", broken=True)
+    assert room(study) == Room(
+        1, "`loss` draws random numbers, as dropout does, or data that is made at each call", broken=True
+    )
 
 
 def test_a_loss_whose_operations_torch_cannot_count_is_tried_all_the_same() -> None:
@@ -76,11 +78,9 @@ def test_a_task_that_breaks_its_word_is_told(task: str, reason: str) -> None:
     assert reason in found.reason
 
 
-def test_what_a_task_prints_does_not_get_into_the_answer(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_a_task_prints_as_it_is_tried_comes_between_no_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert room(study_of(f"{OWN}:Talking")) == Room(32)
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert "hello from the task" in said.err
+    assert capsys.readouterr() == ("", "")
 
 
 def test_a_task_that_cannot_train_here_is_taken_at_its_word_as_the_workers_try_it_again() -> None:

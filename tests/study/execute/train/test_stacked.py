@@ -147,7 +147,7 @@ def test_runs_that_diverge_end_at_the_same_step_and_leave_the_others_alone(lrs: 
 
 
 @pytest.mark.parametrize(("task", "differing", "said"), [
-    ("Dropping", {}, "^`loss` draws random numbers, as dropout does$"),
+    ("Dropping", {}, "^`loss` draws random numbers, as dropout does, or data that is made at each call$"),
     ("Branching", {}, r"item\(\)"),
     ("Normalising", {}, r"`loss` changes the model's 1\.running_mean, as BatchNorm does its statistics"),
     ("Clamping", {}, r"`loss` changes the model's 1\.weight, "),

@@ -210,6 +210,61 @@ def test_a_metric_that_is_no_0d_tensor_fails_the_setting_and_says_the_rule(name:
     )
 
 
+@pytest.mark.parametrize("side_by_side", [False, True])
+@pytest.mark.parametrize(("name", "said"), [
+    ("EndsEarly", "ValueError: `batches` must yield one for each of 60 steps, got 20; begin the data anew at its end."),
+    ("GivesNoBatches", "TypeError: `batches` must yield batches, got None."),
+    ("GivesNoModel", "TypeError: `build_model` must return a torch.nn.Module, got None."),
+    ("DescribesNoOptimizer", "TypeError: `describe_optimizer` must return an OptimizerSpec, got <class "),
+    ("HasManyLosses", "TypeError: `loss` must return a 0-d tensor, got shape (16,)."),
+    ("HasNoLoss", "TypeError: `loss` must return a 0-d tensor, got None."),
+    ("LosesItsGradient", "ValueError: `loss` must depend on a weight that is trained, got one without a gradient."),
+    ("MeasuresAList", "TypeError: `evaluate` must return tensors by metric, got [tensor("),
+    ("ForgetsAMetric", "ValueError: `evaluate` must give every one of `metrics` each time, got none of 'accuracy'."),
+    ("ShrinksWhatItMeasures", "ValueError: `evaluate` must leave the model as it is, got a change of 3.weight."),
+    ("KeepsItsModel", "ValidationError: a task keeps nothing between calls, got `self.model` assigned; keep it in the"),
+])  # fmt: skip
+def test_a_part_of_a_task_that_gives_what_no_run_can_go_on_with_fails_it_by_its_name(
+    name: str, said: str, side_by_side: bool
+) -> None:
+    study = Study.of(parse_config(small(task=f"execute.train.careless_tasks:{name}", **VAL_LOSS)))
+    setting = study.setting(3, {"decay": 0.9, "damping": 0.5, "coupling": 0.1, "lr": 0.01})
+    (outcome,) = train_pack(study, Pack((setting,), (0, 1), side_by_side))
+    assert (outcome.state, outcome.message[: len(said)]) == ("failed", said)
+
+
+@pytest.mark.parametrize("side_by_side", [False, True])
+def test_batches_beyond_the_run_are_left_alone(side_by_side: bool) -> None:
+    studies = [
+        Study.of(parse_config(small(task=f"execute.train.{name}", **VAL_LOSS)))
+        for name in ("careless_tasks:GoesOn", "stackable_tasks:Net")
+    ]
+    setting = studies[0].setting(3, {"decay": 0.9, "damping": 0.5, "coupling": 0.1, "lr": 0.01})
+    ours, theirs = (list(train_pack(study, Pack((setting,), (0,), side_by_side))) for study in studies)
+    assert ours[0].seeds[0].history == theirs[0].seeds[0].history
+
+
+@pytest.mark.parametrize(("steps", "said"), [
+    ([30, 20], "up to the run's last, 60, got 20 after 30"), ([61], "up to the run's last, 60, got 61 after 0"),
+])  # fmt: skip
+def test_steps_that_fall_or_lie_beyond_the_run_are_refused(steps: list[int], said: str) -> None:
+    log = Log(0, study_of_a_function())
+    for step in steps[:-1]:
+        log.report(step, {"average/score": 0.5})
+    with pytest.raises(ValueError, match=re.escape(f"`report` takes steps in their order, {said}; change it.")):
+        log.report(steps[-1], {"average/score": 0.5})
+
+
+def test_an_objective_that_is_missing_at_the_last_step_is_not_taken_from_an_earlier_one() -> None:
+    log = Log(0, study_of_a_function())
+    log.report(20, {"average/score": 0.5})
+    log.report(30, {"live/score": 0.5})
+    said = "'average/score' must be reported at the last step that is, 30, got it at 20 last."
+    assert (log.result().state, log.result().message) == ("failed", said)
+    log.report(30, {"average/score": 0.7})
+    assert (log.result().state, log.result().last("average/score")) == ("complete", 0.7)
+
+
 @pytest.mark.parametrize("value", [float("nan"), -1.8e308, 10**400, torch.tensor(1e200, dtype=torch.float64)])
 def test_a_metric_that_turns_nan_or_leaves_its_range_is_divergence_at_that_step(value: Any) -> None:
     log = Log(0, study_of_a_function())
