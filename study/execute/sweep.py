@@ -142,7 +142,7 @@ def _conclude(asker: Asker, packs: Packs, say: Callable[[str], None]) -> None:
     for note in packs.notes:
         say(note)
     if progress.failed == progress.done > 0:
-        message = shortened(next(outcome.message for _, outcome in asker.outcomes()), SHOWN)
+        message = shortened(next(outcome.message for _, outcome in asker.outcomes()), SHOWN).rstrip(".")
         raise FailedWork(
             f"every setting failed ({progress.done} of {progress.planned} tried), the first with: {message}; mend the "
             "task and run it under a new name."
