@@ -102,7 +102,7 @@ class Belay:
         self._infinite: set[str] = set()
         self.steps = self.skipped = 0
         self._begin(self._model.weights)
-        self._set(Clock(oscillator, every, warmup))
+        self._start(Clock(oscillator, every, warmup))
         self._warn_of_rounding()
 
     # --- settings -----------------------------------------------------------------------------------------------------
@@ -115,7 +115,7 @@ class Belay:
     @oscillator.setter
     def oscillator(self, oscillator: Oscillator) -> None:
         before = self._clock.oscillator
-        self._set(dataclasses.replace(self._clock, oscillator=oscillator), self._clock)
+        self._change(dataclasses.replace(self._clock, oscillator=oscillator))
         if not before.coupling:
             self._warn_of_rounding()
 
@@ -127,7 +127,7 @@ class Belay:
     @update_every.setter
     def update_every(self, steps: int) -> None:
         before = self._clock.update_every
-        self._set(dataclasses.replace(self._clock, update_every=whole("update_every", steps, least=1)), self._clock)
+        self._change(dataclasses.replace(self._clock, update_every=whole("update_every", steps, least=1)))
         scale_(self._groups, steps / before)  # a velocity is a distance an update
 
     # --- in training --------------------------------------------------------------------------------------------------
@@ -148,10 +148,12 @@ class Belay:
                 been changed.
         """
         compiling = torch.compiler.is_compiling()  # compiled code holds the tensors themselves
-        if not compiling and self._model.check_ready():
-            self._group()
-        if not compiling and not self.steps:
-            check_start(self._nonfinite, self._average, self._groups, self._sharded)
+        if not compiling:
+            self._model.check_ready()
+            if self._model.moved():
+                self._group()
+            if not self.steps:
+                check_start(self._nonfinite, self._average, self._groups, self._sharded)
         if not self._clock.due(self.steps + 1):
             self.steps += 1
             return
@@ -182,7 +184,7 @@ class Belay:
         self._average, self._velocity, self._buffers = {}, {}, {}
         self.steps = self.skipped = 0
         self._begin(self._model.weights)
-        self._set(self._clock)
+        self._start(self._clock)
 
     def add_parameters(self) -> list[str]:
         """Goes on with the model's parameters as they are now: adapters or layers that were added, or replaced.
@@ -207,7 +209,7 @@ class Belay:
         self._velocity = {name: tensor for name, tensor in self._velocity.items() if name in kept}
         self._begin(new)
         self._average = {name: self._average[name] for name in weights}  # in the model's order
-        self._set(self._clock)
+        self._start(self._clock)
         return list(new)
 
     # --- the averages in use ------------------------------------------------------------------------------------------
@@ -302,7 +304,7 @@ class Belay:
                 has been changed.
         """
         clock, steps, tensors = states.fitted(states.checked(state), self._average, self._buffers, strict)
-        self._set(clock, self._clock)
+        self._change(clock)
         self.steps = steps
         copy_(self._average, tensors["average"])
         copy_(self._velocity, tensors["velocity"])
@@ -366,18 +368,29 @@ class Belay:
         self._owners = {name: owners[name] for name in buffers}
         self._infinite = infinite_of(self._average)
 
-    def _set(self, clock: Clock, before: Clock | None = None) -> None:
-        """Takes settings, unless they do not go with the weights; what only depends on those of before is kept."""
-        moving = clock.per_update.damping != 1
-        if clock.coupled and (before is None or not before.coupled):
+    def _start(self, clock: Clock) -> None:
+        """Takes settings for the averages as they are now, unless they do not go with the weights."""
+        if clock.coupled:
             self._model.check_pulled_once()
         self._clock, self._settings = clock, settings_of(clock.oscillator)
-        if before is None or moving != (before.per_update.damping != 1):
-            self._velocity = {
-                name: self._velocity[name] if name in self._velocity else start(average, None).zero_()
-                for name, average in (self._average if moving else {}).items()
-            }
-            self._group()
+        self._make_velocities()
+
+    def _change(self, clock: Clock) -> None:
+        """Takes other settings for the same averages, unless they do not go with the weights."""
+        before = self._clock
+        if clock.coupled and not before.coupled:
+            self._model.check_pulled_once()
+        self._clock, self._settings = clock, settings_of(clock.oscillator)
+        if clock.moving != before.moving:
+            self._make_velocities()
+
+    def _make_velocities(self) -> None:
+        """Gives each average a velocity, at rest if it has none; drops all where damping is 1."""
+        self._velocity = {
+            name: self._velocity[name] if name in self._velocity else start(average, None).zero_()
+            for name, average in (self._average if self._clock.moving else {}).items()
+        }
+        self._group()
 
     def _group(self) -> None:
         self._groups = grouped(self._model.weights, self._average, self._velocity, self._infinite)

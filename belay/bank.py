@@ -120,7 +120,8 @@ class Bank:
             FloatingPointError: A weight is not finite (see `nonfinite`), or averages started at nan. Nothing has been
                 changed.
         """
-        if self._model.check_ready():
+        self._model.check_ready()
+        if self._model.moved():
             self._blocks = None
         if self._blocks is None:
             self._blocks = self._prepared()
@@ -268,7 +269,7 @@ class Bank:
         """Takes settings; velocities are made where damping is no longer 1, and dropped where it is now."""
         self._clocks = list(clocks)
         self._velocity = [
-            (v or [torch.zeros_like(y[0]) for y in self._average]) if clock.per_update.damping != 1 else []
+            (v or [torch.zeros_like(y[0]) for y in self._average]) if clock.moving else []
             for clock, v in zip(clocks, self._velocity, strict=True)
         ]
         self._blocks = None

@@ -46,6 +46,11 @@ class Clock:
             ) from error
         object.__setattr__(self, "coupled", self.oscillator.coupling != 0)
 
+    @property
+    def moving(self) -> bool:
+        """Whether averages have velocities, as they do at any damping but 1."""
+        return self.per_update.damping != 1
+
     def due(self, steps: int) -> bool:
         """Whether the average is updated at this step, counted from 1."""
         return steps % self.update_every == 0

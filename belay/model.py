@@ -87,16 +87,11 @@ class Model:
                     "`add_parameters()` to go on with it."
                 )
 
-    def check_ready(self) -> bool:
-        """Whether weights lie elsewhere in memory than at the last update.
-
-        Raises:
-            RuntimeError: The model holds averages, or is not the one that is averaged.
-        """
+    def check_ready(self) -> None:
+        """Raises RuntimeError if the model holds averages, or is not the one that is averaged."""
         if swap.OPEN:
             swap.check_outside("update", self.weights.values())
         self.check_whole()
-        return self.moved()
 
     def moved(self) -> bool:
         """Whether weights lie elsewhere in memory than at the last call: moved, converted, or given other storage.

@@ -79,7 +79,7 @@ def fitted(state: State, average: Mapping[str, Tensor], buffers: Mapping[str, Te
     Raises:
         ValueError: Some do not fit, and all must (`strict`); or a dtype holds more than ours.
     """
-    moving = average if state.clock.per_update.damping != 1 else {}
+    moving = average if state.clock.moving else {}
     for kind, ours in {"average": average, "velocity": moving, "buffers": buffers}.items():
         if strict:
             check_alike("state", f"the model's {kind}", ours, state.tensors[kind])

@@ -22,7 +22,7 @@ from study.errors import reason
 if TYPE_CHECKING:
     from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
-COLUMNS = {  # before one for each metric, its last value, nan where the seed has none
+COLUMNS = {  # before one for each metric, its value at the end, nan where the seed has none
     "setting": "int64",
     "seed": "int64",
     "role": "str",

@@ -12,7 +12,7 @@ from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from study import results
 from study.design.schema import CONFIRMATION, RESULTS_ARTIFACT, Outcome, SeedResult, Setting
 
-METRIC = "average/val_loss"
+METRIC, LIVE = "average/val_loss", "live/val_loss"
 
 
 @pytest.fixture
@@ -23,18 +23,24 @@ def folder(tmp_path: Path) -> LocalArtifactRepository:
 def rows(number: int, *values: float, state: Any = "complete", first: int = 0, **ending: Any) -> list[dict[str, Any]]:
     setting = Setting(number, {"decay": 0.9, "damping": 1.0, "coupling": 0.0, "truth": True, "steps": 10})
     seeds = [
-        SeedResult(seed, [(5, {"live/early": 9.0}), (10, {METRIC: value})], state, seconds=0.5, **ending)
+        SeedResult(
+            seed,
+            [(5, {METRIC: 9.0, "live/early": 9.0}), (10, {METRIC: value, LIVE: 9.0})],
+            state,
+            seconds=0.5,
+            **ending,
+        )
         for seed, value in enumerate(values, first)
     ]
     return list(results.rows(setting, Outcome(number, seeds), f"run-{number}"))
 
 
-def test_a_row_holds_the_seed_s_last_values_and_what_the_setting_is():
+def test_a_row_holds_what_the_seed_measured_at_its_end_and_what_the_setting_is():
     (row,) = rows(3, 0.25)
     assert row == {
         **{"setting": 3, "seed": 0, "role": "search", "family": "ema", "state": "complete", "message": ""},
         **{"memory": pytest.approx(1.0), "damping_ratio": math.inf, "mass_ratio": 0.0, "seconds": 0.5, "run": "run-3"},
-        **{"diverged_at": pytest.approx(math.nan, nan_ok=True), "live/early": 9.0, METRIC: 0.25},
+        **{"diverged_at": pytest.approx(math.nan, nan_ok=True), LIVE: 9.0, METRIC: 0.25},
         "parameters": '{"decay": 0.9, "damping": 1.0, "coupling": 0.0, "truth": true, "steps": 10}',
     }
 
@@ -54,7 +60,7 @@ def test_rows_are_in_the_order_of_settings_and_seeds_and_new_ones_replace_old_on
     assert list(zip(whole["setting"], whole["seed"], whole[METRIC], strict=True)) == [
         (1, 0, 0.5), (2, 0, 0.3), (2, 1, 0.4), (2, 2, 0.6),
     ]  # fmt: skip
-    assert list(whole.columns) == [*results.COLUMNS, METRIC, "live/early"]
+    assert list(whole.columns) == [*results.COLUMNS, METRIC, LIVE]
 
 
 def test_what_is_written_is_read_and_the_same_rows_are_the_same_bytes(folder):

@@ -165,6 +165,11 @@ def _check_fields(name: str, task: type[Task]) -> None:
 
 
 def _check_function(name: str, function: TrainFunction) -> None:
+    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+        raise BadInput(
+            f"`task.name` must be a function that trains when it is called, got {name!r}, which is async or yields; "
+            "call `report` in a plain one."
+        )
     try:
         inspect.signature(function).bind(None, None, None)
     except TypeError as error:

@@ -239,3 +239,14 @@ def test_a_module_that_goes_elsewhere_as_it_is_imported_leaves_the_working_direc
     monkeypatch.syspath_prepend(tmp_path)
     find_task("wandering_tasks:train")
     assert Path.cwd() == tmp_path
+
+
+@pytest.mark.parametrize("line", ["async def train(setting, seed, report): ...", "def train(*given):\n    yield 1"])
+def test_a_function_that_would_not_train_when_it_is_called_is_refused(tmp_path, monkeypatch, line):
+    (tmp_path / "idle_tasks.py").write_text(line)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "idle_tasks", raising=False)
+    with pytest.raises(
+        BadInput, match="must be a function that trains when it is called, got 'idle_tasks:train', which"
+    ):
+        find_task("idle_tasks:train")
