@@ -94,7 +94,8 @@ class Asker:
         for outcome in outcomes:
             self._rungs.tell(outcome)
             before = self._outcomes.get(outcome.setting)
-            whole = Outcome(outcome.setting, [*(before.seeds if before else ()), *outcome.seeds])
+            seeds = sorted([*(before.seeds if before else ()), *outcome.seeds], key=lambda result: result.seed)
+            whole = Outcome(outcome.setting, seeds)
             self._outcomes[outcome.setting] = whole
             setting = self._setting(outcome.setting)
             if not self._lacking(setting):

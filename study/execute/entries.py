@@ -131,7 +131,11 @@ def _means(part: Outcome) -> Iterator[tuple[str, float, int, float]]:
                 values.setdefault(name, {}).setdefault(step, []).append(value)
     seeds = len(part.seeds)
     for name, by_step in values.items():
-        shared = [(step, each) for step, each in sorted(by_step.items()) if len(each) == seeds]
+        shared = [
+            (step, each)
+            for step, each in sorted(by_step.items())
+            if len(each) == seeds and all(map(math.isfinite, each))
+        ]
         for step, each in _spread(shared):
             yield name, over_seeds(each), step, part.finished
             if seeds > 1:

@@ -71,8 +71,9 @@ class Pack:
 class Plan:
     """Which search each setting comes from, in the order of the settings' numbers.
 
-    A wave is `wave` consecutive numbers. Its settings are drawn together and share packs; if it `waits`, as where the
-    sampler learns, or trainings or the search may stop early, once all waves but the `ahead` - 1 before it are told.
+    A wave is `wave` consecutive numbers. Its settings are drawn together and share packs. Where it `waits` (the sampler
+    learns, or trainings or the search may stop early), it is drawn when all waves but the `ahead` - 1 before it are
+    told.
     """
 
     searches: tuple[str, ...]

@@ -34,7 +34,7 @@ from study.design.schema import (
     Tag,
 )
 from study.design.study import Study
-from study.errors import BadInput, FailedWork, TakenOver, reason
+from study.errors import BadInput, FailedWork, reason
 from study.execute import entries
 from study.tracking import BESIDE, answering, artifacts, check_artifacts, connect, runs
 
@@ -64,6 +64,7 @@ class Recorder:
         self._client = connect(uri, "tracking.uri", ADVICE)
         self._results = results.table()  # as on record
         self._children: dict[int, tuple[str, int]] = {}  # by number: a setting's run, and how many seeds it holds
+        self._data = ""  # the digest of the data that the study on record is of
         with answering(uri, "tracking.uri", ADVICE):
             self._experiment = self._find_experiment()
             self._parent = self._find_parent() if self._experiment else ""
@@ -81,10 +82,15 @@ class Recorder:
         """Creates the experiment and the parent run, or goes on with those that are there.
 
         Raises:
-            BadInput: The task's data cannot be read.
+            BadInput: The task's data cannot be read, or is not what the study began with.
             FailedWork: MLflow takes no records.
         """
         tags = entries.study_tags(self._study)  # before anything is made: a task's data may be missing
+        if self._data not in ("", tags[Tag.DATA]):
+            raise BadInput(
+                f"the task's data must be what the study began with, got a digest of {tags[Tag.DATA]!r} in place of "
+                f"{self._data!r}; bring the data back, or change `name`."
+            )
         tags |= {Tag.PLANNED: str(planned), Tag.DONE: self._done}
         if not self._parent:
             tags |= entries.curvature_tag(self._study)
@@ -139,7 +145,7 @@ class Recorder:
         """Says in one line that MLflow did not take the records."""
         try:
             yield
-        except TakenOver:
+        except FailedWork:  # of the ledger, by which is known whose study it is
             raise
         except Exception as error:  # whatever MLflow, its database or its server may raise
             raise FailedWork(
@@ -237,7 +243,7 @@ class Recorder:
         parent = ""
         for run in runs(self._client, [self._experiment], STUDY_RUN):
             self._check_identity(run.data.tags.get(Tag.IDENTITY))
-            parent = run.info.run_id
+            parent, self._data = run.info.run_id, run.data.tags.get(Tag.DATA, "")
         return parent
 
     def _find_results(self) -> None:

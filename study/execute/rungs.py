@@ -1,7 +1,7 @@
 """Successive halving over steps: what a setting has to reach at each rung of its run, so that it goes on.
 
-As Ray Tune's and Optuna's asynchronous halving (ASHA; Li et al. 2018) with a factor of two, but for a setting that is
-measured against those of earlier waves alone, so that timing changes nothing. The first seed of a setting decides for
+As Ray Tune's and Optuna's asynchronous halving (ASHA; Li et al. 2018) with a factor of two, except that a setting is
+compared only with settings of earlier waves, so that timing changes nothing. The first seed of a setting decides for
 all of them: seeds are trained one after the other where models are large.
 """
 

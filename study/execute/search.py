@@ -36,9 +36,9 @@ POINTS = 1000  # tried in place of a setting that was drawn before, of a space o
 class Search:
     """Draws the settings of one search.
 
-    To Optuna a setting that was drawn is a trial that still runs until it is told; then that one is dropped, and the
-    setting entered as one that is finished, with the best of its riders behind it. So finished trials are in the order
-    of the settings' numbers, whatever had been drawn before they were told.
+    To Optuna a setting that was drawn is a running trial. When it is told, that trial is marked as failed, and a
+    finished one is added, then one for its best rider. So finished trials are in the order of the settings' numbers,
+    whatever had been drawn before they were told.
 
     Args:
         study: The study.

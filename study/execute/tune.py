@@ -27,9 +27,9 @@ from study.execute.plan import Pack
 from study.execute.train import lost
 from study.execute.worker import PACK, REST, UNABLE, train
 
-# A worker for which there is nothing to do yet rests: so long at least, and longer the longer it has waited. Tune would
-# keep one such worker and end all others. A new one takes seconds to start, and where the kept one is free before that,
-# Tune gives the new one up.
+# A worker for which there is nothing to do yet rests: so long at least, and longer the longer it has waited. Without
+# rests Tune would keep one idle worker and end all others; a new one takes seconds to start, and is given up where the
+# kept one is free before that.
 SHORTEST_REST, REST_SHARE, LONGEST_REST = 0.05, 0.1, 30.0  # seconds, of the time waited, seconds
 RETRIES = 2  # of a pack whose worker died; one of them may go to a worker on the same dead machine
 ENVIRONMENT = {  # what Ray, and glibc in the workers of a local one, take from the environment alone

@@ -123,7 +123,7 @@ def difference(
         setting: The other of the two.
         mode: Which direction is better, "max" or "min".
         chosen_from: How many settings these two were chosen from, for which the interval has to hold at once.
-        two_sided: Whether its two ends hold at once; else each for itself, as for what is told by `rivals`.
+        two_sided: Whether the interval is two-sided; else each end is a one-sided bound, as `rivals` uses.
     """
     lead = row(leads(ours, others, mode), setting)
     theirs = row(others, setting)
@@ -216,7 +216,7 @@ def best_of(records: Records, family: Baseline | Method) -> int:
     if metric is None or candidates.empty:
         raise BadInput(_unmeasured(records, "family", family))
     measured = values(records, metric, fresh=True)
-    finalists = measured.index.intersection(candidates)
+    finalists = candidates.intersection(measured.index, sort=False)  # ties go to the one that the search ranks first
     return best_first(measured.loc[finalists], records.mode)[0] if len(finalists) else int(candidates[0])
 
 
@@ -234,7 +234,7 @@ def against(
     if candidates.empty:
         return None
     measured = values(records, metric, fresh=True)
-    finalists = measured.index.intersection(candidates)
+    finalists = candidates.intersection(measured.index, sort=False)  # ties go to the one that the search ranks first
     fresh = not finalists.empty and best in values(records, metric_of_best, fresh=True).index
     if fresh:
         setting, *_ = best_first(measured.loc[finalists], records.mode)

@@ -101,7 +101,7 @@ def varying(records: Records, settings: pd.Index, system: System) -> pd.DataFram
     """The parameters that these settings differ in, as numbers in which trees may split.
 
     The damping ratio becomes a finite number in the same order: EMA has 1, and averages that alternate have their
-    damping, above 1. Values that are no numbers are counted through, in an order in which null comes first.
+    damping, above 1. Values that are no numbers are replaced by their place in sorted order, null first.
     """
     table = records.settings.loc[settings].copy()
     ratio = table["damping_ratio"].astype(float)

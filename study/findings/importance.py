@@ -142,15 +142,16 @@ def _single(
 
 
 def _interval(value: float, halves: Array) -> tuple[float, float]:
-    """95 % around a value in [0, 1]; halves of the settings vary about its own mean as it does about the truth."""
+    """95 % around a value in [0, 1]: half-samples spread about their mean as the value does about the truth."""
     reach = 1.96 * float(halves.std(ddof=1))
     return max(0.0, value - reach), min(1.0, value + reach)
 
 
 def _evaluate(evaluator: str, columns: pd.DataFrame, target: pd.Series, mode: str) -> dict[str, float]:
-    """Importances that sum to 1; of a parameter that varies in none of these settings 0."""
+    """Importances that sum to 1; 0 of a parameter that varies in none of these settings, or where none can be told."""
     import optuna
 
+    nothing = dict.fromkeys(map(str, columns), 0.0)
     names = [str(name) for name in columns if columns[name].nunique() > 1]
     spread: dict[str, BaseDistribution] = {
         name: optuna.distributions.FloatDistribution(float(columns[name].min()), float(columns[name].max()))
@@ -166,9 +167,11 @@ def _evaluate(evaluator: str, columns: pd.DataFrame, target: pd.Series, mode: st
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that evaluators are experimental
             found = optuna.importance.get_param_importances(study, evaluator=_evaluator(evaluator))
+    except RuntimeError:  # of fANOVA, where every tree has one value for all: nearly all settings measured the same
+        return nothing
     finally:
         optuna.logging.set_verbosity(verbosity)
-    return dict.fromkeys(map(str, columns), 0.0) | {name: float(value) for name, value in found.items()}
+    return nothing | {name: float(value) for name, value in found.items()}
 
 
 def _evaluator(name: str) -> BaseImportanceEvaluator:

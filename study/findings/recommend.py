@@ -40,7 +40,7 @@ class Recommendation:
         pruned: Settings that stopped early.
         diverged: Settings that diverged.
         failed: Settings that failed.
-        unfinished: Settings and riders that ended well as far as they are known, but lack a seed that all must have.
+        unfinished: Settings and riders whose seeds so far all completed, but that lack a seed which every setting gets.
         versus: The comparisons that could be made with the best EMA and with no averaging; where an EMA is the best,
             also with the best BELAY and the best push.
     """

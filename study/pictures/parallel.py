@@ -79,7 +79,7 @@ def _layers(records: Records, best: pd.DataFrame, titles: list[str]) -> list[alt
 
 def _scaled(values: pd.Series, title: str) -> Axis:
     """A column as places on an axis: categories in order, numbers that span decades by their logarithm, above null."""
-    there = values.dropna() if values.dtype == object else values
+    there = values.dropna()  # an average that alternates has no damping ratio
     if not pd.api.types.is_numeric_dtype(there.infer_objects()) or any(isinstance(value, bool) for value in there):
         kinds = [number(value) for _, value in sorted({identity(value): value for value in values}.items())]
         texts = values.map(number)

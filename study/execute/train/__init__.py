@@ -98,7 +98,7 @@ def _one_by_one(
 def _alone(
     study: Study, settings: Sequence[Setting], seed: int, carrying: bool, bars: Mapping[int, Bars]
 ) -> list[SeedResult]:
-    """Trains a trajectory; without riders, then in halves, where the averages do not fit into memory together."""
+    """Trains a trajectory; if its averages do not fit into memory, again without riders, and then in halves."""
     started = time.perf_counter()
     try:
         return _timed(train_alone(study, settings, seed, study.riders if carrying else (), bars), started)

@@ -23,7 +23,7 @@ CROWD = 4  # averages of a row, at least, that do so
 
 
 class Averages:
-    """Averages that watch rows, or pull one: where several watch a row many steps at a time, else step by step.
+    """Averages of rows: where `CROWD` or more watch one row, a block of steps at a time, else at every step.
 
     Args:
         oscillators: One an average.

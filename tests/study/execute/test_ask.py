@@ -223,6 +223,7 @@ def test_a_setting_whose_seeds_go_into_several_packs_is_done_when_all_of_them_ar
         assert asker.tell(outcomes_of(first)) == []
         assert [setting.number for setting, _ in asker.tell(outcomes_of(rest))] == [0]
     with asking(study, url, room=2) as asker:
+        assert [result.seed for _, outcome in asker.outcomes() for result in outcome.seeds] == [0, 1, 2]
         assert composition(play(asker, workers=1))[0] == ([1], (0, 1))
         assert [len(outcome.seeds) for _, outcome in asker.outcomes()] == [3] * 20
 
@@ -522,6 +523,31 @@ def test_an_optuna_study_tells_divergence_as_pruned_and_failure_as_failed(tmp_pa
         database.execute("update alembic_version set version_num = 'v2.6.0.a'")
     with pytest.raises(BadInput, match=r"`to` must be optuna: .*optuna.db: .* optuna storage upgrade"):
         to_optuna(study, url, optunas)
+
+
+def test_seeds_are_in_their_order_whichever_pack_ended_first(tmp_path: Path) -> None:
+    """Of a setting that is pruned Optuna is told what its first seed came to."""
+    with asking(study_of(seeds=3), f"sqlite:///{tmp_path}/ledger.db", room=2) as asker:
+        packs = [asker.next() for _ in range(3)]
+        for pack in reversed(packs):
+            assert pack is not None
+            asker.tell(outcomes_of(pack))
+        assert [[result.seed for result in outcome.seeds] for _, outcome in asker.outcomes()] == [[0, 1, 2]] * 2
+
+
+def test_a_setting_that_lacks_seeds_is_left_out_of_an_optuna_study(tmp_path: Path) -> None:
+    url, study = f"sqlite:///{tmp_path}/ledger.db", study_of(seeds=3)
+    with asking(study, url, room=2) as asker:
+        first, _, rest = asker.next(), asker.next(), asker.next()
+        assert first is not None
+        assert rest is not None
+        asker.tell(outcomes_of(first))
+        asker.tell([outcome for outcome in outcomes_of(rest) if outcome.setting == 1])
+    optunas = f"sqlite:///{tmp_path}/optuna.db"
+    assert [optuna.load_study(study_name=name, storage=optunas).trials for name in to_optuna(study, url, optunas)] == [
+        [],
+        [],
+    ]
 
 
 def test_a_grid_tries_every_combination_once_and_the_emas_it_lacks(tmp_path: Path) -> None:

@@ -217,6 +217,17 @@ def test_more_than_mlflow_takes_at_once_is_split(uri):
     assert run.data.params == {name: str(value) for name, value in given.items()}
 
 
+def test_a_metric_that_is_no_number_on_some_seed_has_no_mean(uri):
+    """As one of a rider that is a finalist, whose objective alone must be a number."""
+    seeds = [
+        SeedResult(seed, [(60, {METRIC: 0.5, "average/distance": value})], finished=1.7e9)
+        for seed, value in enumerate([0.25, math.nan])
+    ]
+    record(uri, (setting(0), outcome(0, *seeds)))
+    assert child(uri).data.metrics[METRIC] == 0.5
+    assert "average/distance" not in child(uri).data.metrics
+
+
 def test_a_finalist_s_run_gets_the_mean_over_its_fresh_seeds_and_keeps_that_of_the_search(uri):
     searched = [result(0, 0.1, 0.2), result(1, 0.3, 0.4)]
     record(uri, (setting(0), outcome(0, *searched)))
@@ -337,6 +348,17 @@ def test_another_question_under_the_same_name_is_refused_and_nothing_is_changed(
     assert rows(uri) == before
 
 
+def test_a_study_whose_data_has_changed_is_refused(uri, monkeypatch):
+    monkeypatch.setattr(Study, "data_digest", lambda study: "cafe")
+    record(uri, (setting(0), outcome(0)))
+    record(uri, (setting(1), outcome(1)))  # the same data
+    monkeypatch.setattr(Study, "data_digest", lambda study: "feed")
+    with pytest.raises(
+        BadInput, match="must be what the study began with, got a digest of 'feed' in place of 'cafe'; "
+    ):
+        record(uri, (setting(2), outcome(2)))
+
+
 def test_an_experiment_in_mlflow_s_trash_is_refused(uri):
     record(uri)
     client = MlflowClient(uri)
@@ -418,6 +440,14 @@ def test_a_recorder_whose_study_another_driver_has_taken_over_writes_nothing_mor
         recorder.close("FINISHED")
     assert sorted(run.data.tags["belay.setting"] for run in runs_of(uri, "setting")) == ["0", "1"]
     assert [run.info.status for run in runs_of(uri, "study")] == ["RUNNING"]
+
+
+def test_where_the_ledger_cannot_say_whose_the_study_is_the_ledger_is_blamed(uri):
+    def check() -> None:
+        raise FailedWork("the ledger must answer, got a closed connection.")
+
+    with pytest.raises(FailedWork, match=r"^the ledger must answer, got a closed connection\.$"):
+        Recorder(study_of(), uri, check).open(20)
 
 
 @pytest.fixture

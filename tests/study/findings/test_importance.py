@@ -118,6 +118,14 @@ def test_a_constant_objective_allows_none() -> None:
     assert "measured the same" in importances(recorded.records("constant")).unknown
 
 
+def test_an_objective_that_one_setting_alone_changes_ends_in_no_fault() -> None:
+    table = study(20, lambda memory, ratio, rate: 0.0)
+    table.table[recorded.AVERAGE] = 0.5
+    table.table.loc[table.table["setting"] == 7, recorded.AVERAGE] = 0.25
+    found = importances(table)
+    assert all(0 <= one.low <= one.importance <= one.high <= 1 for one in found.single)
+
+
 def test_where_nothing_was_completed_it_is_failed_work() -> None:
     with pytest.raises(FailedWork, match=r"a setting must have completed every seed .* got none of 'all-failed'"):
         importances(recorded.records("all-failed"))
