@@ -363,7 +363,9 @@ class Belay:
         self._average.update({name: start(weight, self._dtype) for name, weight in weights.items()})
         buffers = self._model.averaged_buffers()
         kept = fitting(buffers, self._buffers)
-        self._buffers = {name: kept.get(name, start(buffer, self._dtype)) for name, buffer in buffers.items()}
+        self._buffers = {
+            name: kept[name] if name in kept else start(buffer, self._dtype) for name, buffer in buffers.items()
+        }
         owners = owners_of(self._model.module)
         self._owners = {name: owners[name] for name in buffers}
         self._infinite = infinite_of(self._average)

@@ -96,6 +96,9 @@ class Oscillator:
 
         Its double pole is ``p = lag / (lag + 2)``. It forgets the start twice as fast as the EMA of equal lag, at equal
         noise.
+
+        Raises:
+            ValueError: `lag` is out of range, or no decay in double precision has it to a thousandth.
         """
         gap = 2 / (positive("lag", lag) + 2)
         return cls(1 - gap * gap, damping=gap * (2 - gap))._of_lag(lag)

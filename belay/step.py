@@ -102,16 +102,18 @@ def _step_in_passes(
         return
     d = torch._foreach_sub(live, y)
     held = [average.isinf() for average in y] if infinite else []
-    for stretch, where in zip(d, held, strict=bool(held)):
-        stretch.masked_fill_(where, 0)
+    if infinite:
+        for stretch, where in zip(d, held, strict=True):
+            stretch.masked_fill_(where, 0)
     if v is None:
         torch._foreach_add_(y, d, alpha=oscillator.stiffness)
     else:
         torch._foreach_mul_(v, 1 - oscillator.damping)
         torch._foreach_add_(v, d, alpha=oscillator.stiffness)
         torch._foreach_add_(y, v)
-    for average, weight, where in zip(y, live, held, strict=bool(held)):
-        average.copy_(torch.where(where, weight, average))
+    if infinite:
+        for average, weight, where in zip(y, live, held, strict=True):
+            average.copy_(torch.where(where, weight, average))
     if oscillator.coupling:  # from x itself, which would lose digits if it were converted to y's dtype
         pull = d if alike else [stretch.to(weight.device) for stretch, weight in zip(d, x, strict=True)]
         torch._foreach_sub_(x, pull, alpha=oscillator.coupling)

@@ -35,11 +35,8 @@ def to_optuna(study: Study, url: str, to: str) -> list[str]:
     with opened(url, making=False) as engine:
         ledger = Ledger(engine, study.config.name, url)
         asked, outcomes = ledger.asked(), ledger.outcomes()
-    first, done = set(study.config.stages[0]), []
-    for each in asked:
-        outcome = outcomes.get(each.setting.number)
-        if outcome is not None and first <= {result.seed for result in outcome.seeds}:
-            done.append(each)
+    had = {number: {result.seed for result in outcome.seeds} for number, outcome in outcomes.items()}
+    done = [each for each in asked if had.get(each.setting.number, set()).issuperset(study.config.stages[0])]
     names = {search: study.config.name + ("" if search == "main" else f"/{search}") for search in study.spaces}
     try:
         storage = optuna.storages.RDBStorage(to.replace("{", "{{").replace("}", "}}"))  # Optuna takes it for a template

@@ -73,12 +73,13 @@ def chances(searched: pd.DataFrame, fresh: pd.DataFrame, mode: str) -> pd.Series
     again = _measured(sign * fresh.loc[finalists].to_numpy()) if len(finalists) else None
     grid = _grid(search, again)
     places = searched.index.get_indexer(finalists)
-    found = pd.Series(0.0, index=searched.index)
+    rest, best = np.delete(np.arange(len(searched)), places), np.zeros(len(searched))
     for beliefs in _beliefs(search.likelihood(grid)):
         cases = (beliefs[None, places], np.ones(1)) if again is None else _confirmed(beliefs[places], again, grid)
-        others, theirs = _best(np.delete(beliefs, places, axis=0), *cases)
-        found[searched.index.difference(finalists, sort=False)] += others
-        found[finalists] += theirs
+        others, theirs = _best(beliefs[rest], *cases)
+        best[rest] += others
+        best[places] += theirs
+    found = pd.Series(best, index=searched.index)
     found = found[found > NEVER].sort_values(ascending=False, kind="stable")
     return found / found.sum()
 

@@ -45,7 +45,7 @@ def find_task(name: str) -> type[Task] | TrainFunction:
         found = getattr(importlib.import_module(module_name), attribute)
     except (Exception, SystemExit) as error:  # whatever the user's module may raise
         raise BadInput(
-            f"`task.name` must be importable from {Path.cwd()}, got {name!r}: {type(error).__name__}: {error}; mend it."
+            f"`task.name` must be importable from {here}, got {name!r}: {type(error).__name__}: {error}; mend it."
         ) from error
     finally:  # another module of this name may be what lacks the attribute
         os.chdir(here)
