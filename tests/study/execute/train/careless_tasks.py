@@ -23,10 +23,11 @@ class EndsEarly(Net):
 
 
 class GoesOn(Net):
-    """Its batches do not end by themselves."""
+    """Its batches do not end with the run, and one too many is a fault."""
 
     def batches(self, seed: int, start: int, steps: int) -> Iterator[Batch]:
-        yield from super().batches(seed, start, 10 * steps)
+        yield from super().batches(seed, start, steps)
+        raise AssertionError("a batch beyond the run was asked for")
 
 
 class GivesNoBatches(Net):

@@ -241,6 +241,7 @@ def test_batches_beyond_the_run_are_left_alone(side_by_side: bool) -> None:
     ]
     setting = studies[0].setting(3, {"decay": 0.9, "damping": 0.5, "coupling": 0.1, "lr": 0.01})
     ours, theirs = (list(train_pack(study, Pack((setting,), (0,), side_by_side))) for study in studies)
+    assert ours[0].message == ""
     assert ours[0].seeds[0].history == theirs[0].seeds[0].history
 
 
