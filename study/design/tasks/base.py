@@ -43,8 +43,8 @@ class Task(BaseModel, ABC):
 
     To name any, or none by an empty set, promises: `loss` and `evaluate` are functions of tensors that
     ``torch.func.vmap`` takes (no ``item()``, no branch on a tensor's values, nothing changed in place in the model, as
-    BatchNorm does) and read none of those named; nor does the shape of a weight or a batch, or the optimizer's kind,
-    depend on them; its values and `lr_factor` may.
+    BatchNorm does), the same operations at each call, and read none of those named; nor does the shape of a weight or
+    a batch, or the optimizer's kind, depend on them; its values and `lr_factor` may.
     None: every run is trained alone.
     """
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from itertools import islice
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from study.design.dimension import Choice
 from study.design.schema import COORDINATES, Setting, Value
@@ -21,6 +19,7 @@ from study.execute.train.apart import room_apart
 from study.execute.train.memory import NoMemory
 from study.execute.train.parts import batches_of, loss_of, model_of, optimizer_of
 from study.execute.train.stacked import NotStackable, try_stacked
+from study.execute.train.uncompiled import count_operations
 from study.execute.train.undisturbed import TRAINING, defaults_kept, seeded
 
 PROBED = 4  # runs that are tried, at most
@@ -113,7 +112,7 @@ def _too_large(study: Study, setting: Setting) -> str:
     with seeded(TRAINING, 0):
         model = model_of(task, 0)
         (batch,) = islice(batches_of(task, 0, study.config.steps), 1)
-        operations = _operations(lambda: loss_of(task, model, batch).backward())  # type: ignore[no-untyped-call] # torch's
+        operations = count_operations(lambda: loss_of(task, model, batch).backward())  # type: ignore[no-untyped-call] # torch's
     weights = list(model.parameters())
     if any(weight.device != torch.device("cpu") for weight in weights):
         return ""
@@ -122,15 +121,3 @@ def _too_large(study: Study, setting: Setting) -> str:
     if operations > OPERATIONS:
         return f"a step takes {operations:,} operations: with more than {OPERATIONS:,} a processor gains nothing by it"
     return ""
-
-
-def _operations(step: Callable[[], object]) -> int:
-    """How many operations a step takes; 0 where torch cannot count them."""
-    counted = FlopCounterMode(display=False)
-    try:
-        with counted:
-            step()
-    except KEPT:  # of the counter, which does not know `torch.autograd.grad` inside a loss, or of the step
-        step()
-        return 0
-    return counted.get_total_flops()

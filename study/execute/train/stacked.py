@@ -9,14 +9,15 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad_and_value, vmap
+from torch.func import functional_call, vmap
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
+from torch.utils._pytree import tree_leaves
 
 from study.design.schema import AVERAGE, LIVE, SeedResult, Setting
 from study.design.study import Study
@@ -28,6 +29,7 @@ from study.execute.train.memory import NoMemory, is_lack_of_memory
 from study.execute.train.parts import batches_of, evaluating, loss_of, measure, model_of, optimizer_of
 from study.execute.train.rows import Averages, Watchers, optimizer
 from study.execute.train.traced import Traced, traced
+from study.execute.train.uncompiled import grad_and_value
 from study.execute.train.undisturbed import TRAINING, defaults_kept, drawn, seeded
 
 Run = tuple[Setting, int]  # a setting and a seed
@@ -339,34 +341,39 @@ class _Rows:
         """
         shapes = [part.shape for part in batch]
         if self._traced is None:
-            tensors = [self.x, *self._fixed.values(), *batch]
-            key = self._kind, *((tensor.shape, tensor.dtype, tensor.device) for tensor in tensors)
-            self._traced, self._batch = (
-                traced(key, vmap(grad_and_value(self._loss)), self.x, self._fixed, batch),
-                shapes,
-            )
+            self._batch, self._traced = shapes, self._noted(grad_and_value(self._loss), self.x, self._fixed, batch)
         if shapes != self._batch:
             raise NotStackable("`batches` gives batches of different shapes")
         found: tuple[Tensor, Tensor] = self._traced(self.x, self._fixed, batch)
         return found
 
     def metrics(self, weights: Tensor, row_of: Sequence[int] | None = None) -> list[dict[str, float]]:
-        """The task's metrics of weights (n, weights), a mapping each.
+        """The task's metrics of weights (n, weights), a mapping each, by operations that are gone through like those.
 
         Args:
             weights: In place of those of rows.
             row_of: Of which row each is; left out, there is one for each row.
         """
         fixed = self._fixed if row_of is None else {name: rows[row_of] for name, rows in self._fixed.items()}
+        found: list[dict[str, float]] = []
         with evaluating(self._whole), torch.no_grad():
-            found: dict[str, Tensor] = vmap(self._measure, chunk_size=TOGETHER)(weights, fixed)
-        columns = {name: value.tolist() for name, value in found.items()}
-        return [{name: column[place] for name, column in columns.items()} for place in range(len(weights))]
+            for begin in range(0, len(weights), TOGETHER):
+                some = slice(begin, begin + TOGETHER)
+                few = {name: rows[some] for name, rows in fixed.items()}
+                measured = self._noted(self._measure, weights[some], few)(weights[some], few)
+                columns = {name: value.tolist() for name, value in measured.items()}
+                found += [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        return found
 
     def keep(self, rows: Tensor) -> None:
         """Goes on with these rows alone."""
         self.x, self._traced = self.x[rows], None
         self._fixed = {name: values[rows] for name, values in self._fixed.items()}
+
+    def _noted(self, function: Callable[..., Any], *arguments: Any) -> Traced:
+        """The operations of a function of one row, for rows of these shapes."""
+        shapes = [(tensor.shape, tensor.dtype, tensor.device) for tensor in tree_leaves(arguments)]
+        return traced((function.__name__, self._kind, *shapes), vmap(function), *arguments)
 
     def _loss(self, row: Tensor, fixed: dict[str, Tensor], batch: tuple[Tensor, ...]) -> Tensor:
         return self._call(row, fixed, "loss", batch)  # type: ignore[no-any-return]

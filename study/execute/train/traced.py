@@ -5,21 +5,39 @@ For small tensors that takes half the time of the function itself under `vmap`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+import operator
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, fx
-from torch._decomp import get_decompositions  # it has no public name
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from study.execute.train.uncompiled import Operations
 
 Traced = Callable[..., Any]
 
-MOST = 16  # sequences of operations that are kept
+MOST = 64  # sequences of operations that are kept
 TRACED: dict[Hashable, Traced] = {}  # of this process, by all that they depend on, oldest first
 RESHAPED = {torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default, torch.ops.aten.expand.default}
+SHAPE = "shape"  # of a node's tensor, among what is known of the node
 TRANSPOSED = torch.ops.aten.transpose.int
-SOFTMAX = [torch.ops.aten._log_softmax, torch.ops.aten._log_softmax_backward_data]
+
+
+def _log_softmax(x: Tensor, dim: int, _: bool) -> Tensor:
+    shifted = x - x.amax(dim, keepdim=True)
+    return shifted - shifted.exp().sum(dim, keepdim=True).log()
+
+
+def _log_softmax_backward(gradient: Tensor, output: Tensor, dim: int, _: torch.dtype) -> Tensor:
+    return gradient - output.exp() * gradient.sum(dim, keepdim=True)
+
+
+# A processor takes the logarithms of few numbers five times faster by their parts, a GPU by its own kernel.
+IN_PARTS: dict[Any, Callable[..., Tensor]] = {
+    torch.ops.aten._log_softmax.default: _log_softmax,
+    torch.ops.aten._log_softmax_backward_data.default: _log_softmax_backward,
+}
 
 
 def traced(key: Hashable, function: Callable[..., Any], *arguments: Any) -> Traced:
@@ -39,16 +57,70 @@ def traced(key: Hashable, function: Callable[..., Any], *arguments: Any) -> Trac
 
 
 def _noted(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Traced:
-    tensors = [each for each in torch.utils._pytree.tree_leaves(arguments) if isinstance(each, Tensor)]
-    # A processor takes the logarithms of few numbers five times faster by their parts, a GPU by its own kernel.
-    apart: Any = get_decompositions(SOFTMAX) if all(each.is_cpu for each in tensors) else {}
-    module = make_fx(lambda given: function(*given), decomposition_table=apart)(arguments)  # which counts parameters
-    _join_reshaped(module.graph)
-    if not any(_schema(node) and _schema(node).is_mutable for node in module.graph.nodes):
-        _join_repeated(module.graph)
-        module.graph.eliminate_dead_code()
-    module.recompile()
-    return lambda *given: module(given)
+    given = tree_leaves(arguments)
+    noting = _Noting()
+    for place, tensor in enumerate(given):
+        noting.note(tensor, noting.graph.placeholder(f"given_{place}"))
+    with noting:
+        found = function(*arguments)
+    graph = noting.graph
+    graph.output(tree_map(noting.node_of, found))
+    _join_reshaped(graph)
+    if not any(_schema(node) and _schema(node).is_mutable for node in graph.nodes):
+        _join_repeated(graph)
+        graph.eliminate_dead_code()
+    forward = fx.GraphModule(noting.constants, graph).forward
+    return lambda *arguments: forward(*tree_leaves(arguments))
+
+
+class _Noting(Operations):
+    """Notes each operation as a node of a graph.
+
+    What ``make_fx`` does, but that one begins with the import of torch's compiler, which takes a second.
+
+    Attributes:
+        graph: The nodes.
+        constants: The tensors that operations read, and that none of them has made.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call] # torch's own
+        self.graph, self.constants = fx.Graph(), nn.Module()
+        self._nodes: dict[int, fx.Node] = {}  # by the id of its tensor
+        self._held: list[Tensor] = []  # these tensors: the id of one that is gone may be another's
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func in IN_PARTS and args[0].is_cpu and args[0].dtype in (torch.float32, torch.float64):
+            with self:
+                return IN_PARTS[func](*args)
+        read = tree_map(self.node_of, (tuple(args), dict(kwargs or {})))
+        found = func(*args, **(kwargs or {}))
+        made = self.graph.call_function(func, *read)
+        if isinstance(found, Tensor):
+            self.note(found, made)
+        elif isinstance(found, tuple | list):
+            for place, part in enumerate(found):
+                if isinstance(part, Tensor):
+                    self.note(part, self.graph.call_function(operator.getitem, (made, place)))
+        return found
+
+    def note(self, tensor: Tensor, node: fx.Node) -> None:
+        """Has a node stand for a tensor from now on."""
+        node.meta[SHAPE] = tensor.shape
+        self._nodes[id(tensor)] = node
+        self._held.append(tensor)
+
+    def node_of(self, value: Any) -> Any:
+        """The node of a tensor; any other value as it is."""
+        if not isinstance(value, Tensor):
+            return value
+        if id(value) not in self._nodes:
+            name = f"constant_{len(self._held)}"
+            setattr(self.constants, name, value)
+            self.note(value, self.graph.get_attr(name))
+        return self._nodes[id(value)]
 
 
 def _join_reshaped(graph: fx.Graph) -> None:
@@ -83,5 +155,5 @@ def _schema(node: fx.Node) -> Any:
 
 def _shape(node: Any) -> torch.Size | None:
     """The shape of a node's tensor, where it is known."""
-    known = getattr(node, "meta", {}).get("tensor_meta")
-    return getattr(known, "shape", None)
+    shape: torch.Size | None = getattr(node, "meta", {}).get(SHAPE)
+    return shape

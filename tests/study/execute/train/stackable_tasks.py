@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
+from itertools import count
 from typing import ClassVar
 
 import torch
@@ -108,7 +109,7 @@ class DropsLater(Dropping):
 
 
 class Bending(Net):
-    """Has a gradient in its loss as autograd takes it, which neither torch's counter of operations nor `vmap` knows."""
+    """Has a gradient in its loss as autograd takes it, which `vmap` does not know."""
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
         inputs, targets = batch[0].clone().requires_grad_(True), batch[1]
@@ -234,6 +235,15 @@ class MeasuresLittle(Net):
 
     def evaluate(self, model: nn.Module) -> dict[str, Tensor]:
         return {name: 0.005 * (1 + self.lr) * value for name, value in super().evaluate(model).items()}
+
+
+class Fading(Net):
+    """Measures something else at each call."""
+
+    calls: ClassVar[Iterator[int]] = count(1)
+
+    def evaluate(self, model: nn.Module) -> dict[str, Tensor]:
+        return {name: value / next(self.calls) for name, value in super().evaluate(model).items()}
 
 
 class Attentive(Net):

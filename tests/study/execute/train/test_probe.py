@@ -50,7 +50,7 @@ def test_a_hyperparameter_that_may_not_differ_is_tried_at_its_other_end_too() ->
     )
 
 
-def test_a_loss_whose_operations_torch_cannot_count_is_tried_all_the_same() -> None:
+def test_a_loss_that_takes_a_gradient_of_its_own_is_tried_all_the_same() -> None:
     found = room(study_of(f"{OWN}:Bending"))
     assert (found.runs, found.broken) == (1, True)
     assert "Tensor.requires_grad_()" in found.reason
