@@ -60,7 +60,7 @@ def run(
     if inline:
         from study.execute.inline import back_end
     else:
-        from study.execute.tune import back_end
+        from study.execute.cluster import back_end
     asked = study.config
     view = LiveView(asked.objective.metric, opening(study, inline))
     with (

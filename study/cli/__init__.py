@@ -13,6 +13,7 @@ import typer
 
 from study.cli import preparing, reading, training
 from study.errors import StudyError
+from study.modules import collect_rarely
 
 ENVIRONMENT = {  # of MLflow, which reads it as it is imported
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -57,6 +58,7 @@ def main() -> NoReturn:
     """Runs the command line; an expected failure is one line on stderr and an exit code, never a traceback."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    collect_rarely()
     atexit.register(gc.freeze)  # or Python looks through all objects once more as it ends: two seconds of a run
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # of names that its encoding lacks, as on stderr

@@ -175,7 +175,7 @@ def _run(study: Study, chosen: Chosen) -> None:
         if chosen.inline:
             from study.execute.inline import back_end
         else:
-            from study.execute.tune import back_end
+            from study.execute.cluster import back_end
         from study.execute.sweep import run as sweep
 
         sweep(study, chosen.connections, back_end, view.show, lambda line: view.say(chosen.repeated(line)))

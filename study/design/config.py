@@ -233,7 +233,7 @@ class Resources(_Entry):
     cpus: float = Field(1, gt=0, le=10_000, description="CPU cores a pack, at most 10,000")
     gpus: float = Field(0, ge=0, le=10_000, description="GPUs a pack, may be a fraction, at most 10,000")
     side_by_side: int = Field(
-        32,
+        64,
         ge=1,
         le=10_000,
         description="trainings (a seed of a setting, or of several whose averages only watch it) of one pack as one "

@@ -29,13 +29,14 @@ class Asker:
         study: The study.
         ledger: Its pages of the ledger, begun.
         room: Runs that a pack may hold (see `study.execute.plan.pack`).
+        workers: How many packs may be in training at once.
 
     Raises:
         FailedWork: The ledger cannot be read.
     """
 
-    def __init__(self, study: Study, ledger: Ledger, room: int = 1) -> None:
-        self.study, self._ledger, self._room = study, ledger, room
+    def __init__(self, study: Study, ledger: Ledger, room: int = 1, workers: int = 1) -> None:
+        self.study, self._ledger, self._room, self._workers = study, ledger, room, workers
         self._asked, self._outcomes = ledger.asked(), ledger.outcomes()
         self.plan = plan(study, [asked.search for asked in self._asked])
         self._searches = {name: Search(study, index, self.plan, name) for index, name in enumerate(study.spaces)}
@@ -54,7 +55,7 @@ class Asker:
         self._finalists: list[Setting] | None = None  # until the search is done
         self._packs: deque[Pack] = deque()
         for start in range(0, len(self._asked), self.plan.wave):  # in the packs in which they were handed out before
-            self._packs += self._packs_of([asked.setting for asked in self._asked[start : start + self.plan.wave]])
+            self._packs += self._packs_of_wave(self._asked[start : start + self.plan.wave])
         self._go_on()
 
     @property
@@ -183,7 +184,7 @@ class Asker:
         self._asked += wave
         for asked in wave:
             self._find_host(asked.setting)
-        self._packs += self._packs_of([asked.setting for asked in wave])
+        self._packs += self._packs_of_wave(wave)
 
     def _is_gainless(self) -> bool:
         """Whether as many settings as may be have come to nothing better, by those that the next wave waits for."""
@@ -253,11 +254,15 @@ class Asker:
         """What a setting came to on the seeds of the search: of the stages that it has whole, these first ones."""
         return self._outcomes[number].whole(self.study.config.stages[:stages])
 
-    def _packs_of(self, settings: Sequence[Setting]) -> list[Pack]:
-        """The packs of all that these settings lack."""
+    def _packs_of_wave(self, wave: Sequence[Asked]) -> list[Pack]:
+        """The packs of what a wave lacks, which shares the workers with others where several may be in training."""
+        return self._packs_of([asked.setting for asked in wave], self._workers / self.plan.ahead)
+
+    def _packs_of(self, settings: Sequence[Setting], workers: float | None = None) -> list[Pack]:
+        """The packs of all that these settings lack, for so many workers, or all."""
         lacking = [(setting, seeds) for setting in settings for seeds in self._lacking(setting)]
         hosts = set(self._hosts.values()) if self.study.riders else ()
-        packs = pack(self.study, lacking, self._room, hosts)
+        packs = pack(self.study, lacking, self._room, hosts, workers or self._workers)
         return [replace(each, bars=self._bars_of(each)) if JUDGED in each.seeds else each for each in packs]
 
     def _bars_of(self, pack: Pack) -> dict[int, Bars]:

@@ -72,6 +72,12 @@ def cluster_address() -> str:
     return "" if address == "local" else address
 
 
+def read_environment() -> None:
+    """Has Ray read its part of the environment anew, as it did when it was imported; not while it is connected."""
+    if not ray.is_initialized():
+        Config.initialize("")
+
+
 def nodes() -> list[dict[str, float]]:
     """The resources of each node that is alive; Ray must be connected."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
@@ -85,7 +91,7 @@ def _show_token() -> None:
     file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
     if "RAY_AUTH_MODE" not in os.environ and ("RAY_AUTH_TOKEN" in os.environ or file.is_file()):
         os.environ["RAY_AUTH_MODE"] = "token"
-        Config.initialize("")  # it was read when Ray was imported
+        read_environment()
 
 
 def _knock(address: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 
 import torch
@@ -12,16 +12,16 @@ from study.design.config import StudyConfig
 from study.design.schema import SeedResult, Setting
 from study.design.study import Study
 from study.execute.ask import first_setting
-from study.execute.packs import Packs
+from study.execute.packs import Packs, Trainer
 from study.execute.train.alone import train_alone
 from study.execute.train.apart import trainer
 
 
 @contextmanager
-def back_end(config: StudyConfig) -> Iterator[Callable[[Packs], None]]:
+def back_end(config: StudyConfig) -> Iterator[Trainer]:
     """This process as a back end, with as many threads as a Ray worker of this study has."""
     with _threads(config):
-        yield _train_all
+        yield Trainer(1, _train_all)
 
 
 def debug(study: Study) -> tuple[Setting, SeedResult]:

@@ -172,12 +172,25 @@ class Packs:
             self.progress.best = setting, value
 
 
-class BackEnd(Protocol):
-    """Where packs are trained: on Ray Tune (`study.execute.tune`) or in this process (`study.execute.inline`).
+@dataclass(frozen=True)
+class Trainer:
+    """What an open back end has.
 
-    Entered with the study's config before anything is written, so that a place that lacks what the study needs is told
-    at once; what it gives then trains packs until none is left.
+    Attributes:
+        workers: How many packs it trains at once.
+        train: Trains packs until none is left.
     """
 
-    def __call__(self, config: StudyConfig) -> AbstractContextManager[Callable[[Packs], None]]:
+    workers: int
+    train: Callable[[Packs], None]
+
+
+class BackEnd(Protocol):
+    """Where packs are trained: on Ray (`study.execute.cluster`) or in this process (`study.execute.inline`).
+
+    Entered with the study's config before anything is written, so that a place that lacks what the study needs is told
+    at once.
+    """
+
+    def __call__(self, config: StudyConfig) -> AbstractContextManager[Trainer]:
         """Opens it for as long as the context lasts."""

@@ -6,6 +6,7 @@ The only place that decides this, by numbers alone: neither timing nor a kill ch
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -23,6 +24,7 @@ LONG_WAVE = 1024  # settings that the others draw at once
 # Settings of a pack that share a trajectory, at most: where it is trained by itself, as an average takes the memory of
 # one or two models; and side by side, where models are small, for each trajectory that the pack has room for.
 WATCHED_ALONE, WATCHED_BESIDE = 8, 16
+FEW = 16  # trainings side by side that cost a processor half as much again, each, as twice as many
 
 
 @dataclass(frozen=True)
@@ -138,12 +140,17 @@ def plan(study: Study, asked: Sequence[str] = ()) -> Plan:
 
 
 def pack(
-    study: Study, lacking: Sequence[tuple[Setting, Sequence[int]]], room: int, hosts: Collection[int] = ()
+    study: Study,
+    lacking: Sequence[tuple[Setting, Sequence[int]]],
+    room: int,
+    hosts: Collection[int] = (),
+    workers: float = 1,
 ) -> list[Pack]:
     """Sorts what settings lack into packs.
 
     Settings that share a trajectory share a pack if they lack the same seeds. Where runs are trained side by side, so
-    do others that lack these seeds too and differ in nothing but what their task says it can stack.
+    do others that lack these seeds too and differ in nothing but what their task says it can stack; so many that every
+    worker has a pack, unless `FEW` are too few for that. Into which packs they go changes no result.
 
     Args:
         study: The study.
@@ -151,6 +158,7 @@ def pack(
         room: Seeds of trajectories that a pack may hold; 1 if they are trained one by one, where a pack is a trajectory
             with its seeds.
         hosts: The numbers of the settings whose trainings riders watch.
+        workers: That have nothing else to train.
     """
     alike: dict[tuple[tuple[int, ...], str], dict[str, list[Setting]]] = {}
     for setting, seeds in lacking:
@@ -158,9 +166,10 @@ def pack(
         for start in range(0, len(seeds), each):
             key = tuple(seeds[start : start + each]), trajectory if room == 1 else _shape(study, setting)
             alike.setdefault(key, {}).setdefault(trajectory, []).append(setting)
+    fair = max(FEW, sum(len(seeds) * len(trajectories) for (seeds, _), trajectories in alike.items()) / workers)
     packs = []
     for (seeds, _), trajectories in alike.items():
-        most = max(1, room // len(seeds))
+        most = max(1, min(room // len(seeds), math.ceil(fair / len(seeds))))
         for settings in _parts(
             list(trajectories.values()), most, WATCHED_ALONE if room == 1 else most * WATCHED_BESIDE
         ):

@@ -31,7 +31,7 @@ def run(
     Args:
         study: The study.
         connections: Where its records are.
-        back_end: Where it is trained: `study.execute.tune.back_end` or `study.execute.inline.back_end`.
+        back_end: Where it is trained: `study.execute.cluster.back_end` or `study.execute.inline.back_end`.
         watch: Called with the progress at the start and after each pack.
         say: Called with a line if another driver has to be waited for, or runs are not trained as planned.
 
@@ -54,19 +54,19 @@ def run(
         ledger = Ledger(engine, config.name, url, lease)
         finished = _is_finished(study, ledger)
         trying = beside.submit(_room, study, finished)
-        with contextlib.nullcontext() if finished else back_end(config) as train_all:
+        with contextlib.nullcontext() if finished else back_end(config) as trainer:
             recorder, room = opening.result(), trying.result()
             ledger.begin(config)
             if room.broken:
                 say(f"runs are trained one by one, though the task names what is `stackable`: {room.reason}")
-            asker = Asker(study, ledger, room.runs)
+            asker = Asker(study, ledger, room.runs, trainer.workers if trainer else 1)
             _say_if_few(asker, say)
             packs = Packs(asker, recorder, watch, say)
             recorder.open(asker.plan.settings)
             try:
                 with _finishing(recorder, packs):
-                    if train_all is not None and not asker.asked_all:
-                        train_all(packs)
+                    if trainer is not None and not asker.asked_all:
+                        trainer.train(packs)
             except KeyboardInterrupt as stop:
                 raise Interrupted(
                     f"interrupted with {packs.progress.done} of {packs.progress.planned} settings done, all kept; "

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +15,8 @@ from ray.exceptions import RayError
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
-from study.design.config import StudyConfig
 from study.design.schema import Outcome
-from study.design.tasks import check_names, imported
-from study.errors import BadInput, FailedWork
-from study.execute.connection import connected, nodes
+from study.errors import FailedWork
 from study.execute.packs import Packs
 from study.execute.plan import Pack
 from study.execute.train import lost
@@ -32,35 +27,9 @@ from study.execute.worker import PACK, REST, UNABLE, train
 # kept one is free before that.
 SHORTEST_REST, REST_SHARE, LONGEST_REST = 0.05, 0.1, 30.0  # seconds, of the time waited, seconds
 RETRIES = 2  # of a pack whose worker died; one of them may go to a worker on the same dead machine
-ENVIRONMENT = {  # what Ray, and glibc in the workers of a local one, take from the environment alone
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # tasks may read files of the working directory
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # MLflow has the records
-    "TUNE_MAX_PENDING_TRIALS_PG": "16",  # packs that wait: a worker takes the next one, where it would be ended at 1
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the sweep, not only Tune
-    "RAY_prestart_worker_first_driver": "0",  # no trial would use such a worker: Tune's have their own environment
-    # Each step's tensors then lie where the last step's were; new memory for them would take a tenth of the training.
-    "MALLOC_MMAP_THRESHOLD_": str(2**25),
-    "MALLOC_TRIM_THRESHOLD_": str(2**28),
-}
 
 
-@contextlib.contextmanager
-def back_end(config: StudyConfig) -> Iterator[Callable[[Packs], None]]:
-    """Ray as the process has it, or the cluster of RAY_ADDRESS, or a local one for as long as this lasts.
-
-    Raises:
-        BadInput: No node of it has the resources of a pack, or its workers, who look for modules in the working
-            directory first, would import a file there in place of another module.
-        FailedWork: It does not start or answer.
-    """
-    check_names(Path.cwd(), imported())
-    with _environment(), connected():
-        _check_resources(config)
-        yield _train_all
-
-
-def _train_all(packs: Packs) -> None:
+def train_all(packs: Packs) -> None:
     """Has Ray Tune run packs until none is left."""
     config = packs.study.config
     here = str(Path.cwd())
@@ -196,24 +165,3 @@ class _Trials(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Reads nothing; a study goes on from the ledger."""
-
-
-def _check_resources(config: StudyConfig) -> None:
-    for name, key, wanted in (("cpus", "CPU", config.resources.cpus), ("gpus", "GPU", config.resources.gpus)):
-        largest = max(node.get(key, 0) for node in nodes())
-        if wanted > largest:
-            raise BadInput(
-                f"`resources.{name}` must fit on a node of the cluster, got {wanted:g}; the largest has {largest:g}."
-            )
-
-
-@contextlib.contextmanager
-def _environment() -> Iterator[None]:
-    """`ENVIRONMENT` for as long as this lasts, for whatever of it the user has not set."""
-    missing = [name for name in ENVIRONMENT if name not in os.environ]
-    os.environ.update({name: ENVIRONMENT[name] for name in missing})
-    try:
-        yield
-    finally:
-        for name in missing:
-            os.environ.pop(name, None)

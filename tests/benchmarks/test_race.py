@@ -37,7 +37,7 @@ def measured(url: str) -> Measured:
     with opened(url, making=True) as engine:
         ledger = Ledger(engine, study.config.name, url)
         ledger.begin(study.config)
-        asker = Asker(study, ledger, room=32)
+        asker = Asker(study, ledger, room=64)
         while (pack := asker.next()) is not None:
             asker.tell(list(train_pack(study, pack)))
         return {

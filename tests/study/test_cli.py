@@ -344,7 +344,7 @@ def test_dry_run_says_what_would_be_run_and_leaves_nothing(belay_study: CommandL
     assert answer.code == 0
     assert "20: 16 of the space, 4 of plain EMA, by tpe" in answer.out
     assert "60: 3 seeds of each, 60 steps" in answer.out
-    assert "up to 32 trainings side by side" in answer.out
+    assert "up to 64 trainings side by side" in answer.out
     assert [path.name for path in tmp_path.iterdir()] == ["small.yaml"]
 
 

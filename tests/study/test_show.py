@@ -212,7 +212,7 @@ RODE = ["riders      20 beside each training that no average pulls"]
 
 
 @pytest.mark.parametrize(("room", "packs", "riders"), [
-    (Room(32), "up to 32 trainings side by side", RODE),
+    (Room(64), "up to 64 trainings side by side", RODE),
     (Room(1, "it is so"), "each setting with all its seeds, one after the other: it is so", []),
 ])  # fmt: skip
 def test_the_plan_says_what_would_be_run(capsys, room, packs, riders):
@@ -237,7 +237,7 @@ def test_the_plan_says_what_would_be_run(capsys, room, packs, riders):
 
 def test_the_plan_keeps_long_names_apart_from_their_values(capsys):
     study = Study.of(parse_config(small(space={"memory": 0.2, "damping_ratio": {"log": [0.5, 30]}, "lr": 0.1})))
-    show_plan(study, plan(study), Room(32))
+    show_plan(study, plan(study), Room(64))
     lines = capsys.readouterr().out.splitlines()
     assert "damping_ratio log [0.5, 30.0]" in lines
     assert "lr            choice [0.1]" in lines
@@ -251,7 +251,7 @@ def test_the_plan_tells_the_step_and_the_conditions_of_a_parameter(capsys):
     }
     task = {"name": "quadratic", "lr": 0.05}
     study = Study.of(parse_config(small(task=task, space=space, search={"settings": 8, "baseline": 0})))
-    show_plan(study, plan(study), Room(32))
+    show_plan(study, plan(study), Room(64))
     lines = capsys.readouterr().out.splitlines()
     assert "dimensions  integers [4, 16], step 4" in lines
     assert "lr          log [0.1, 1.0], when dimensions is 4 or 8" in lines

@@ -22,7 +22,7 @@ from study.design.places import Connections
 from study.design.schema import Outcome, host_of
 from study.design.study import Study
 from study.errors import BadInput, FailedWork
-from study.execute import inline, tune
+from study.execute import cluster, inline
 from study.execute.packs import BackEnd, Packs, Progress
 from study.execute.sweep import run
 from study.findings.collect import load
@@ -105,7 +105,7 @@ def test_inline_trains_with_the_threads_of_a_worker_and_gives_them_back(study: S
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("back_end", [inline.back_end, tune.back_end], ids=["inline", "ray"])
+@pytest.mark.parametrize("back_end", [inline.back_end, cluster.back_end], ids=["inline", "ray"])
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_run_inside_another_program_leaves_its_signals_and_environment_alone(study: Study, back_end: BackEnd) -> None:
     def handler(*_: object) -> None: ...
@@ -138,7 +138,7 @@ def test_what_fails_while_ray_asks_is_what_the_user_reads(study: Study, monkeypa
 
     monkeypatch.setattr(Packs, "finish", full)
     with pytest.raises(FailedWork, match=r"^`storage.url` must take what is asked, got no space; mend it\.$"):
-        done(study, tune.back_end)
+        done(study, cluster.back_end)
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -155,7 +155,7 @@ def test_a_storage_that_fails_once_on_ray_ends_the_study_and_has_nothing_trained
 
     monkeypatch.setattr(Packs, "finish", fail_once)
     with pytest.raises(FailedWork, match=r"^`storage.url` must take what is told, got a lock; mend it\.$"):
-        done(study, tune.back_end)
+        done(study, cluster.back_end)
     settings = list(itertools.chain(*given))
     assert len(settings) == len(set(settings))
 
@@ -195,7 +195,7 @@ def test_a_worker_that_has_to_wait_for_another_is_kept(tmp_path: Path, monkeypat
         if progress.done == 1:
             (tmp_path / "told").touch()
 
-    run(study, Connections.of(), tune.back_end, watch, say=lambda line: None)
+    run(study, Connections.of(), cluster.back_end, watch, say=lambda line: None)
     workers = [(tmp_path / f"begun-{number}").read_text() for number in range(4)]
     assert len({*workers[:2]}) == 2
     assert {*workers[2:]} == {*workers[:2]}
@@ -279,7 +279,17 @@ def test_a_pack_that_fits_on_no_node_is_refused_before_anything_is_written(study
     with pytest.raises(
         BadInput, match=r"`resources.gpus` must fit on a node of the cluster, got 7; the largest has 0\."
     ):
-        done(Study.of(config), tune.back_end)
+        done(Study.of(config), cluster.back_end)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize(("cpus", "workers"), [(0.5, 4), (0.75, 2), (1, 2), (2, 1)])
+def test_so_many_packs_train_at_once_as_the_nodes_hold(study: Study, cpus: float, workers: int) -> None:
+    resources = study.config.resources.model_copy(update={"cpus": cpus})
+    with cluster.back_end(study.config.model_copy(update={"resources": resources})) as trainer:
+        assert trainer.workers == workers
+    with inline.back_end(study.config) as trainer:
+        assert trainer.workers == 1
 
 
 def test_the_best_so_far_may_be_a_rider(study: Study) -> None:

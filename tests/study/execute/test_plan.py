@@ -88,6 +88,25 @@ def test_settings_share_packs_up_to_the_room_that_there_is() -> None:
     ]
 
 
+@pytest.mark.parametrize(("workers", "sizes"), [
+    (1, [8, 4]),  # as there is room for
+    (2, [6, 6]),
+    (3, [4, 4, 4]),
+    (2.5, [5, 5, 2]),
+    (8, [2, 2, 2, 2, 2, 2]),  # no less than 16 seeds
+])  # fmt: skip
+def test_every_worker_has_a_pack_unless_that_would_be_a_few_trainings(workers: float, sizes: list[int]) -> None:
+    study = Study.of(parse_config(small()))
+    lacking = [(setting, range(8)) for setting in settings_of(study, 12)]
+    assert [len(each.settings) for each in pack(study, lacking, room=64, workers=workers)] == sizes
+
+
+def test_averages_that_share_a_trajectory_are_no_further_training_for_a_worker() -> None:
+    study = Study.of(parse_config(small()))
+    lacking = [(setting, range(8)) for lr in (0.1, 0.2, 0.3, 0.4) for setting in averages_of(study, 6, lr)]
+    assert [len(each.settings) for each in pack(study, lacking, room=64, workers=2)] == [12, 12]
+
+
 def test_a_setting_of_more_seeds_than_there_is_room_for_goes_into_several_packs() -> None:
     study = Study.of(parse_config(small()))
     packs = pack(study, [(setting, range(9)) for setting in settings_of(study, 2)], room=7)

@@ -17,7 +17,7 @@ from study.execute.train.probe import Room, room
 
 @pytest.mark.parametrize("task", [f"{OWN}:Net", "digits", "study.design.tasks.template:MyTask"])
 def test_a_task_that_keeps_its_word_trains_side_by_side(task: str) -> None:
-    assert room(study_of(task)) == Room(32)
+    assert room(study_of(task)) == Room(64)
     assert room(study_of(task, resources={"side_by_side": 8})) == Room(8)
 
 
@@ -79,12 +79,12 @@ def test_a_task_that_breaks_its_word_is_told(task: str, reason: str) -> None:
 
 
 def test_what_a_task_prints_as_it_is_tried_comes_between_no_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    assert room(study_of(f"{OWN}:Talking")) == Room(32)
+    assert room(study_of(f"{OWN}:Talking")) == Room(64)
     assert capsys.readouterr() == ("", "")
 
 
 def test_a_task_that_cannot_train_here_is_taken_at_its_word_as_the_workers_try_it_again() -> None:
-    assert room(study_of({"name": "design.own_tasks:CannotTrain"})) == Room(32)
+    assert room(study_of({"name": "design.own_tasks:CannotTrain"})) == Room(64)
 
 
 @pytest.mark.faults
@@ -106,5 +106,5 @@ def test_a_task_that_ends_its_process_as_it_is_tried_is_trained_one_by_one_where
 
 def test_where_a_setting_may_not_take_for_ever_as_much_is_found() -> None:
     limits = {"setting_seconds": 600}
-    assert room(study_of(f"{OWN}:Net", limits=limits)) == Room(32)
+    assert room(study_of(f"{OWN}:Net", limits=limits)) == Room(64)
     assert room(study_of({"name": "digits", "width": 1024}, limits=limits)).reason.startswith("its models have 76,810")
