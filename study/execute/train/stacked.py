@@ -220,10 +220,10 @@ class _Stack:
         Raises:
             NotStackable: They differ by more than rounding.
         """
-        measured = self._rows.metrics(self._rows.x)
-        for row, alone in self._alone.items():
-            for name, theirs in alone.metrics(self._rows.x[row]).items():
-                ours = measured[row][name]
+        rows = list(self._alone)
+        for row, measured in zip(rows, self._rows.metrics(self._rows.x[rows], rows), strict=True):
+            for name, theirs in self._alone[row].metrics(self._rows.x[row]).items():
+                ours = measured[name]
                 if in_range(theirs) and not abs(ours - theirs) <= AGREE * abs(theirs) + LEAST:
                     raise NotStackable(
                         f"{name} is {ours:.4g} side by side and {theirs:.4g} alone: `evaluate` reads more than "
