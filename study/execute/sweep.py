@@ -54,7 +54,8 @@ def run(
         ledger = Ledger(engine, config.name, url, lease)
         finished = _is_finished(study, ledger)
         trying = beside.submit(_room, study, finished)
-        with contextlib.nullcontext() if finished else back_end(config) as trainer:
+        with contextlib.ExitStack() as training:
+            trainer = None if finished else training.enter_context(back_end(config))
             recorder, room = opening.result(), trying.result()
             ledger.begin(config)
             if room.broken:
@@ -64,7 +65,7 @@ def run(
             packs = Packs(asker, recorder, watch, say)
             recorder.open(asker.plan.settings)
             try:
-                with _finishing(recorder, packs):
+                with _finishing(recorder, packs), training.pop_all():  # Ray ends while the recorder delivers
                     if trainer is not None and not asker.asked_all:
                         trainer.train(packs)
             except KeyboardInterrupt as stop:
