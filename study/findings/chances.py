@@ -4,7 +4,7 @@ How the true means are spread is learnt from all candidates (empirical Bayes), a
 what its candidate measured. The spread is itself known only so well, so it is learnt several times, each time with
 other weights on the candidates (the Bayesian bootstrap; the weights are always the same ones), and the probabilities
 that follow are averaged. Candidates share their seeds, so what a seed adds to all alike is no noise. The variance of a
-candidate leans on those of all others (Smyth 2004).
+candidate leans on those of all others (`study.findings.choose.moderated`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from study.findings.choose import MOST_SHARED, typical
+from study.findings.choose import moderated
 
 FEWEST_LEARNT = 4  # candidates below which any true mean is as probable as another
 ROUNDS = 250  # of learning the spread
@@ -42,7 +42,7 @@ class _Measured:
 
     means: Array
     errors: Array
-    df: float
+    df: Array
 
     def likelihood(self, grid: Array, shift: float = 0.0) -> Array:
         """Of each candidate (rows) at each true mean (columns), with a shift added to all: Student's t, at most 1.
@@ -52,7 +52,8 @@ class _Measured:
         errors = np.maximum(self.errors, (grid[1] - grid[0]) / 2)
         distances = (self.means[:, None] - shift - grid) / errors[:, None]
         distances[:, 0] = distances[:, 0].clip(min=0)
-        return np.asarray(np.exp(-(self.df + 1) / 2 * np.log1p(distances**2 / self.df)))
+        df = self.df[:, None]
+        return np.asarray(np.exp(-(df + 1) / 2 * np.log1p(distances**2 / df)))
 
 
 def chances(searched: pd.DataFrame, fresh: pd.DataFrame, mode: str) -> pd.Series:
@@ -89,14 +90,13 @@ def _measured(values: Array) -> _Measured:
     candidates, seeds = values.shape
     means, own = values.mean(axis=1), seeds - 1
     if candidates == 1:
-        return _Measured(means, np.ones(1), float(own))
+        return _Measured(means, np.ones(1), np.full(1, own))
     centred = values - means[:, None]
     noise = centred - np.median(centred, axis=0)  # the median, as some candidates may be much noisier than others
     variances = np.square(noise).sum(axis=1) / own * candidates / (candidates - 1)
-    prior, usual = typical(variances, np.full(candidates, own))
-    errors = np.sqrt((prior * usual + own * variances) / (prior + own) / seeds)
+    variances, df = moderated(variances, np.full(candidates, own))
     least = 1e-9 * float(np.ptp(means) or np.abs(means).max() or 1)  # where there is no noise at all
-    return _Measured(means, np.maximum(errors, least), min(prior + own, MOST_SHARED * own))
+    return _Measured(means, np.maximum(np.sqrt(variances / seeds), least), df)
 
 
 def _grid(search: _Measured, again: _Measured | None) -> Array:

@@ -1,8 +1,9 @@
 """How surely one setting is better than others, when it was chosen because it measured best.
 
 Settings share their seeds, so they are compared by paired differences. Two things are allowed for. Few seeds say little
-of how much a difference varies: each variance leans on those of all others (Smyth 2004, "moderated" t). And the best of
-many is best by luck too: what is said of it holds for all that it was chosen from at once (Dunnett 1955; Hsu 1984).
+of how much a difference varies: each variance leans on those of all others (Smyth 2004, "moderated" t), unless it is
+far larger than theirs (Phipson and others 2016). And the best of many is best by luck too: what is said of it holds for
+all that it was chosen from at once (Dunnett 1955; Hsu 1984).
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.optimize import brentq
-from scipy.special import chdtri, digamma, ndtr, ndtri, polygamma, stdtrit
+from scipy.special import chdtri, digamma, fdtrc, ndtr, ndtri, polygamma, stdtrit
 
 CONFIDENCE = 0.95
 POWER = 0.8  # probability of telling a difference apart, for which `seeds_needed` asks
 FEWEST = 6  # seeds below which no sign-flip test comes to 5 %: nothing is settled by fewer
 MOST_WORTH = 1e6  # degrees of freedom that a typical variance is worth, at most
 MOST_SHARED = 4  # times its own degrees of freedom that a variance is worth with those of others, at most
+LOUD = 0.01  # probability of as large a variance, below which it stands by itself
 MOST_FLIPPED = 16  # seeds whose signs are all flipped: 65,536 ways
 
 
@@ -52,11 +54,8 @@ def leads(ours: pd.Series, others: pd.DataFrame, mode: str) -> pd.DataFrame:
     own = seeds - 1
     known = np.where(own > 0, own, math.nan)  # nan with one seed
     variances = np.nansum((differences - means[:, None]) ** 2, axis=1) / known
-    prior, usual = typical(variances, own)
-    moderated = (prior * usual + known * variances) / (prior + known)
-    # All differences share our own noise, of which others say nothing: hence at most four times what a pair has.
-    df = np.minimum(prior + known, MOST_SHARED * known)
-    columns = {"mean": means, "seeds": seeds, "se": np.sqrt(moderated / seeds), "df": df}
+    variances, df = moderated(variances, known)
+    columns = {"mean": means, "seeds": seeds, "se": np.sqrt(variances / seeds), "df": df}
     return pd.DataFrame(columns, index=others.index[shared])
 
 
@@ -78,7 +77,7 @@ def level(measured: pd.DataFrame, mode: str, confidence: float = CONFIDENCE) -> 
     if not rest or len(measured.columns) < 2:
         return [best, *rest]
     found = leads(row(measured, best), measured.loc[rest], mode)
-    critical = dunnett(len(rest), float(found["df"].iloc[0]), confidence, two_sided=len(rest) == 1)
+    critical = found["df"].map(lambda df: dunnett(len(rest), df, confidence, two_sided=len(rest) == 1))
     return [best, *map(int, found.index[found["mean"] <= critical * found["se"]])]
 
 
@@ -170,7 +169,27 @@ def seeds_needed(mean: float, se: float, seeds: int, critical: float) -> float:
     return max(FEWEST, math.ceil(seeds * ((critical + float(ndtri(POWER))) * se / mean) ** 2))
 
 
-def typical(variances: NDArray[np.float64], df: NDArray[np.int64]) -> tuple[float, float]:
+def moderated(variances: NDArray[np.float64], df: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+    """Variances that lean on each other, and what they are worth.
+
+    Args:
+        variances: Each may be nan, where its degrees of freedom are.
+        df: Their degrees of freedom.
+
+    Returns:
+        The variances, and their degrees of freedom: no more than four times its own, as all may share a part of which
+        the others say nothing, the noise of the best setting. A variance that is far larger than others stays as it is.
+
+    Source: Smyth 2004; Phipson, Lee, Majewski, Alexander and Smyth 2016, for those that are far larger.
+    """
+    prior, usual = typical(variances, df)
+    leaning = (prior * usual + df * variances) / (prior + df)
+    worth = np.minimum(prior + df, MOST_SHARED * df)
+    loud = fdtrc(df, prior, variances / usual) < LOUD if usual else np.zeros(len(df), bool)
+    return np.where(loud, variances, leaning), np.where(loud, df, worth)
+
+
+def typical(variances: NDArray[np.float64], df: NDArray[np.float64]) -> tuple[float, float]:
     """How many degrees of freedom the variances of others are worth, and their typical value; 0 if there are few.
 
     Source: Smyth 2004, section 6.2.
