@@ -54,7 +54,7 @@ class Asker:
         self._waiting: set[int] = set()  # those of the newest stage that still lack some
         self._finalists: list[Setting] | None = None  # until the search is done
         self._packs: deque[Pack] = deque()
-        for start in range(0, len(self._asked), self.plan.wave):  # in the packs in which they were handed out before
+        for start in range(0, len(self._asked), self.plan.wave):  # in the packs of before, if the workers are as many
             self._packs += self._packs_of_wave(self._asked[start : start + self.plan.wave])
         self._go_on()
 
@@ -255,8 +255,9 @@ class Asker:
         return self._outcomes[number].whole(self.study.config.stages[:stages])
 
     def _packs_of_wave(self, wave: Sequence[Asked]) -> list[Pack]:
-        """The packs of what a wave lacks, which shares the workers with others where several may be in training."""
-        return self._packs_of([asked.setting for asked in wave], self._workers / self.plan.ahead)
+        """The packs of what a wave lacks; it shares the workers with those before it, where it is short."""
+        beside = self.plan.ahead if self.plan.waits else 1
+        return self._packs_of([asked.setting for asked in wave], self._workers / beside)
 
     def _packs_of(self, settings: Sequence[Setting], workers: float | None = None) -> list[Pack]:
         """The packs of all that these settings lack, for so many workers, or all."""

@@ -24,7 +24,7 @@ LONG_WAVE = 1024  # settings that the others draw at once
 # Settings of a pack that share a trajectory, at most: where it is trained by itself, as an average takes the memory of
 # one or two models; and side by side, where models are small, for each trajectory that the pack has room for.
 WATCHED_ALONE, WATCHED_BESIDE = 8, 16
-FEW = 16  # trainings side by side that cost a processor half as much again, each, as twice as many
+FEW = 16  # trainings side by side; one of them costs a processor a third more than one of 32, and of fewer much more
 
 
 @dataclass(frozen=True)

@@ -49,12 +49,12 @@ def outcome_of(pack: Pack, state: str = "complete") -> Outcome:
 
 
 @contextmanager
-def asking(study: Study, url: str, room: int = 1) -> Iterator[Asker]:
+def asking(study: Study, url: str, room: int = 1, workers: int = 1) -> Iterator[Asker]:
     """An asker of a study, in a ledger of which it is the only one."""
     with opened(url, making=True) as engine:
         ledger = Ledger(engine, study.config.name, url)
         ledger.begin(study.config)
-        yield Asker(study, ledger, room)
+        yield Asker(study, ledger, room, workers)
 
 
 def play(asker: Asker, workers: int, newest_first: bool = False, stop_after: int | None = None) -> list[Pack]:
@@ -213,6 +213,17 @@ def test_where_there_is_room_settings_share_packs_the_same_ones_after_a_study_wa
         play(asker, workers=2, stop_after=stop_after)  # two packs are lost
     with asking(study, url, room=7) as asker:
         assert composition(play(asker, workers=2)) == whole[stop_after - 2 :]
+
+
+def test_each_of_two_waves_has_packs_for_half_of_the_workers(tmp_path: Path) -> None:
+    study = study_of(seeds=8, search={"sampler": "tpe", "settings": 16, "baseline": 0, "in_flight": 16})
+    with asking(study, f"sqlite:///{tmp_path}/ledger.db", room=64, workers=6) as asker:
+        packs = list(iter(asker.next, None))
+    assert [len(pack.settings) for pack in packs] == [3, 3, 2] * 2
+    random = study_of(seeds=8, search={"sampler": "random", "settings": 16, "baseline": 0})
+    with asking(random, f"sqlite:///{tmp_path}/other.db", room=64, workers=6) as asker:
+        packs = list(iter(asker.next, None))
+    assert [len(pack.settings) for pack in packs] == [3, 3, 3, 3, 3, 1]
 
 
 def test_a_setting_whose_seeds_go_into_several_packs_is_done_when_all_of_them_are(tmp_path: Path) -> None:
