@@ -255,6 +255,9 @@ def test_damaged_missing_and_foreign_files(tmp_path, run):
         reconstruct(folder, TARGETS["EMA"])
     path.unlink()
     assert reconstruct(folder, TARGETS["EMA"], tolerance=0.5).step == STEPS
+    path.mkdir()
+    with pytest.raises(OSError, match=r"step-000000100\.pt"):
+        reconstruct(folder, TARGETS["EMA"])
 
 
 @pytest.mark.parametrize(("options", "message"), [
