@@ -20,7 +20,7 @@ from study.errors import FailedWork
 from study.execute.packs import Packs
 from study.execute.plan import Pack
 from study.execute.train import lost
-from study.execute.worker import PACK, REST, UNABLE, train
+from study.execute.trial import PACK, REST, UNABLE, run
 
 # A worker for which there is nothing to do yet rests: so long at least, and longer the longer it has waited. Without
 # rests Tune would keep one idle worker and end all others; a new one takes seconds to start, and is given up where the
@@ -33,7 +33,7 @@ def train_all(packs: Packs) -> None:
     """Has Ray Tune run packs until none is left."""
     config = packs.study.config
     here = str(Path.cwd())
-    trainable = tune.with_parameters(train, document=config.plain(), folder=here, paths=[here, *sys.path])
+    trainable = tune.with_parameters(run, document=config.plain(), folder=here, paths=[here, *sys.path])
     trials = _Trials(packs)
     with tempfile.TemporaryDirectory(prefix="belay-study-", ignore_cleanup_errors=True) as folder:  # Tune's own notes
         tuner = tune.Tuner(

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from study.modules import collect_rarely
-
-collect_rarely()
-
-# ruff: noqa: E402 # a third of the time of what follows would go by collecting
 import atexit
 import functools
 import json
@@ -24,22 +19,14 @@ from study.design.study import Study
 from study.errors import StudyError
 from study.execute.plan import Pack
 from study.execute.train.apart import Train, trainer
+from study.execute.trial import PACK, REST, UNABLE
 
 HELD = ExitStack()  # until this worker ends
 atexit.register(HELD.close)
-PACK, REST = "pack", "rest"  # what a trial is: a pack to train, or seconds in which its worker waits for the next one
-UNABLE = "unable"  # what a worker reports, with the reason, that cannot make the study's task
 
 
 def train(tried: dict[str, Any], document: dict[str, Any], folder: str, paths: list[str]) -> None:
-    """Trains a pack, or rests.
-
-    Args:
-        tried: The pack or the rest, as Ray Tune has it.
-        document: The study's config as plain data.
-        folder: The driver's working directory, which becomes the worker's where it has it, too: tasks read files there.
-        paths: Where the driver finds modules, the user's own tasks among them.
-    """
+    """Trains a pack, or rests; takes what `study.execute.trial.run` takes."""
     if REST in tried:
         time.sleep(tried[REST])
         tune.report({})

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 
 import pytest
+from questions import Measured, measured
 
 FULL = os.environ.get("BELAY_BENCHMARK_SIZE") == "full"
 
@@ -83,3 +84,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.line(f"{platform.machine()}, {os.cpu_count()} CPUs, load {load:.1f}, Python {version}")
     for row in rows:
         terminalreporter.line("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+@pytest.fixture(scope="session")
+def tried(tmp_path_factory: pytest.TempPathFactory) -> Measured:
+    """Settings of the quickstart's question with many seeds."""
+    return measured(f"sqlite:///{tmp_path_factory.mktemp('question')}/ledger.db")

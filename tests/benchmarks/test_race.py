@@ -5,46 +5,18 @@ By default it is a glance; BELAY_SETTINGS=64 BELAY_SEEDS=64 says something, in a
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
+from questions import DRAWS, QUICKSTART, SEEDS, SETTINGS, Measured
 
 from study.design.config import load_config
-from study.design.schema import Outcome, SeedResult, Setting
+from study.design.schema import Outcome, SeedResult
 from study.design.study import Study
-from study.execute.ask import Asker
-from study.execute.ledger import Ledger
 from study.execute.race import SHARES, runners
-from study.execute.tables import opened
-from study.execute.train import train_pack
 
 pytestmark = pytest.mark.timeout(0)  # as long as it takes
-QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
-SETTINGS = int(os.environ.get("BELAY_SETTINGS", "8"))
-SEEDS = int(os.environ.get("BELAY_SEEDS", "15"))  # of which a race takes 14; the others tell the truth
-DRAWS = 1000 if SETTINGS > 8 else 50
-
-Measured = dict[int, tuple[Setting, dict[int, float]]]  # by number: a setting, and what each seed came to
-
-
-def measured(url: str) -> Measured:
-    """Sobol points of the quickstart's space, with all seeds, of those that did not diverge."""
-    changes = [f"search={{sampler: qmc, settings: {SETTINGS}, baseline: 0, riders: none}}", f"seeds={SEEDS}"]
-    study = Study.of(load_config(QUICKSTART, [*changes, "evaluations=1", "confirm=null"]))
-    with opened(url, making=True) as engine:
-        ledger = Ledger(engine, study.config.name, url)
-        ledger.begin(study.config)
-        asker = Asker(study, ledger, room=64)
-        while (pack := asker.next()) is not None:
-            asker.tell(list(train_pack(study, pack)))
-        return {
-            setting.number: (setting, {each.seed: each.last("average/val_accuracy") for each in outcome.seeds})
-            for setting, outcome in asker.outcomes()
-            if outcome.state == "complete"
-        }
 
 
 def winner(study: Study, tried: Measured, seeds: list[int]) -> int:
@@ -61,8 +33,7 @@ def winner(study: Study, tried: Measured, seeds: list[int]) -> int:
     return max(running, key=lambda number: np.mean([tried[number][1][seed] for seed in seeds[: stages[-1].stop]]))
 
 
-def test_race(tmp_path: Path, figure: Callable[..., None]) -> None:
-    tried = measured(f"sqlite:///{tmp_path}/ledger.db")
+def test_race(tried: Measured, figure: Callable[..., None]) -> None:
     study = Study.of(load_config(QUICKSTART, ["search.race=true", "objective.metric=live/val_accuracy"]))
     rng, plain, raced = np.random.default_rng(0), [], []
     for _ in range(DRAWS):

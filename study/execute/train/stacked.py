@@ -341,7 +341,7 @@ class _Rows:
         """
         shapes = [part.shape for part in batch]
         if self._traced is None:
-            self._batch, self._traced = shapes, self._noted(grad_and_value(self._loss), self.x, self._fixed, batch)
+            self._batch, self._traced = shapes, self._operations(grad_and_value(self._loss), self.x, self._fixed, batch)
         if shapes != self._batch:
             raise NotStackable("`batches` gives batches of different shapes")
         found: tuple[Tensor, Tensor] = self._traced(self.x, self._fixed, batch)
@@ -360,7 +360,7 @@ class _Rows:
             for begin in range(0, len(weights), TOGETHER):
                 some = slice(begin, begin + TOGETHER)
                 few = {name: rows[some] for name, rows in fixed.items()}
-                measured = self._noted(self._measure, weights[some], few)(weights[some], few)
+                measured = self._operations(self._measure, weights[some], few)(weights[some], few)
                 columns = {name: value.tolist() for name, value in measured.items()}
                 found += [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
         return found
@@ -370,7 +370,7 @@ class _Rows:
         self.x, self._traced = self.x[rows], None
         self._fixed = {name: values[rows] for name, values in self._fixed.items()}
 
-    def _noted(self, function: Callable[..., Any], *arguments: Any) -> Traced:
+    def _operations(self, function: Callable[..., Any], *arguments: Any) -> Traced:
         """The operations of a function of one row, for rows of these shapes."""
         shapes = [(tensor.shape, tensor.dtype, tensor.device) for tensor in tree_leaves(arguments)]
         return traced((function.__name__, self._kind, *shapes), vmap(function), *arguments)

@@ -1,4 +1,4 @@
-"""What torch has, too, but so that its first use imports torch's compiler: a second of each process."""
+"""Parts of torch, written again: the first use of its own imports its compiler, which takes a second."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Of ``torch.func.grad_and_value`` all but the import; these have no public names.
+# The parts of ``torch.func.grad_and_value``, which have no public names.
 from torch._functorch.eager_transforms import (
     _create_differentiable,
     _undo_create_differentiable,

@@ -120,6 +120,21 @@ def test_a_run_inside_another_program_leaves_its_signals_and_environment_alone(s
     assert without_torch_s_own(os.environ) == environment
 
 
+def test_a_program_that_runs_a_study_has_its_garbage_collected_as_before() -> None:
+    """What a driver imports, in a process that has imported none of it; workers collect less often."""
+    asking = (
+        "import gc; before = gc.get_threshold(); import study.execute.cluster, study.execute.tune, study.notebook; "
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", asking + "print(gc.get_threshold() == before)"],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=True,
+    )
+    assert found.stdout == "True\n"
+
+
 def without_torch_s_own(environment: Mapping[str, str]) -> dict[str, str]:
     """The environment without what torch sets as it compiles."""
     return {name: value for name, value in environment.items() if not name.startswith("TORCH")}
