@@ -135,12 +135,11 @@ def test_it_is_there_too_where_settings_differ_in_how_much_they_vary(settings: i
 
 
 @pytest.mark.no_cover  # which would double its time
-@pytest.mark.parametrize(("loudness", "seeds"), [(20, 4), (3, 14), (20, 14)])
-def test_one_that_varies_far_more_than_the_others_is_there_too(loudness: float, seeds: int) -> None:
-    """Of few seeds and little more noise it is so in 92 % of studies: nothing tells that its variance is not theirs."""
+@pytest.mark.parametrize("seeds", [4, 14])
+def test_one_that_varies_far_more_than_the_others_is_there_too(seeds: int) -> None:
+    """As in studies some of whose settings are near divergence; leaning on the others it is there in 83 to 86 %."""
     rng = np.random.default_rng(seeds)
-    sizes = np.ones((64, 1))
-    sizes[:4] = loudness
+    sizes = np.array([20, 10, *[5] * 6, *[2] * 8, *[1] * 48])[:, None]
     there = [0 in level(pd.DataFrame(sizes * rng.standard_normal((64, seeds))), "max") for _ in range(400)]
     assert np.mean(there) >= 0.93
 
