@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from study.findings.choose import moderated
 
 FEWEST_LEARNT = 4  # candidates below which any true mean is as probable as another
-ROUNDS = 250  # of learning the spread
+ROUNDS = 1000  # of learning the spread
 SPREADS, LEARNT_FROM = 10, 10_000  # times that it is learnt, at most, and candidates of all these times together
 BELOW, ABOVE = 14.0, 4.0  # usual standard errors that the grid goes below the best measured mean, and above it
 FINE, CELLS = 4.0, 240  # cells of the grid to a standard error, and all of them, at most
@@ -87,6 +87,7 @@ def chances(searched: pd.DataFrame, fresh: pd.DataFrame, mode: str) -> pd.Series
 
 def _measured(values: Array) -> _Measured:
     """What candidates measured, by their values by seed, of which higher ones are better."""
+    values = values - values.max()  # a grid of differences is as fine wherever the values lie
     candidates, seeds = values.shape
     means, own = values.mean(axis=1), seeds - 1
     if candidates == 1:
@@ -134,7 +135,7 @@ def _confirmed(beliefs: Array, again: _Measured, grid: Array) -> tuple[Array, Ar
     A case is what these seeds add to all alike, which is whatever makes the values agree with the beliefs.
     """
     means = beliefs @ grid
-    variances = beliefs @ grid**2 - means**2 + again.errors**2
+    variances = (beliefs * (grid - means[:, None]) ** 2).sum(axis=1) + again.errors**2
     error = math.sqrt(variances.sum()) / len(means)
     shifts = float((again.means - means).mean()) + error * np.linspace(-WIDE, WIDE, SHIFTS)
     after = np.stack([beliefs * again.likelihood(grid, shift) for shift in shifts])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from study.design.config import load_config
@@ -24,7 +25,12 @@ Measured = dict[int, tuple[Setting, dict[int, float]]]  # by number: a setting, 
 def measured(url: str) -> Measured:
     """Sobol points of the quickstart's space, with all seeds, of those that did not diverge."""
     changes = [f"search={{sampler: qmc, settings: {SETTINGS}, baseline: 0, riders: none}}", f"seeds={SEEDS}"]
-    study = Study.of(load_config(QUICKSTART, [*changes, "evaluations=1", "confirm=null"]))
+    return trained(url, [*changes, "confirm=null"])
+
+
+def trained(url: str, changes: Sequence[str]) -> Measured:
+    """The quickstart with these changes: settings that did not diverge, with all seeds of search and confirmation."""
+    study = Study.of(load_config(QUICKSTART, [*changes, "evaluations=1"]))
     with opened(url, making=True) as engine:
         ledger = Ledger(engine, study.config.name, url)
         ledger.begin(study.config)
