@@ -8,11 +8,11 @@ from typing import Any
 
 import pandas as pd
 
-from study.design.schema import NATURAL, PARAMETERS, Tag, Value, figures, host_of
+from study.design.schema import LIVE, NATURAL, PARAMETERS, Tag, Value, figures, host_of
 from study.errors import printable
 from study.findings.choose import FEWEST, row
 from study.findings.collect import Records
-from study.findings.compare import Comparison, Difference, runner_up
+from study.findings.compare import ADVISED, Baseline, Comparison, Difference, runner_up
 from study.findings.recommend import Recommendation
 from study.show import mean_text, number
 
@@ -30,6 +30,7 @@ BASELINE_PARAMETERS: dict[str, Sequence[str]] = {  # those in which averages of 
     "push": list(PARAMETERS),
     "none": [],
 }
+NAMES = {"ema": "EMA", "none": "no averaging"}  # of a baseline as such, in the verdict
 MOST_CONFIRMED = 1000  # fresh seeds that a study may have
 LEARNING_RATE = "lr"  # what the built-in tasks call it
 
@@ -67,12 +68,18 @@ def lines(found: Recommendation) -> list[tuple[str, str]]:
     if found.riders:
         said.append(("riders", _ridden(found)))
     said += [(f"vs {comparison.baseline}", _versus(found, comparison, varied)) for comparison in found.versus]
-    if records.run and not any(comparison.baseline == "ema" for comparison in found.versus):
-        said.append(("vs ema", _no_ema(records)))
-    if flattered := [comparison.baseline for comparison in found.versus if not comparison.fresh]:
-        which = "the differences" if len(flattered) == len(found.versus) else f"vs {', '.join(flattered)}, numbers that"
-        flattery = f"{which} flatter the winner, though their intervals allow for it"
-        said.append(("", f"chosen and measured on the same seeds: {flattery}; {what_mends(records)}"))
+    judge = _judge(records)
+    if records.run and not any(comparison.baseline == judge for comparison in found.versus):
+        said.append((f"vs {judge}", _unmeasured(records, judge)))
+    others = [comparison for comparison in found.versus if not comparison.itself]
+    if flattered := [comparison for comparison in others if not comparison.fresh]:
+        named = ", ".join(comparison.baseline for comparison in flattered)
+        which = "the differences" if len(flattered) == len(others) else f"vs {named}, numbers that"
+        unknown = all(math.isnan(comparison.difference.low) for comparison in flattered)
+        allowed = "" if unknown else ", though their intervals allow for it"
+        said.append(
+            ("", f"chosen and measured on the same seeds: {which} flatter the winner{allowed}; {what_mends(found)}")
+        )
     said += [("note", note) for note in records.notes]
     if records.run:
         export = f"belay-study export {records.name} -o defaults.yaml"
@@ -80,18 +87,27 @@ def lines(found: Recommendation) -> list[tuple[str, str]]:
     return [(head, printable(text)) for head, text in said]
 
 
-def what_mends(records: Records) -> str:
+def what_mends(found: Recommendation) -> str:
     """What makes up for choosing and measuring on the same seeds."""
+    records = found.records
     if not records.run:
         return "fresh seeds of the best few would not"
+    if found.fresh:
+        return "more finalists (`confirm`) mend it"
     return "`confirm` mends it" if records.finished else "where the study has `confirm`, finishing it mends that"
 
 
-def _no_ema(records: Records) -> str:
-    """Why there is no EMA to compare with."""
+def _judge(records: Records) -> Baseline:
+    """The baseline that the verdict is about: EMA, or where the objective is the model's own weights', no averaging."""
+    return "none" if records.metric.startswith(LIVE) else "ema"
+
+
+def _unmeasured(records: Records, judge: Baseline) -> str:
+    """Why there is no such baseline to compare with."""
+    what = "no plain EMA" if judge == "ema" else "nothing without coupling"
     if int(records.tags[Tag.DONE]) < records.planned:
-        return "no plain EMA is done yet"
-    return "no plain EMA was measured; leave `search.baseline` out to have some tried"
+        return f"{what} is done yet"
+    return f"{what} was measured; leave `search.baseline` out to have some tried"
 
 
 def _varied(found: Recommendation) -> list[str]:
@@ -143,69 +159,98 @@ def _on(found: Recommendation) -> str:
     """Which seeds the mean is over, or what it is without its luck, where these are the seeds of the search."""
     if found.fresh:
         return f" on {found.fresh} fresh seeds, the best of {found.finalists} finalists"
-    return "" if found.shrunken is None else f", about {mean_text(found.shrunken, found.se)} without luck"
+    return "" if found.shrunken is None else f", about {mean_text(found.shrunken, found.se)} with less luck"
 
 
 def verdict(found: Recommendation) -> str:
-    """Whether the best setting differs from the best EMA beyond chance, and if not, what would tell; "" without one.
+    """Whether the best setting differs from the best EMA beyond chance, and if not, what would tell.
 
-    Where a table has no EMA, or nothing to set against it, whether it differs from all others. Of a study that is not
-    finished it is so far.
+    Where an EMA is the best itself, whether other averages differ from it; where there is none, or nothing else to set
+    against it, whether the best setting differs from all others. Of a study that is not finished it is so far.
     """
     said = _verdict(found)
-    return said if not said or found.records.finished else f"so far {said}"
+    return said if found.records.finished else f"so far {said}"
 
 
 def _verdict(found: Recommendation) -> str:
     versus = {comparison.baseline: comparison for comparison in found.versus}
-    leads: list[Difference] = []
-    ahead = "better than the best EMA"
-    if "ema" in versus:
-        leads = [versus["ema"].difference]
-        if versus["ema"].setting == found.setting:
-            leads = [versus[name].difference for name in ("belay", "push") if name in versus]
-            ahead = "EMA is the best, better than any coupled average"
-    if untold := [each for each in leads if not (each.settled and each.mean > 0)]:
-        nearest = min(untold, key=lambda each: each.mean)
-        return f"no setting is better than EMA beyond chance; {_what_would_tell(found, nearest)}"
-    if leads:
-        return f"{ahead}, beyond chance"
-    return "" if found.records.run else _against_runner_up(found)
+    judge = _judge(found.records)
+    if judge not in versus:
+        return _against_runner_up(found)
+    if versus[judge].itself:
+        return _of_the_baseline_itself(found, judge)
+    name, lead = BASELINE_TEXTS[judge], versus[judge].difference
+    if lead.low > 0:
+        return f"better than {name}, beyond chance" if lead.settled else _ahead(found, name, lead)
+    return (
+        f"no setting is better than {NAMES[judge]} beyond chance; {_what_would_tell(found, lead, versus[judge].fresh)}"
+    )
+
+
+def _of_the_baseline_itself(found: Recommendation, judge: Baseline) -> str:
+    """Whether the best of other averages is told from the baseline, which measured best itself."""
+    others = [each for each in found.versus if each.baseline != judge and each.metric == found.records.metric]
+    if judge == "none":
+        others = [each for each in others if each.baseline in ("belay", "push")]
+    if not others:
+        return _against_runner_up(found)
+    name = NAMES[judge]
+    untold = [each for each in others if not (each.difference.settled and each.difference.low > 0)]
+    if not untold:
+        return f"{name} is the best, better than any {'other' if judge == 'ema' else 'coupled'} average, beyond chance"
+    nearest = min(untold, key=lambda each: each.difference.mean)
+    other, lead = BASELINE_TEXTS[nearest.baseline], nearest.difference
+    if lead.low > 0:
+        return f"{name} is {_ahead(found, other, lead)}"
+    return f"{name} measured best, not beyond chance over {other}; {_what_would_tell(found, lead, nearest.fresh)}"
 
 
 def _against_runner_up(found: Recommendation) -> str:
-    """Whether a table's best setting is told from all others; if not, from which it is not, and what would tell."""
+    """Whether the best setting is told from all others; if not, from which it is not, and what would tell."""
     second = runner_up(found.records, found.setting, found.rivals)
     if second is None:
         return "no other setting to compare it with"
     setting, lead = second
     named = setting_text(row(found.records.settings, setting), _named(found))
     if found.settled:
-        others = _count(found.tried - 1, "other complete setting")
+        others = _count(found.tried + found.riders - 1 - found.left, "other complete setting")
         return f"better than {others}, beyond chance: {lead.mean:+.3g} (95 % at least {lead.low:+.3g}) over {named}"
     if not lead.mean:
         return f"not better than {named}, which measured the same"
-    return f"not better than {named} beyond chance; {_what_would_tell(found, lead)}"
+    if lead.low > 0 and lead.seeds < FEWEST:
+        return _ahead(found, named, lead)
+    return f"not better than {named} beyond chance; {_what_would_tell(found, lead, bool(found.fresh))}"
 
 
-def _what_would_tell(found: Recommendation, between: Difference) -> str:
-    """How many seeds would tell a difference from 0, and of a study the command that trains them."""
-    if between.needed == math.inf:
+def _ahead(found: Recommendation, of: str, lead: Difference) -> str:
+    """That a lead would be beyond chance if its few seeds were enough."""
+    return f"ahead of {of}, but {_what_would_tell(found, lead, bool(found.fresh))}"
+
+
+def _what_would_tell(found: Recommendation, between: Difference, fresh: bool) -> str:
+    """How many seeds would tell a difference from 0, and of a finished study the command that trains them.
+
+    Args:
+        found: The recommendation.
+        between: The difference.
+        fresh: Whether it is over fresh seeds.
+    """
+    if not between.mean:
         return "the best of each measured the same"
+    lead = f"{between.mean:+.2g}" if between.mean > 0 else f"the {-between.mean:.2g} that it is behind"
     if between.needed > MOST_CONFIRMED:
-        return f"{between.mean:+.2g} would take more than {MOST_CONFIRMED:,} seeds to tell"
-    needed = max(int(between.needed), FEWEST) if not math.isnan(between.needed) else FEWEST
-    if not found.records.run:
-        if math.isnan(between.needed):
-            return f"one seed settles nothing, give at least {FEWEST}"
-        few = "" if between.seeds >= FEWEST else f"fewer than {FEWEST} seeds settle nothing, "
-        return f"{few}about {needed} seeds would tell {between.mean:+.2g}"
-    grown = f"confirm.seeds={needed}" if found.fresh else f"'confirm={{finalists: 4, seeds: {needed}}}'"
-    few = ""
-    if between.seeds < FEWEST:
-        few = "one seed settles nothing, " if between.seeds == 1 else f"{between.seeds} seeds settle nothing, "
-    command = f"belay-study extend {found.records.name} --set {grown}"
-    return f"{few}about {needed} fresh ones would tell {between.mean:+.2g}: {command}"
+        return f"{lead} would take more than {MOST_CONFIRMED:,} seeds to tell"
+    records, seeds = found.records, "fresh seeds" if found.records.run else "seeds"
+    if math.isnan(between.needed):
+        said, needed = f"one seed settles nothing, it takes at least {FEWEST} {seeds}", FEWEST
+    else:
+        needed = int(between.needed)
+        few = f"{between.seeds} seeds settle nothing, " if between.seeds < FEWEST else ""
+        said = f"{few}about {needed} {seeds} would tell {lead}"
+    if not records.run or not records.finished or (found.fresh and not fresh):
+        return said
+    grown = f"confirm.seeds={needed}" if fresh else f"'confirm={{finalists: {ADVISED}, seeds: {needed}}}'"
+    return f"{said}: belay-study extend {records.name} --set {grown}"
 
 
 def _rates(derived: Mapping[str, float], lr: Value) -> str:
@@ -224,7 +269,7 @@ def _times(factor: float, lr: Value) -> str:
 def _versus(found: Recommendation, comparison: Comparison, varied: Sequence[str]) -> str:
     """The difference to a baseline, and what its best setting is."""
     name = BASELINE_TEXTS[comparison.baseline]
-    if comparison.setting == found.setting and comparison.baseline != "none":
+    if comparison.itself:
         return f"the best setting is itself {name}"
     setting = row(found.records.settings, comparison.setting)
     where = setting_text(setting, [*BASELINE_PARAMETERS[comparison.baseline], *varied])
@@ -233,7 +278,7 @@ def _versus(found: Recommendation, comparison: Comparison, varied: Sequence[str]
 
 def sureness(found: Recommendation) -> str:
     """How many of the others cannot be told from the best setting."""
-    if found.seeds < 2:
+    if found.rivals is None:
         return f"unknown with one seed; {'give `seeds` at least 2' if found.records.run else 'add rows of other seeds'}"
     if found.tried + found.riders == 1:
         return "no other setting was completed"

@@ -128,16 +128,15 @@ class Results:
         """The best setting, or the best of a family, beside the best of others, paired over seeds.
 
         Args:
-            family: ``ema``, ``damped``, ``belay``, ``push`` or a method of `belay.methods`.
-            baseline: The same, or ``none``; left out, each family that was measured.
+            family: ``ema``, ``damped``, ``belay``, ``push``, ``none`` or a method of `belay.methods`.
+            baseline: The same; left out, each family that was measured.
 
         Raises:
             BadInput: There is no such family, or the study has not measured it.
         """
-        from study.findings.compare import best_of, comparisons
+        from study.findings.recommend import compared
 
-        best = self.best().recommendation.setting if family is None else best_of(self.records, family)
-        return comparisons(self.records, best, baseline)
+        return compared(self.records, family, baseline)
 
     def region(self) -> Region | None:
         """Where the truly best setting lies; None where settings have one seed."""

@@ -211,18 +211,16 @@ def compare(
     """
     from study.findings.choose import FEWEST
     from study.findings.collect import load
-    from study.findings.compare import best_of, comparisons, metric_of
-    from study.findings.recommend import recommend
+    from study.findings.recommend import compared
     from study.options import connecting
     from study.show import show_rows
 
     with connecting(tracking=tracking) as chosen:
-        records = load(study, chosen.connections.tracking)
-        best = best_of(records, family) if family else recommend(records).setting
-        found = comparisons(records, best, baseline, metric_of(records, family) if family else None)
+        found = compared(load(study, chosen.connections.tracking), family, baseline)
     show_rows(found, form)
     if form == "table" and len(found) and found["seeds"].min() < FEWEST:
-        typer.echo(f"fewer than {FEWEST} seeds settle nothing; as many as `needed` do, four times in five", err=True)
+        needed = "; as many as `needed` do, four times in five" if found["needed"].notna().any() else ""
+        typer.echo(f"fewer than {FEWEST} seeds settle nothing{needed}", err=True)
 
 
 @here_or_there

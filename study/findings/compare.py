@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from study.design.schema import AVERAGE, NATURAL, PARAMETERS, live_of, order, over_seeds
+from study.design.schema import AVERAGE, LIVE, NATURAL, PARAMETERS, live_of, order, over_seeds
 from study.errors import BadInput
 from study.findings.choose import CONFIDENCE, FEWEST, best_first, dunnett, leads, level, row, seeds_needed, sign_flip
 from study.findings.collect import Records
@@ -17,6 +17,7 @@ from study.findings.collect import Records
 Baseline = Literal["ema", "damped", "belay", "push", "none"]
 Method = Literal["ema_of_ema", "pace", "primal_averaging", "nesterov"]  # of `belay.methods`: each a part of a family
 BASELINES: tuple[Baseline, ...] = ("ema", "damped", "belay", "push", "none")
+ADVISED = 4  # finalists that are advised where none were confirmed
 DISTINCT = 12  # the most values of a parameter that are shown one by one
 
 
@@ -32,8 +33,8 @@ class Difference:
         superiority: Share of the seeds on which it is above 0, ties by half: how probably it is on another seed.
         p: Exact probability of a mean as far from 0 by chance, by flipping signs, of this pair alone; nan with more
             than 16 seeds.
-        needed: Seeds on which as large a difference would be told from 0, four times in five; inf where it is 0, nan
-            with one seed.
+        needed: Seeds on which as large a difference would be told from 0, four times in five: more of the same, or,
+            of a study without confirmation, fresh ones of `ADVISED` finalists. Inf where it is 0, nan with one seed.
     """
 
     mean: float
@@ -59,6 +60,7 @@ class Comparison:
             "push" (coupling below 0) or "none" (no averaging: the model's own weights, coupling 0); or a method, as
             `members` says.
         setting: Number of the baseline's best setting.
+        itself: Whether that is the best setting itself.
         metric: What was measured of it.
         mean: Its mean over seeds.
         difference: The best setting minus it.
@@ -67,6 +69,7 @@ class Comparison:
 
     baseline: Baseline | Method
     setting: int
+    itself: bool
     metric: str
     mean: float
     difference: Difference
@@ -112,7 +115,13 @@ def ranking(records: Records, metric: str | None = None) -> pd.DataFrame:
 
 
 def difference(
-    ours: pd.Series, others: pd.DataFrame, setting: int, mode: str, chosen_from: int, two_sided: bool = True
+    ours: pd.Series,
+    others: pd.DataFrame,
+    setting: int,
+    mode: str,
+    chosen_from: int,
+    two_sided: bool = True,
+    told_among: int | None = None,
 ) -> Difference:
     """The difference of two settings over the seeds that both have.
 
@@ -124,18 +133,19 @@ def difference(
         mode: Which direction is better, "max" or "min".
         chosen_from: How many settings these two were chosen from, for which the interval has to hold at once.
         two_sided: Whether the interval is two-sided; else each end is a one-sided bound, as `rivals` uses.
+        told_among: How many settings the seeds are for that would tell it; by default as many.
     """
     lead = row(leads(ours, others, mode), setting)
     theirs = row(others, setting)
     each = (ours - theirs if mode == "max" else theirs - ours).dropna().to_numpy()
-    mean, se, seeds = float(lead["mean"]), float(lead["se"]), len(each)
+    mean, se, df, seeds = float(lead["mean"]), float(lead["se"]), float(lead["df"]), len(each)
     if seeds < 2:
         return Difference(mean, math.nan, math.nan, seeds, math.nan, math.nan, math.nan)
     if not each.any():  # of a setting to itself, or to one that is the same in all but name
         return Difference(0.0, 0.0, 0.0, seeds, 0.5, 1.0, math.inf)
-    critical = dunnett(max(1, chosen_from - 1), float(lead["df"]), two_sided=two_sided)
+    critical = dunnett(max(1, chosen_from - 1), df, two_sided=two_sided)
     superiority = float((each > 0).mean() + (each == 0).mean() / 2)
-    needed = seeds_needed(mean, se, seeds, critical)
+    needed = seeds_needed(mean, se, seeds, df, max(1, (told_among or chosen_from) - 1), two_sided)
     return Difference(mean, mean - critical * se, mean + critical * se, seeds, superiority, sign_flip(each), needed)
 
 
@@ -145,16 +155,15 @@ def beside(records: Records, best: int) -> pd.DataFrame:
     return searched[row(searched, best).dropna().index].dropna()
 
 
-def rivals(records: Records, best: int) -> list[int]:
-    """Settings that cannot be told from the best, best first: at 95 % over all of them at once; none with one seed.
+def rivals(records: Records, best: int) -> list[int] | None:
+    """Settings that cannot be told from the best, best first: at 95 % over all of them at once; None with one seed.
 
     Finalists are judged by their fresh seeds, all others by those of the search. One that left a race before the best
     is no rival.
     """
-    searched = beside(records, best)
-    if len(searched.columns) < 2:
-        return []
-    fresh = values(records, records.metric, fresh=True)
+    searched, fresh = beside(records, best), values(records, records.metric, fresh=True)
+    if max(len(searched.columns), len(fresh.columns)) < 2:
+        return None
     confidence = (1 + CONFIDENCE) / 2 if len(fresh) else CONFIDENCE  # of each of two statements
     found = [setting for setting in level(searched, records.mode, confidence) if setting not in fresh.index]
     if len(fresh):
@@ -162,20 +171,24 @@ def rivals(records: Records, best: int) -> list[int]:
     return [setting for setting in found if setting != best]
 
 
-def runner_up(records: Records, best: int, rivals: list[int]) -> tuple[int, Difference] | None:
+def runner_up(records: Records, best: int, rivals: list[int] | None) -> tuple[int, Difference] | None:
     """The next best setting and the lead over it, where there is another setting; a rival before one that is none.
 
     Args:
-        records: A table's records, without fresh seeds and races.
+        records: The study's records; if it has finalists, the next best is one of them.
         best: The best setting.
         rivals: Those that cannot be told from it.
     """
-    others = [*rivals, *(int(setting) for setting in ranking(records).index if setting != best)]
+    fresh = values(records, records.metric, fresh=True)
+    measured = fresh if best in fresh.index else beside(records, best)
+    ranked = [*(rivals or []), *(int(setting) for setting in ranking(records).index)]
+    others = [setting for setting in ranked if setting != best and setting in measured.index]
     if not others:
         return None
-    measured = values(records, records.metric)
-    ours = row(measured, best)
-    return others[0], difference(ours, measured, others[0], records.mode, len(measured), two_sided=len(measured) == 2)
+    count = len(measured)
+    among = _told_among(records, measured is fresh)
+    lead = difference(row(measured, best), measured, others[0], records.mode, count, count == 2, among)
+    return others[0], lead
 
 
 def members(table: pd.DataFrame, baseline: Baseline | Method) -> pd.Series:
@@ -198,10 +211,14 @@ def members(table: pd.DataFrame, baseline: Baseline | Method) -> pd.Series:
 
 
 def metric_of(records: Records, family: Baseline | Method) -> str | None:
-    """The metric that a family is judged by: no averaging by the model's own weights; None if that is not another."""
-    if family != "none":
-        return records.metric
-    return live_of(records.metric) if records.metric.startswith(AVERAGE) else None
+    """The metric that a family is judged by: no averaging by the model's own weights. None if the study has none.
+
+    Where the objective is the model's own weights', those that no average pulls are all without averaging.
+    """
+    if family == "none":
+        return live_of(records.metric) if records.metric.startswith((AVERAGE, LIVE)) else None
+    watching = family in ("ema", "damped", "ema_of_ema")
+    return None if watching and records.metric.startswith(LIVE) else records.metric
 
 
 def best_of(records: Records, family: Baseline | Method) -> int:
@@ -210,14 +227,35 @@ def best_of(records: Records, family: Baseline | Method) -> int:
     Raises:
         BadInput: None of its settings was completed.
     """
+    found = _best_of(records, family)
+    if found is None:
+        raise BadInput(_unmeasured(records, "family", family))
+    return found[0]
+
+
+def _best_of(records: Records, family: Baseline | Method, confirmed: bool = True) -> tuple[int, bool] | None:
+    """The best setting of a family, and whether it is so by fresh seeds; None if none was measured.
+
+    Args:
+        records: The study's records.
+        family: The family.
+        confirmed: Whether its finalists come first, if it has any.
+    """
     metric = metric_of(records, family)
+    if metric is None or not records.derived:
+        return None
     table = ranking(records, metric)
     candidates = table.index[members(table, family)]
-    if metric is None or candidates.empty:
-        raise BadInput(_unmeasured(records, "family", family))
     measured = values(records, metric, fresh=True)
     finalists = candidates.intersection(measured.index, sort=False)  # ties go to the one that the search ranks first
-    return best_first(measured.loc[finalists], records.mode)[0] if len(finalists) else int(candidates[0])
+    if confirmed and len(finalists):
+        return best_first(measured.loc[finalists], records.mode)[0], True
+    return (int(candidates[0]), False) if len(candidates) else None
+
+
+def _told_among(records: Records, fresh: bool) -> int | None:
+    """How many settings the seeds are for that would tell them apart; None for as many as there are."""
+    return ADVISED if records.study and not fresh else None
 
 
 def against(
@@ -225,24 +263,16 @@ def against(
 ) -> Comparison | None:
     """A setting, by the objective or another metric, against a baseline's own best; None if that was not measured."""
     metric, metric_of_best = metric_of(records, baseline), metric_of_best or records.metric
-    if metric is None or not records.derived:
+    confirmed = best in values(records, metric_of_best, fresh=True).index
+    found = _best_of(records, baseline, confirmed)
+    if metric is None or found is None:
         return None
-    table = ranking(records, metric)
-    if table.empty:
-        return None
-    candidates = table.index[members(table, baseline)]
-    if candidates.empty:
-        return None
-    measured = values(records, metric, fresh=True)
-    finalists = candidates.intersection(measured.index, sort=False)  # ties go to the one that the search ranks first
-    fresh = not finalists.empty and best in values(records, metric_of_best, fresh=True).index
-    if fresh:
-        setting, *_ = best_first(measured.loc[finalists], records.mode)
-    else:
-        setting, measured = int(candidates[0]), values(records, metric)
-    ours = values(records, metric_of_best, fresh)
-    between = difference(row(ours, best), measured, setting, records.mode, chosen_from=len(ours))
-    return Comparison(baseline, setting, metric, over_seeds(row(measured, setting).dropna()), between, fresh)
+    setting, fresh = found
+    measured, ours = values(records, metric, fresh), values(records, metric_of_best, fresh)
+    among = _told_among(records, fresh)
+    between = difference(row(ours, best), measured, setting, records.mode, chosen_from=len(ours), told_among=among)
+    itself, mean = (setting, metric) == (best, metric_of_best), over_seeds(row(measured, setting).dropna())
+    return Comparison(baseline, setting, itself, metric, mean, between, fresh)
 
 
 def comparisons(
@@ -250,8 +280,8 @@ def comparisons(
 ) -> pd.DataFrame:
     """A row for each baseline: its best setting, metric, mean, and the paired difference of a setting to it.
 
-    The columns of the difference are those of `Difference`; ``fresh`` tells whether it is over fresh seeds, on which
-    both settings were confirmed.
+    ``difference`` is the mean of `Difference`, whose other columns follow; ``fresh`` tells whether it is over fresh
+    seeds, on which both settings were confirmed.
 
     Args:
         records: The study's records.

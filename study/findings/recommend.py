@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, cast
+
+import pandas as pd
 
 from belay import Oscillator
 from belay.defaults import FORMAT
@@ -14,7 +17,21 @@ from study.design.schema import NATURAL, PARAMETERS, Tag, Value, figures, host_o
 from study.errors import FailedWork
 from study.findings.choose import FEWEST, row, shrunken
 from study.findings.collect import Records
-from study.findings.compare import Baseline, Comparison, against, beside, confirmed, ranking, rivals, values
+from study.findings.compare import (
+    BASELINES,
+    Baseline,
+    Comparison,
+    Method,
+    against,
+    beside,
+    best_of,
+    comparisons,
+    confirmed,
+    metric_of,
+    ranking,
+    rivals,
+    values,
+)
 from study.findings.regimes import Region, possible, region
 
 
@@ -28,11 +45,13 @@ class Recommendation:
         parameters: Its values.
         mean: Mean of the objective over seeds.
         se: Standard error of the mean; nan with one seed.
-        shrunken: The mean, less what is probably luck, where it was chosen by the seeds that it is measured on.
+        shrunken: The mean, less some of its luck, where it was chosen by the seeds that it is measured on, of enough
+            settings to say; else None.
         seeds: Seeds that it was searched by; in a race more than other settings.
         fresh: How many fresh seeds, which took no part in the search, the mean is over; 0 if none.
         finalists: How many settings were confirmed on these, of which it is the best.
-        rivals: Numbers of the settings and riders that cannot be told from it, best first.
+        rivals: Numbers of the settings and riders that cannot be told from it, best first; None if nothing is known of
+            that, with one seed.
         left: Settings and riders that left a race before it.
         tried: Complete settings it was chosen from.
         riders: Averages that it was chosen from too, which watched the trainings of `hosts` settings.
@@ -41,8 +60,8 @@ class Recommendation:
         diverged: Settings that diverged.
         failed: Settings that failed.
         unfinished: Settings and riders whose seeds so far all completed, but that lack a seed which every setting gets.
-        versus: The comparisons that could be made with the best EMA and with no averaging; where an EMA is the best,
-            also with the best BELAY and the best push.
+        versus: The comparisons that could be made with the best EMA and with no averaging; where one of these is the
+            best itself, also with the best damped average, BELAY and push.
     """
 
     records: Records
@@ -54,7 +73,7 @@ class Recommendation:
     seeds: int
     fresh: int
     finalists: int
-    rivals: list[int]
+    rivals: list[int] | None
     left: int
     tried: int
     riders: int
@@ -68,8 +87,12 @@ class Recommendation:
     @property
     def settled(self) -> bool:
         """Whether it is told from all others that have as many seeds, at 95 % over all of them at once."""
-        others = self.tried + self.riders > 1
-        return others and not self.rivals and (self.fresh or self.seeds) >= FEWEST
+        return self.chosen and self.rivals == [] and (self.fresh or self.seeds) >= FEWEST
+
+    @property
+    def chosen(self) -> bool:
+        """Whether there was anything to choose from."""
+        return self.tried + self.riders > 1
 
     @property
     def oscillator(self) -> Oscillator | None:
@@ -78,7 +101,7 @@ class Recommendation:
 
 
 def recommend(records: Records) -> Recommendation:
-    """Chooses the complete setting with the best mean over the seeds of the search.
+    """Chooses the complete setting with the best mean over the seeds of the search, in a race of those with most seeds.
 
     Where finalists were confirmed on fresh seeds, it is the one with the best mean over these, of those that completed
     them, and what it came to is told by them alone.
@@ -101,8 +124,9 @@ def recommend(records: Records) -> Recommendation:
     best = finalists[0] if finalists else int(table.index[0])
     chosen = row(table, best)
     measured = row(values(records, records.metric, fresh=bool(finalists)), best).dropna()
-    rivals_of_ema: tuple[Baseline, ...] = ("belay", "push") if records.derived and chosen["family"] == "ema" else ()
-    baselines: tuple[Baseline, ...] = ("ema", *rivals_of_ema, "none")
+    versus = _versus(records, best, ("ema", "none"))
+    if any(comparison.itself for comparison in versus):
+        versus = _versus(records, best, BASELINES)
     return Recommendation(
         records=records,
         setting=best,
@@ -122,8 +146,27 @@ def recommend(records: Records) -> Recommendation:
         diverged=int(states.get("diverged", 0)),
         failed=int(states.get("failed", 0)),
         unfinished=int(states.get("complete", 0)) - len(table),
-        versus=[found for baseline in baselines if (found := against(records, best, baseline))],
+        versus=versus,
     )
+
+
+def _versus(records: Records, best: int, baselines: Sequence[Baseline]) -> list[Comparison]:
+    """The comparisons that could be made of the best setting."""
+    return [found for baseline in baselines if (found := against(records, best, baseline))]
+
+
+def compared(
+    records: Records, family: Baseline | Method | None = None, baseline: Baseline | Method | None = None
+) -> pd.DataFrame:
+    """The best setting, or the best of a family, beside the best of a baseline, or of each that was measured.
+
+    Raises:
+        BadInput: The study has not measured one that was asked for.
+        FailedWork: No setting was completed by every seed.
+    """
+    if family is None:
+        return comparisons(records, recommend(records).setting, baseline)
+    return comparisons(records, best_of(records, family), baseline, metric_of(records, family))
 
 
 def as_data(recommendation: Recommendation) -> dict[str, Any]:
@@ -153,6 +196,7 @@ def as_data(recommendation: Recommendation) -> dict[str, Any]:
         "unfinished": found.unfinished,
         "rivals": found.rivals,
         "settled": found.settled,
+        "finished": records.finished,
         "regime": average and average.regime,
         "oscillator": average and {name: plain(value) for name, value in figures(average, records.steps).items()},
         "versus": {comparison.baseline: _compared(comparison) for comparison in found.versus},
@@ -164,17 +208,13 @@ def defaults_file(recommendation: Recommendation) -> str:
     """The text of the defaults file that `belay.load_defaults` reads."""
     found, records, data = recommendation, recommendation.records, as_data(recommendation)
     where = region(records, found.setting)
-    as_good = ranking(records).loc[[found.setting, *found.rivals]]
     transfer = {name: data["oscillator"][name] for name in NATURAL}
     evidence = ["metric", "mode", "mean", "standard_error", "seeds", "fresh_seeds"]
     evidence += ["settings_tried", "settings_planned", "riders", "left", "versus"]
     document = {
         "format": FORMAT,
         "setting": found.parameters,
-        "as_good": {
-            "settings": len(as_good),
-            **{name: [plain(as_good[name].min()), plain(as_good[name].max())] for name in (*PARAMETERS, *NATURAL)},
-        },
+        "as_good": _as_good(found),
         "oscillator": {"regime": data["regime"], **data["oscillator"]},
         "region": where and _region(where),
         "transfer": {"steps": records.steps, "batch_size": found.parameters.get("batch_size"), **transfer},
@@ -190,6 +230,15 @@ def defaults_file(recommendation: Recommendation) -> str:
     }
     head = f"# Recommended by the study {records.name}; load it with belay.load_defaults(path, steps=...).\n"
     return head + dump_document(document)
+
+
+def _as_good(found: Recommendation) -> dict[str, Any] | None:
+    """What the best setting and those span that cannot be told from it; None if nothing is known of that."""
+    if found.rivals is None:
+        return None
+    settings = ranking(found.records).loc[[found.setting, *found.rivals]]
+    ends = {name: [plain(settings[name].min()), plain(settings[name].max())] for name in (*PARAMETERS, *NATURAL)}
+    return {"settings": len(settings), **ends}
 
 
 def _region(found: Region) -> dict[str, Any]:
@@ -209,9 +258,9 @@ def _rounded(value: float) -> Any:
 
 
 def _shrunken(records: Records, best: int) -> float | None:
-    """The best setting's mean among those of all that have as many seeds; None with one seed."""
-    searched = beside(records, best)
-    return float(shrunken(searched)[best]) if len(searched.columns) > 1 else None
+    """The best setting's mean, shrunken among those of all that have as many seeds; None where there are too few."""
+    means = shrunken(beside(records, best))
+    return None if means is None else float(means[best])
 
 
 def _compared(comparison: Comparison) -> dict[str, Any]:

@@ -24,10 +24,9 @@ def comparison(records: Records) -> Picture:
         Unsupported: There is nothing to compare with, or one seed.
     """
     best = recommended(records)
-    compared = comparisons(records, best.setting)
-    data = (
-        compared[compared["setting"].ne(best.setting) | compared["baseline"].eq("none")] if len(compared) else compared
-    )
+    itself = best.setting, records.metric
+    compared = comparisons(records, best.setting).to_dict("records")
+    data = pd.DataFrame([line for line in compared if (line["setting"], line["metric"]) != itself])
     if data.empty:
         raise Unsupported("the study measured nothing to compare the recommended setting with")
     if data["low"].isna().all():

@@ -45,7 +45,7 @@ def _worth(found: Recommendation) -> str:
     parts = [f"It came to {found.records.metric} {mean_text(found.mean, found.se)} on {seeds}"]
     for comparison in found.versus:
         name = BASELINE_TEXTS[comparison.baseline]
-        if comparison.setting == found.setting and comparison.baseline != "none":
+        if comparison.itself:
             parts.append(f"is itself {name}")
         else:
             parts.append(f"{difference_text(comparison.difference)} over {name}")
@@ -57,10 +57,10 @@ def notices(records: Records, found: Recommendation | None) -> Iterator[str]:
     done = int(records.tags[Tag.DONE])
     if done < records.planned:
         yield f"Of {records.planned} settings that were planned {done} are done."
-    if records.seeds < 2:
-        yield "One seed tells nothing of chance: there are no errors, no intervals and no rivals."
-    elif found is not None and not found.fresh:
-        mends = what_mends(records)
+    if found is not None and found.rivals is None:
+        yield "One seed tells nothing of chance: there are no errors and no intervals, and none is told from the best."
+    elif found is not None and found.chosen and not found.fresh:
+        mends = what_mends(found)
         yield f"Chosen and measured on the same seeds: the figures flatter the winner. {mends[0].upper()}{mends[1:]}."
 
 
@@ -74,7 +74,7 @@ def key_figures(found: Recommendation) -> list[Figure]:
     where = region(records, found.setting)
     return [
         (records.metric, mean_text(found.mean, found.se), f"{error}, {_counted(found.fresh or found.seeds)}"),
-        ("cannot be told from it", f"{len(found.rivals)} of the others", sureness(found)),
+        ("cannot be told from it", _untold(found), sureness(found)),
         ("regime", average.regime, f"the best one: {shares_text(possible(where.regimes))}" if where else ""),
         ("damping ratio", number(derived["damping_ratio"]), _span(where, "damping_ratio")),
         (
@@ -85,6 +85,10 @@ def key_figures(found: Recommendation) -> list[Figure]:
         ("mass ratio", number(derived["mass_ratio"]), f"{coupled}{_span(where, 'mass_ratio', '; ')}"),
         ("learning rate", f"x {factors[0]} at once", f"x {factors[1]} in slow modes"),
     ]
+
+
+def _untold(found: Recommendation) -> str:
+    return "unknown" if found.rivals is None else f"{len(found.rivals)} of the others"
 
 
 def _counted(seeds: int) -> str:

@@ -33,7 +33,7 @@ def test_the_whole_answer_of_a_study_that_belay_wins():
         "study": "mixed: 7 of 9 settings x 5 seeds done, 1 diverged, 1 failed",
         "best": "decay 0.95, damping 0.4, coupling 0.1, lr 1, optimizer sgd",
         "measured": f"average/val_accuracy {chosen.mean:.4g} (standard error {chosen.se:.2g}), "
-        f"about {chosen.shrunken:.4g} without luck",
+        f"about {chosen.shrunken:.4g} with less luck",
         "regime": "overdamped: memory 0.01333, damping_ratio 1.008, mass_ratio 0.8 (lag 7 of 600 steps)",
         "rates": "the gradient's immediate step is 0.9 lr = 0.9, slow modes learn at 0.5556 lr = 0.5556",
         "verdict": said("mixed")["verdict"],
@@ -76,9 +76,8 @@ def test_where_a_setting_has_no_learning_rate_the_answer_gives_the_factors_alone
 
 def test_small_numbers_keep_their_digits():
     assert re.fullmatch(
-        r"average/excess_loss 9\.\d{3}e-07 \(standard error \d\.\de-08\), about 9\.\S* without luck",
-        said("tiny")["measured"],
-    )
+        r"average/excess_loss 9\.\d{3}e-07 \(standard error \d\.\de-08\)", said("tiny")["measured"]
+    )  # of too few settings to say what is luck
 
 
 def test_of_a_race_the_answer_says_how_many_settings_left_it_before():
@@ -91,11 +90,9 @@ def test_of_a_race_the_answer_says_how_many_settings_left_it_before():
 def test_a_study_that_is_not_finished_is_told_so_far_and_goes_on_by_resume():
     found = recommend(recorded.records("mixed"))
     lines = by_head(answer(replace(found, records=replace(found.records, finished=False))))
-    assert lines["verdict"] == f"so far {said('mixed')['verdict']}"
+    assert lines["verdict"] == f"so far {said('mixed')['verdict'].partition(': belay-study')[0]}"
     assert lines[""].endswith("; where the study has `confirm`, finishing it mends that")
     assert lines["next"] == "belay-study resume mixed"
-    alone = replace(found, records=replace(found.records, finished=False), versus=[])
-    assert "verdict" not in by_head(answer(alone))  # without an EMA there is none
 
 
 def test_one_seed_gives_an_answer_without_any_certainty():
@@ -113,11 +110,12 @@ def test_an_answer_without_a_baseline_says_that_none_was_measured():
     assert "" not in lines  # nothing that could flatter
 
 
-def test_an_answer_about_the_model_s_own_weights_has_no_comparison_with_no_averaging():
+def test_an_answer_about_the_model_s_own_weights_is_held_against_no_averaging():
     lines = said("live")
     assert lines["measured"].startswith("live/val_accuracy ")
-    assert "vs none" not in lines
-    assert "over the best EMA" in lines["vs ema"]
+    assert "vs ema" not in lines
+    assert "over no averaging" in lines["vs none"]
+    assert lines["verdict"].startswith("ahead of no averaging, but 5 seeds settle nothing, about 6 fresh seeds would")
 
 
 def test_only_hyperparameters_that_were_varied_are_named():
@@ -139,26 +137,45 @@ def test_a_difference_is_told_with_its_sign_and_interval(difference, text):
 # --- the verdict ------------------------------------------------------------------------------------------------------
 
 
-def verdict(found: Recommendation, low: float, high: float, seeds: int, needed: float = 40, **changes: Any) -> str:
+def verdict(
+    found: Recommendation,
+    low: float,
+    high: float,
+    seeds: int,
+    needed: float = 40,
+    fresh_versus: bool | None = None,
+    **changes: Any,
+) -> str:
     """The verdict where the difference to the best EMA, or of an EMA to the best of another family, is this one."""
+    fresh_versus = "fresh" in changes if fresh_versus is None else fresh_versus
     between = Difference((low + high) / 2, low, high, seeds, superiority=0.8, p=0.1, needed=needed)
-    versus = [replace(comparison, difference=between) for comparison in found.versus]
+    versus = [replace(comparison, difference=between, fresh=fresh_versus) for comparison in found.versus]
     return by_head(answer(replace(found, versus=versus, **changes)))["verdict"]
 
 
 def test_the_verdict_says_what_is_beyond_chance():
     belay, ema = recommend(recorded.records("mixed")), recommend(recorded.records("tiny"))
     assert verdict(belay, 0.001, 0.1, 16) == "better than the best EMA, beyond chance"
-    assert verdict(ema, 0.001, 0.1, 16) == "EMA is the best, better than any coupled average, beyond chance"
+    assert verdict(ema, 0.001, 0.1, 16) == "EMA is the best, better than any other average, beyond chance"
 
 
-def test_an_ema_is_the_best_beyond_chance_only_where_all_coupled_averages_are_told_from_it():
+def test_an_ema_is_the_best_beyond_chance_only_where_all_other_averages_are_told_from_it():
     found = recommend(recorded.records("pushed"))
     told, untold = (Difference(0.02, low, 0.04, 16, superiority=0.8, p=0.1, needed=40) for low in (0.01, -0.01))
+    few = replace(told, seeds=5)
     for belay, push, text in (
         (told, told, "EMA is the best"),
-        (untold, told, "no setting"),
-        (told, untold, "no setting"),
+        (
+            untold,
+            told,
+            "EMA measured best, not beyond chance over the best BELAY; about 40 fresh seeds would tell +0.02",
+        ),
+        (
+            told,
+            untold,
+            "EMA measured best, not beyond chance over the best push; about 40 fresh seeds would tell +0.02",
+        ),
+        (few, told, "EMA is ahead of the best BELAY, but 5 seeds settle nothing, about 40 fresh seeds would"),
     ):
         own = {"belay": belay, "push": push}
         versus = [replace(each, difference=own.get(each.baseline, each.difference)) for each in found.versus]
@@ -169,15 +186,37 @@ def test_where_nothing_is_beyond_chance_the_verdict_says_what_would_tell():
     found = recommend(recorded.records("mixed"))
     nothing = "no setting is better than EMA beyond chance; "
     assert verdict(found, -0.01, 0.03, 16, fresh=16) == (
-        f"{nothing}about 40 fresh ones would tell +0.01: belay-study extend mixed --set confirm.seeds=40"
+        f"{nothing}about 40 fresh seeds would tell +0.01: belay-study extend mixed --set confirm.seeds=40"
     )
     assert verdict(found, -0.01, 0.03, 16).endswith("--set 'confirm={finalists: 4, seeds: 40}'")
-    assert verdict(found, 0.01, 0.03, 5, needed=6).startswith(f"{nothing}5 seeds settle nothing, about 6 fresh ones")
-    assert verdict(found, -0.0101, 0.01, 16, needed=1e7) == f"{nothing}-5e-05 would take more than 1,000 seeds to tell"
-    assert verdict(found, -0.03, -0.01, 16).startswith(
-        f"{nothing}about 40 fresh ones would tell -0.02"
-    )  # of no finalist
-    assert "one seed settles nothing, about 6 fresh ones" in verdict(found, -1, 1, 1, needed=math.nan)
+    assert verdict(found, 0.01, 0.03, 5, needed=6).startswith(
+        "ahead of the best EMA, but 5 seeds settle nothing, about 6 fresh seeds would tell +0.02: belay-study extend"
+    )
+    for needed in (1e7, math.inf):
+        assert verdict(found, -0.0099, 0.01, 16, needed=needed) == (
+            f"{nothing}+5e-05 would take more than 1,000 seeds to tell"
+        )
+    assert verdict(found, 0.0, 0.0, 16, needed=math.inf) == f"{nothing}the best of each measured the same"
+    assert verdict(found, -1, 3, 1, needed=math.nan) == (
+        f"{nothing}one seed settles nothing, it takes at least 6 fresh seeds: "
+        "belay-study extend mixed --set 'confirm={finalists: 4, seeds: 6}'"
+    )
+    behind = f"{nothing}about 40 fresh seeds would tell the 0.02 that it is behind"
+    assert verdict(found, -0.03, -0.01, 16).startswith(f"{behind}: belay-study extend")
+    assert verdict(found, -0.03, -0.01, 16, fresh=48, fresh_versus=False) == behind  # more of these tell nothing of it
+
+
+def test_an_unfinished_study_is_told_to_go_on_and_not_to_grow():
+    found = recommend(recorded.records("mixed"))
+    unfinished = replace(found.records, finished=False)
+    assert verdict(found, -0.01, 0.03, 16, records=unfinished) == (
+        "so far no setting is better than EMA beyond chance; about 40 fresh seeds would tell +0.01"
+    )
+
+
+def test_a_study_without_an_ema_or_with_emas_alone_is_held_against_its_runner_up():
+    assert said("coupled")["verdict"].startswith("not better than decay 0.")
+    assert said("emas")["verdict"].startswith("not better than decay 0.")
 
 
 def test_hyperparameters_of_every_type_are_named_where_they_vary():

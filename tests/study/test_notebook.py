@@ -83,6 +83,7 @@ def test_findings_come_as_tables_and_typed_objects(found: Results) -> None:
     assert isinstance(compared, pd.DataFrame)
     assert "ema" in set(compared["baseline"])
     assert list(found.compare(family="ema", baseline="none")["baseline"]) == ["none"]
+    assert found.compare(family="none", baseline="none")["difference"].item() == 0
     where = found.region()
     assert where is not None
     assert sum(where.families.values()) == pytest.approx(1)

@@ -200,6 +200,12 @@ def coupled() -> None:
     accuracy("coupled", [Tried(one.drawn, one.values) for one in MIXED[3:5]])
 
 
+def emas() -> None:
+    """EMA alone."""
+    tried = [Tried(average(decay), {AVERAGE: numbers(place, 0.8)}) for place, decay in enumerate((0.9, 0.95, 0.99))]
+    accuracy("emas", tried)
+
+
 def many() -> None:
     """Enough settings for quarters of a continuous parameter."""
     rng = np.random.default_rng(7)
@@ -317,6 +323,7 @@ STUDIES = {
     "all-failed": all_failed,
     "live": live,
     "coupled": coupled,
+    "emas": emas,
     "many": many,
     "many-and-emas": many_and_emas,
     "steep": steep,

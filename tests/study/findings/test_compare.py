@@ -235,7 +235,7 @@ def test_settings_that_measured_exactly_the_same_are_rivals():
 
 
 def test_one_seed_has_no_rivals_as_nothing_is_known_of_its_error():
-    assert rivals(recorded.records("one-seed"), 3) == []
+    assert rivals(recorded.records("one-seed"), 3) is None
 
 
 # --- baselines --------------------------------------------------------------------------------------------------------
@@ -275,8 +275,13 @@ def test_a_baseline_that_was_not_measured_has_no_comparison(baseline):
     assert against(recorded.records("coupled"), 0, baseline) is None
 
 
-def test_there_is_no_comparison_with_no_averaging_where_the_model_s_own_weights_decide():
-    assert against(recorded.records("live"), 4, "none") is None
+def test_where_the_model_s_own_weights_decide_all_that_no_average_pulls_is_without_averaging():
+    records = recorded.records("live")
+    found = against(records, 4, "none")
+    assert (found.setting, found.metric, found.itself) == (best_of(records, "none"), LIVE, False)
+    assert records.settings.loc[found.setting, "coupling"] == 0
+    assert against(records, 4, "ema") is None
+    assert against(records, 4, "damped") is None
 
 
 def test_there_is_no_comparison_with_a_metric_that_was_not_reported():
@@ -365,10 +370,8 @@ def test_no_averaging_is_a_family_too_judged_by_the_model_s_own_weights():
     back = comparisons(records, theirs, "none")
     assert (forth["setting"][0], back["setting"][0]) == (theirs, ours)
     assert forth["difference"][0] == pytest.approx(-back["difference"][0])
-    with pytest.raises(
-        BadInput, match="`family` must have been measured, got 'none': no setting of live belongs to it"
-    ):
-        best_of(recorded.records("live"), "none")
+    with pytest.raises(BadInput, match="`family` must have been measured, got 'ema': no setting of live belongs to it"):
+        best_of(recorded.records("live"), "ema")
 
 
 def test_the_command_compares_no_averaging_by_its_own_metric():

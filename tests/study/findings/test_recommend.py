@@ -26,6 +26,7 @@ from study.findings.collect import Records
 from study.findings.compare import ranking
 from study.findings.recommend import as_data, defaults_file, recommend
 from study.findings.regimes import regimes
+from study.report.words import notices
 from study.show import show_table
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in recorded.WARNINGS]
@@ -83,7 +84,7 @@ def test_the_parameters_are_plain_values_of_the_types_they_had():
         ("mixed", 3, ["ema", "none"]),
         ("tiny", 1, ["ema", "belay", "none"]),  # EMA won: what did BELAY come to?
         ("one-seed", 2, ["ema", "none"]),
-        ("live", 4, ["ema"]),
+        ("live", 4, ["none"]),
         ("coupled", 0, []),
     ],
 )
@@ -152,7 +153,8 @@ def test_the_data_says_what_how_well_and_how_sure():
 def test_what_json_cannot_hold_is_a_word_or_nothing():
     assert as_data(found("tiny"))["oscillator"]["damping_ratio"] == "inf"
     data = as_data(found("one-seed"))
-    assert data["standard_error"] is None
+    assert (data["standard_error"], data["rivals"], data["settled"]) == (None, None, False)
+    assert yaml.safe_load(defaults_file(found("one-seed")))["as_good"] is None
     assert data["versus"]["ema"]["difference"]["low"] is None
     assert data["versus"]["ema"]["difference"]["high"] is None
 
@@ -297,6 +299,16 @@ def test_of_finalists_the_best_by_fresh_seeds_is_chosen_and_told_by_these_alone(
     data = as_data(found)
     assert (data["fresh_seeds"], data["versus"]["ema"]["fresh"]) == (2, True)
     assert yaml.safe_load(defaults_file(found))["evidence"]["fresh_seeds"] == 2
+
+
+def test_searched_by_one_seed_finalists_are_told_apart_by_fresh_ones_and_others_by_none():
+    records = recorded.records("one-seed")
+    level = {setting: [0.5 + 0.1 * (seed % 2) for seed in range(8)] for setting in (0, 2)}
+    found = recommend(confirming(records, level))
+    assert (found.setting, found.rivals, found.settled) == (2, [0, 3, 1], False)
+    assert "3 of the other 3 settings cannot be told from it" in answer(found)
+    assert "finalists by 8 fresh seeds, others by 1" in answer(found)
+    assert not list(notices(records, found))
 
 
 def test_a_finalist_that_did_not_complete_its_fresh_seeds_is_not_recommended():

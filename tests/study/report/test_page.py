@@ -23,6 +23,7 @@ from study.findings.compare import ranking
 from study.findings.recommend import recommend
 from study.report import listing
 from study.report.page import report
+from study.report.words import key_figures
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in recorded.WARNINGS]
 
@@ -62,12 +63,20 @@ def test_it_begins_with_the_verdict_and_the_setting_to_take() -> None:
     ("name", "said"),
     [
         ("mixed", "Of 9 settings that were planned 7 are done."),
-        ("one-seed", "One seed tells nothing of chance: there are no errors, no intervals and no rivals."),
+        (
+            "one-seed",
+            "One seed tells nothing of chance: there are no errors and no intervals, and none is told from the best.",
+        ),
         ("coupled", "Chosen and measured on the same seeds: the figures flatter the winner. `confirm` mends it."),
     ],
 )
 def test_it_says_what_to_beware_of(name: str, said: str) -> None:
     assert said in text_of(page_of(name), '<p class="notice">(.*?)</p>')
+
+
+def test_with_one_seed_it_is_unknown_what_cannot_be_told_from_the_best() -> None:
+    figures = key_figures(recommend(recorded.records("one-seed")))
+    assert ("cannot be told from it", "unknown", "unknown with one seed; give `seeds` at least 2") in figures
 
 
 @pytest.mark.parametrize("name", ["all-diverged", "all-failed"])
