@@ -13,7 +13,17 @@ import recorded
 from numpy.typing import NDArray
 
 from belay import Oscillator
-from study.design.schema import CONFIRMATION, FIGURES, NATURAL, PARAMETERS, family, from_natural, natural
+from study.design.schema import (
+    CONFIRMATION,
+    FIGURES,
+    MOST_RIDERS,
+    NATURAL,
+    PARAMETERS,
+    RIDERS,
+    family,
+    from_natural,
+    natural,
+)
 from study.findings.collect import Records
 from study.findings.explained import explained
 from study.findings.recommend import recommend
@@ -133,6 +143,16 @@ def test_one_setting_that_dominates_is_the_region() -> None:
         ends = where.ranges[name]
         assert ends.low == ends.median == ends.high
     assert where.ranges["lag"].low == pytest.approx(best.lag)
+
+
+def test_the_best_one_s_value_is_as_probably_at_most_the_median_as_at_least() -> None:
+    averages = [Oscillator.ema(decay) for decay in (0.99, 0.9, 0.95)]
+    alike = np.array([[0.0, 1.0, 2.0], [1.0, 2.0, 0.0], [2.0, 0.0, 1.0]])  # each is the best as probably as another
+    lag = found(study(averages, alike)).ranges["lag"]
+    assert (lag.low, lag.median, lag.high) == pytest.approx((9, 19, 99))
+    alike[0] += 1  # which is now the best more probably than not
+    lag = found(study(averages, alike)).ranges["lag"]
+    assert (lag.low, lag.median, lag.high) == pytest.approx((9, 99, 99))
 
 
 def test_of_finalists_the_fresh_seeds_decide() -> None:
@@ -257,6 +277,20 @@ def test_an_objective_over_many_powers_of_ten_is_taken_by_its_logarithm() -> Non
 
 
 def test_a_host_and_its_riders_are_held_out_together() -> None:
+    """What a training came to is chance, but whoever has seen one of its settings knows the others by their rate."""
+    rng, hosts, riders = np.random.default_rng(8), 25, 10
+    training = np.repeat(np.arange(hosts), 1 + riders)
+    numbers = [host if rider == 0 else RIDERS + MOST_RIDERS * host + rider for host in range(hosts)
+               for rider in range(1 + riders)]  # fmt: skip
+    records = study(drawn(len(training), rng), rng.normal(size=(hosts, 2))[training])
+    at = records.table["setting"]
+    table = records.table.assign(setting=np.array(numbers)[at], lr=0.1 + training[at])
+    shares = explained(replace(records, table=table, parameters=[*PARAMETERS, "lr"]))
+    assert shares.natural is not None
+    assert shares.natural.high < 0.3
+
+
+def test_a_host_and_its_riders_count_as_one_training() -> None:
     rng = np.random.default_rng(8)
     records = study(drawn(30, rng), np.repeat(rng.normal(size=(3, 1)), 10, axis=0) + 0.01 * rng.normal(size=(30, 4)))
     hosts = {

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import Any, ClassVar, cast
 
 import pytest
@@ -69,6 +71,19 @@ def test_both_sides_are_counted_and_the_recommended_setting_stands_below(trained
     text = stability_text(found, "")
     assert "3 settings, 3 of them diverged" in text.splitlines()[-1]
     assert "5 settings, 0 of them diverged; objective" in text
+
+
+def test_a_side_s_objectives_are_told_by_the_best_one_and_the_median() -> None:
+    records = recorded.records("tiny")
+    measured = records.table["setting"].map({0: 9.0, 1: 1.0, 2: 2.0})
+    found = stability(replace(records, table=records.table.assign(**{records.metric: measured})), 1)
+    assert found is not None
+    assert (found.within.best, found.within.median) == (1, 2)
+
+
+def test_the_picture_has_each_setting_at_its_share_of_the_limit(trained: Records) -> None:
+    data = limit(trained).data["limits"].set_index("setting")["share"]
+    assert data.to_dict() == shares(trained, median(curvatures(trained)))[data.index].to_dict()
 
 
 def test_the_picture_has_those_without_an_objective_at_its_worse_edge(trained: Records) -> None:
