@@ -14,6 +14,7 @@ import vl_convert
 from recorded import STEPS
 from typer.testing import CliRunner
 
+from belay import Oscillator
 from study import cli
 from study.cli.parameters import PICTURES
 from study.errors import BadInput
@@ -56,6 +57,20 @@ def test_every_setting_is_a_point_with_its_value_or_its_state() -> None:
     assert data["state"].to_dict() == {**dict.fromkeys(range(5), "complete"), 5: "diverged", 6: "failed"}
     assert list(data["family"]) == [FAMILIES[name] for name in records.settings["family"]]
     assert data.loc[3, "others"] == "lr 1, optimizer sgd"
+
+
+@pytest.mark.parametrize("name", ["mixed", "tiny"])  # greater is better; smaller is
+def test_the_best_lies_on_top(name: str) -> None:
+    svg = image(of(name, "regimes"), "svg", "light").decode()
+    circles = re.findall(r'setting: (\d+);[^"]*" role="graphics-symbol" aria-roledescription="circle"', svg)
+    assert [int(number) for number in reversed(circles)] == list(ranking(recorded.records(name)).index)
+
+
+def test_the_critical_curve_is_where_an_average_begins_to_swing() -> None:
+    curves = of("mixed", "regimes").data["curves"]
+    for gap, damping in curves.loc[curves["curve"] == "critical", ["gap", "damping"]].itertuples(index=False):
+        assert Oscillator(1 - gap, 1.001 * damping).regime == "overdamped"
+        assert Oscillator(1 - gap, 0.999 * damping).regime == "underdamped"
 
 
 def test_the_ring_is_around_the_setting_to_take() -> None:

@@ -21,9 +21,11 @@ from study import cli
 from study.answer import answer
 from study.findings.compare import ranking
 from study.findings.recommend import recommend
+from study.findings.regimes import region
 from study.report import listing
 from study.report.page import report
 from study.report.words import key_figures
+from study.show import number
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in recorded.WARNINGS]
 
@@ -57,6 +59,16 @@ def test_it_begins_with_the_verdict_and_the_setting_to_take() -> None:
     told = answer(recommend(records))
     for figure in ("+0.015 (95 % +0.00667 to +0.0233) over the best EMA", "0.185"):
         assert figure in told
+
+
+def test_each_figure_has_the_range_of_the_truly_best_one_s_beside_it() -> None:
+    found = recommend(recorded.records("mixed"))
+    where, told = region(found.records, found.setting), {head: more for head, _, more in key_figures(found)}
+    assert where is not None
+    for head, name in {"damping ratio": "damping_ratio", "memory": "lag", "mass ratio": "mass_ratio"}.items():
+        ends = where.ranges[name]
+        assert ends.low < ends.high
+        assert f"{number(ends.low)} to {number(ends.high)} with 95 %" in told[head]
 
 
 @pytest.mark.parametrize(
