@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from study.design.schema import LIVE, NATURAL, PARAMETERS, Tag, Value, figures, host_of
+from study.design.schema import LIVE, NATURAL, PARAMETERS, Tag, Value, figures, host_of, regime_of
 from study.errors import printable
 from study.findings.choose import FEWEST, row
 from study.findings.collect import Records
@@ -145,7 +145,7 @@ def _as_oscillator(found: Recommendation) -> Iterator[tuple[str, str]]:
     of_the_run = f" of {steps}" if steps else ""
     known = [name for name in NATURAL if steps or name != "memory"]
     lag = f"lag {number(derived['lag'])}{of_the_run} steps"
-    yield "regime", f"{found.oscillator.regime}: {setting_text(derived, known)} ({lag})"
+    yield "regime", f"{regime_of(found.oscillator)}: {setting_text(derived, known)} ({lag})"
     yield "rates", _rates(derived, found.parameters.get(LEARNING_RATE))
 
 

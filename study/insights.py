@@ -9,10 +9,10 @@ from typing import Any
 import pandas as pd
 
 from study.answer import taken_as_normal
-from study.design.schema import FIGURES
+from study.design.schema import CRITICAL, FIGURES
 from study.findings.explained import Explained, Share
 from study.findings.importance import FEWEST_OF_A_TENTH, Importances
-from study.findings.regimes import CRITICAL, IMPOSSIBLE, Range, Region
+from study.findings.regimes import IMPOSSIBLE, Range, Region
 from study.findings.stability import Side, Stability
 from study.show import number
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
+from study.design.schema import regime_of
 from study.errors import printable
 from study.show import number
 
@@ -87,7 +88,7 @@ def describe(progress: Progress, metric: str) -> str:
     parts = []
     if progress.best is not None:
         setting, value = progress.best
-        parts.append(f"best {metric} {number(value)} ({setting.oscillator.regime})")
+        parts.append(f"best {metric} {number(value)} ({regime_of(setting.oscillator)})")
     parts += [
         f"{count} {what}"
         for what, count in (("pruned", progress.pruned), ("diverged", progress.diverged), ("failed", progress.failed))

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from belay import Oscillator
+from belay.oscillator import Regime
 
 Scalar = bool | int | float | str
 Value = Scalar | list[Any] | None  # of a hyperparameter
@@ -36,6 +37,16 @@ NATURAL = {  # the same average in the coordinates that carry over to runs of ot
     "damping_ratio": "damping ratio of the poles, above 0; 1 is critical, inf EMA",
     "mass_ratio": "coupling times (lag + 1), above -1: what the average adds to the model's mass in slow motion",
 }
+FIGURES = {
+    **NATURAL,
+    "lag": "mean age of the averaged weights, in steps",
+    "half_life": "steps in which the slowest mode halves",
+    "noise_gain": "variance of the average over that of white noise in the model",
+    "overshoot": "overshoot of the step response, as a share of the step",
+    "immediate_lr_factor": "factor on the learning rate in the gradient's immediate step: 1 - coupling",
+    "slow_mode_lr_factor": "factor on the learning rate at which slow modes learn: 1 / (1 + mass_ratio)",
+    "max_stable_step": "largest stable learning rate times curvature of plain SGD (2 without coupling)",
+}
 COORDINATES = frozenset((*PARAMETERS, *NATURAL))
 RESERVED = frozenset(  # other columns of the tables that hold settings: names that no hyperparameter may have
     (
@@ -56,7 +67,7 @@ RESERVED = frozenset(  # other columns of the tables that hold settings: names t
         "median",
         "from",
         "to",
-        *NATURAL,
+        *FIGURES,
     )
 )
 # Averaged weights or the model's own; in MLflow's characters, as a path that leads nowhere else, and not as the records
@@ -67,23 +78,13 @@ METRIC_NAMES = (
 )
 LARGEST_METRIC = 1e100  # in size; beyond it a run has diverged: its square, by which errors are told, must be a number
 LARGEST_STEP = 2**31 - 1  # that every database takes
+CRITICAL = 0.05  # how far a damping ratio may be from 1 to count as critical: no study tells less apart
 PLAIN = {"damping": 1.0, "coupling": 0.0}  # what makes an average an EMA
 INFINITE = "inf"  # an EMA's damping ratio as a space and the records' JSON write it
 NATURAL_PLAIN: Mapping[str, Scalar] = {"damping_ratio": INFINITE, "mass_ratio": 0.0}  # an EMA in natural coordinates
 
 CONFIRMATION = 10_000  # the first of the seeds that take no part in choosing a setting
 RIDERS, MOST_RIDERS = 10_000_000, 1000  # a rider's number is RIDERS + MOST_RIDERS * its host's + its place
-
-FIGURES = {
-    **NATURAL,
-    "lag": "mean age of the averaged weights, in steps",
-    "half_life": "steps in which the slowest mode halves",
-    "noise_gain": "variance of the average over that of white noise in the model",
-    "overshoot": "overshoot of the step response, as a share of the step",
-    "immediate_lr_factor": "factor on the learning rate in the gradient's immediate step: 1 - coupling",
-    "slow_mode_lr_factor": "factor on the learning rate at which slow modes learn: 1 / (1 + mass_ratio)",
-    "max_stable_step": "largest stable learning rate times curvature of plain SGD (2 without coupling)",
-}
 
 
 class Tag:
@@ -145,6 +146,11 @@ def family(oscillator: Oscillator) -> Family:
     if oscillator.coupling:
         return "belay" if oscillator.coupling > 0 else "push"
     return "ema" if oscillator.damping == 1 else "damped"
+
+
+def regime_of(oscillator: Oscillator) -> Regime:
+    """An average's regime as studies tell it: critical where the damping ratio is within `CRITICAL` of 1."""
+    return "critical" if abs(oscillator.damping_ratio - 1) <= CRITICAL else oscillator.regime
 
 
 def figures(oscillator: Oscillator, steps: int) -> dict[str, float]:

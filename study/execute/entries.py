@@ -22,6 +22,7 @@ from study.design.schema import (
     figures,
     fresh_metric,
     over_seeds,
+    regime_of,
 )
 from study.design.study import Study
 from study.design.tasks.base import Task
@@ -94,7 +95,7 @@ def labels(setting: Setting, outcome: Outcome) -> dict[str, str]:
     steps = [result.diverged_at for result in searched.seeds if result.diverged_at is not None]
     found = {
         Tag.FAMILY: family(setting.oscillator),
-        Tag.REGIME: setting.oscillator.regime,
+        Tag.REGIME: regime_of(setting.oscillator),
         Tag.OUTCOME: searched.state,
         Tag.SEEDS: str(len(outcome.seeds)),
         Tag.MESSAGE: shortened(searched.message, LONGEST_MESSAGE),

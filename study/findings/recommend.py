@@ -13,7 +13,7 @@ import pandas as pd
 from belay import Oscillator
 from belay.defaults import FORMAT
 from study.design.document import dump_document, plain
-from study.design.schema import NATURAL, PARAMETERS, Tag, Value, figures, host_of, oscillator_of, over_seeds
+from study.design.schema import NATURAL, PARAMETERS, Tag, Value, figures, host_of, oscillator_of, over_seeds, regime_of
 from study.errors import FailedWork
 from study.findings.choose import FEWEST, row, shrunken
 from study.findings.collect import Records
@@ -197,7 +197,7 @@ def as_data(recommendation: Recommendation) -> dict[str, Any]:
         "rivals": found.rivals,
         "settled": found.settled,
         "finished": records.finished,
-        "regime": average and average.regime,
+        "regime": average and regime_of(average),
         "oscillator": average and {name: plain(value) for name, value in figures(average, records.steps).items()},
         "versus": {comparison.baseline: _compared(comparison) for comparison in found.versus},
         "notes": list(records.notes),

@@ -12,14 +12,13 @@ import pandas as pd
 
 from belay import Oscillator
 from belay.oscillator import Regime
-from study.design.schema import PARAMETERS, Family, figures
+from study.design.schema import PARAMETERS, Family, figures, regime_of
 from study.findings.chances import chances
 from study.findings.choose import CONFIDENCE
 from study.findings.collect import Records
 from study.findings.compare import beside, ranking, values
 
 IMPOSSIBLE = 1e-4  # a probability below which a kind is not worth its words
-CRITICAL = 0.05  # how far a damping ratio may be from 1 to count as critical: no study tells less apart
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Region:
         seeds: Seeds of the search that they are judged by.
         fresh: Fresh seeds that finalists are judged by; 0 without.
         likely: How many candidates, at least, it takes for one of them to be the best with 95 %.
-        regimes: Probability of each regime; critical means a damping ratio within `CRITICAL` of 1.
+        regimes: Probability of each regime.
         families: Probability of each family.
         ranges: Of each figure in `study.design.schema.FIGURES`, and of each hyperparameter that varies and is a number.
     """
@@ -91,11 +90,6 @@ def region(records: Records, best: int) -> Region | None:
     )
 
 
-def regime_of(average: Oscillator) -> Regime:
-    """An average's regime as a region tells it, critical where the damping ratio is within `CRITICAL` of 1."""
-    return "critical" if abs(average.damping_ratio - 1) <= CRITICAL else average.regime
-
-
 def possible(probabilities: Mapping[Any, float]) -> dict[str, float]:
     """The kinds that the truly best setting may be of, with their probabilities."""
     return {str(kind): share for kind, share in probabilities.items() if share >= IMPOSSIBLE}
@@ -121,5 +115,5 @@ def regimes(records: Records, top: int) -> pd.DataFrame:
     table = ranking(records).head(top)
     averages = [Oscillator(*setting) for setting in table[list(PARAMETERS)].itertuples(index=False)]
     derived = pd.DataFrame([figures(average, records.steps) for average in averages], index=table.index)
-    derived.insert(0, "regime", [average.regime for average in averages])
+    derived.insert(0, "regime", [regime_of(average) for average in averages])
     return pd.concat([table[["mean", "se", *PARAMETERS]], derived], axis=1)

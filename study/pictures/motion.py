@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from belay import Oscillator
-from study.design.schema import AVERAGE, figures, host_of, oscillator_of
+from study.design.schema import AVERAGE, figures, host_of, oscillator_of, regime_of
 from study.errors import BadInput
 from study.findings.collect import Records, curves
 from study.findings.compare import ranking
@@ -59,7 +59,7 @@ def _averages(records: Records) -> Averages:
     averages = {"ema": ("best EMA", Oscillator.ema(float(records.settings["decay"][emas[0]])))} if emas else {}
     family = records.settings["family"][found.setting]
     taken = oscillator_of(found.parameters)
-    return averages | {family: (f"recommended, {taken.regime}", taken)}
+    return averages | {family: (f"recommended, {regime_of(taken)}", taken)}
 
 
 def _in_colours(names: Averages) -> list[str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from belay import Oscillator
-from study.design.schema import FIGURES, PARAMETERS, host_of
+from study.design.schema import FIGURES, PARAMETERS, host_of, regime_of
 from study.errors import printable
 from study.findings.collect import Records
 from study.findings.compare import ranking, values
@@ -67,7 +67,7 @@ def table(records: Records) -> tuple[list[Head], list[Row]]:
         shown["fresh"] = fresh.mean(axis=1).reindex(best.index)
     names = [*PARAMETERS, *(name for name in records.varied if name not in PARAMETERS)]
     shown = pd.concat([shown, best[names], best[["memory", "damping_ratio", "mass_ratio"]]], axis=1)
-    shown["regime"] = [Oscillator(*average).regime for average in best[[*PARAMETERS]].itertuples(index=False)]
+    shown["regime"] = [regime_of(Oscillator(*average)) for average in best[[*PARAMETERS]].itertuples(index=False)]
     heads = [Head(str(name), MEANINGS.get(str(name), ""), shown[name].infer_objects().dtype.kind in "if")
              for name in shown]  # fmt: skip
     cells = ([number(value) for value in line] for line in shown.astype(object).itertuples(index=False, name=None))

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 
 from study.answer import BASELINE_TEXTS, difference_text, setting_text, sureness, verdict, what_mends
-from study.design.schema import PARAMETERS, Tag, figures, oscillator_of
+from study.design.schema import PARAMETERS, Tag, figures, oscillator_of, regime_of
 from study.findings.collect import Records
 from study.findings.recommend import Recommendation
 from study.findings.regimes import Region, possible, region
@@ -29,8 +29,8 @@ def _setting(found: Recommendation) -> str:
     records, average = found.records, oscillator_of(found.parameters)
     varied = [name for name in records.varied if name not in PARAMETERS]
     derived, kind = figures(average, records.steps), records.settings["family"][found.setting]
-    named = {"ema": "EMA", "damped": f"{average.regime} average without coupling"}
-    which = named.get(kind, f"{average.regime} {FAMILIES[kind]}")
+    named = {"ema": "EMA", "damped": f"{regime_of(average)} average without coupling"}
+    which = named.get(kind, f"{regime_of(average)} {FAMILIES[kind]}")
     article = "an" if which[0] in "aeiouE" else "a"
     return (
         f"Take {setting_text(found.parameters, [*PARAMETERS, *varied])}: {article} {which} with memory "
@@ -75,7 +75,7 @@ def key_figures(found: Recommendation) -> list[Figure]:
     return [
         (records.metric, mean_text(found.mean, found.se), f"{error}, {_counted(found.fresh or found.seeds)}"),
         ("cannot be told from it", _untold(found), sureness(found)),
-        ("regime", average.regime, f"the best one: {shares_text(possible(where.regimes))}" if where else ""),
+        ("regime", regime_of(average), f"the best one: {shares_text(possible(where.regimes))}" if where else ""),
         ("damping ratio", number(derived["damping_ratio"]), _span(where, "damping_ratio")),
         (
             "memory",

@@ -34,7 +34,7 @@ def test_the_whole_answer_of_a_study_that_belay_wins():
         "best": "decay 0.95, damping 0.4, coupling 0.1, lr 1, optimizer sgd",
         "measured": f"average/val_accuracy {chosen.mean:.4g} (standard error {chosen.se:.2g}), "
         f"about {chosen.shrunken:.4g} with less luck",
-        "regime": "overdamped: memory 0.01333, damping_ratio 1.008, mass_ratio 0.8 (lag 7 of 600 steps)",
+        "regime": "critical: memory 0.01333, damping_ratio 1.008, mass_ratio 0.8 (lag 7 of 600 steps)",
         "rates": "the gradient's immediate step is 0.9 lr = 0.9, slow modes learn at 0.5556 lr = 0.5556",
         "verdict": said("mixed")["verdict"],
         "how sure": "1 of the other 4 settings cannot be told from it (95 % over all of them, paired over 5 seeds, "

@@ -141,8 +141,8 @@ def test_a_metric_of_neither_or_with_letters_that_mlflow_refuses_is_none(name):
     assert not schema.METRIC.fullmatch(name)
 
 
-def test_no_raw_parameter_or_other_figure_has_a_reserved_name():
-    assert not schema.RESERVED & (schema.PARAMETERS.keys() | FIGURES.keys() - NATURAL.keys())
+def test_every_figure_has_a_reserved_name_and_no_raw_parameter():
+    assert schema.RESERVED & (schema.PARAMETERS.keys() | FIGURES.keys()) == FIGURES.keys()
 
 
 # --- natural coordinates ----------------------------------------------------------------------------------------------

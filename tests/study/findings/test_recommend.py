@@ -20,7 +20,7 @@ from scipy import stats
 from belay import Oscillator, load_defaults
 from study.answer import answer
 from study.design.document import read_document
-from study.design.schema import CONFIRMATION, FIGURES, NATURAL, PARAMETERS, figures, from_natural, natural
+from study.design.schema import CONFIRMATION, FIGURES, NATURAL, PARAMETERS, figures, from_natural, natural, regime_of
 from study.errors import FailedWork
 from study.findings.collect import Records
 from study.findings.compare import ranking
@@ -126,7 +126,7 @@ def test_the_data_says_what_how_well_and_how_sure():
         "mode": "max",
         "seeds": 5,
         "rivals": [4],
-        "regime": "overdamped",
+        "regime": "critical",
     }
     assert (data["mean"], data["standard_error"]) == (chosen.mean, chosen.se)
     assert [data[name] for name in ("settings_tried", "settings_planned", "diverged", "failed")] == [5, 9, 1, 1]
@@ -200,7 +200,7 @@ def test_the_file_holds_the_setting_its_rivals_range_the_evidence_and_where_it_c
     for name in NATURAL:
         assert as_good.pop(name) == sorted(one[name] for one in naturals)
     assert as_good == {"settings": 2, "decay": [0.95, 0.96], "damping": [0.4, 0.5], "coupling": [0.1, 0.1]}
-    assert document["oscillator"] == {"regime": "overdamped", **data["oscillator"]}
+    assert document["oscillator"] == {"regime": "critical", **data["oscillator"]}
     assert document["transfer"] == {
         "steps": 600,
         "batch_size": 32,
@@ -243,7 +243,7 @@ def test_the_best_settings_are_shown_as_oscillators():
     for number, line in table.iterrows():
         average = Oscillator(line["decay"], line["damping"], line["coupling"])
         assert line["mean"] == ranked.loc[number, "mean"]
-        assert line["regime"] == average.regime
+        assert line["regime"] == regime_of(average)
         assert dict(line[list(FIGURES)]) == pytest.approx(figures(average, 600))
 
 

@@ -23,11 +23,12 @@ from study.design.schema import (
     family,
     from_natural,
     natural,
+    regime_of,
 )
 from study.findings.collect import Records
 from study.findings.explained import explained
 from study.findings.recommend import recommend
-from study.findings.regimes import Region, regime_of, region
+from study.findings.regimes import Region, region
 from study.insights import region_text
 from study.show import as_plain
 

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from study import cli
 from study.answer import answer
+from study.design.schema import regime_of
 from study.findings.compare import ranking
 from study.findings.recommend import recommend
 from study.findings.regimes import region
@@ -103,7 +104,7 @@ def test_its_table_has_every_complete_setting_best_first_and_below_it_those_that
     heads, rows = listing.table(records)
     place = [head.name for head in heads].index("setting")
     assert [int(row.cells[place]) for row in rows] == list(ranking(records).index)
-    assert [row.cells[-1] for row in rows][:1] == [recommend(records).oscillator.regime]
+    assert [row.cells[-1] for row in rows][:1] == [regime_of(recommend(records).oscillator)]
     ended, note = listing.ended(records)
     assert [(setting, state, step) for setting, state, step, _ in ended] == [
         ("5", "diverged", "17"),
