@@ -43,10 +43,16 @@ WIDE = 1000  # characters a line where stdout is no terminal: more than any tabl
 
 
 def number(value: Any) -> str:
-    """A number at four digits, decay at six; any other value as the text from which it can be told what it is."""
+    """A number at four digits; any other value as the text from which it can be told what it is.
+
+    A number just below 1, as decays are, has six, and so many that two are left of its distance from 1.
+    """
     value = value.item() if hasattr(value, "item") else value
     if isinstance(value, float):
-        return "-" if math.isnan(value) else f"{value:.6g}" if 0.99 < value < 1 else f"{value:.4g}"
+        if math.isnan(value):
+            return "-"
+        digits = max(6, 1 - math.floor(math.log10(1 - value))) if 0.99 < value < 1 else 4
+        return f"{value:.{digits}g}"
     return printable(as_text(value))
 
 
