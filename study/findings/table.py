@@ -22,6 +22,7 @@ from study.design.schema import (
     oscillator_of,
 )
 from study.errors import BadInput, reason
+from study.findings.choose import best_first
 from study.findings.collect import Records
 from study.findings.columns import metric_values, read_columns
 from study.findings.rows import is_export, read_export
@@ -61,7 +62,7 @@ def read_table(path: Path, metric: str, mode: Direction) -> Records:
     seeds, places = _seeds(columns.pop(SEED))
     parameters, settings = _settings({called[name]: cells for name, cells in columns.items()}, len(values))
     rows = _once(pd.DataFrame({"setting": settings, SEED: places, "value": values}), parameters, notes)
-    kept = _compared(rows, parameters, seeds, notes)
+    kept = _compared(rows, parameters, seeds, mode, notes)
     steps = _steps(parameters)
     shared = _averages(parameters, steps)
     states = rows["value"].isna().groupby(rows["setting"]).any().map({True: "diverged", False: "complete"})
@@ -160,14 +161,17 @@ def _once(rows: pd.DataFrame, parameters: pd.DataFrame, notes: list[str]) -> pd.
     if not twice.empty:
         first = twice[(twice[KEY] == twice[KEY].iloc[0]).all(axis=1)]
         numbers = ", ".join(str(int(place) + 1) for place in first.index)
+        setting = f" for {_described(parameters, int(first['setting'].iloc[0]))}" if len(parameters) > 1 else ""
         raise BadInput(
             f"`table` must have one value for a setting and seed, got {shown(first['value'].tolist())} in rows "
-            f"{numbers} for {_described(parameters, int(first['setting'].iloc[0]))}; remove one, or number the seeds."
+            f"{numbers}{setting}; remove one, or number the seeds."
         )
     return once
 
 
-def _compared(rows: pd.DataFrame, parameters: pd.DataFrame, seeds: Sequence[Any], notes: list[str]) -> list[int]:
+def _compared(
+    rows: pd.DataFrame, parameters: pd.DataFrame, seeds: Sequence[Any], mode: Direction, notes: list[str]
+) -> list[int]:
     """The seeds that settings are compared over: those that at least half of the settings have that did not diverge.
 
     Raises:
@@ -184,15 +188,37 @@ def _compared(rows: pd.DataFrame, parameters: pd.DataFrame, seeds: Sequence[Any]
     if (half and (not kept or len(unfinished) == len(has))) or (len(seeds) > 1 and rows["setting"].is_unique):
         raise BadInput(
             f"`table` must have settings that share their seeds, got {_count(len(parameters), 'setting')} in "
-            f"{_count(len(rows), 'row')}; add the missing rows{_suspect(parameters)}."
+            f"{_count(len(rows), 'row')}; {_advice(rows, parameters)}."
         )
     if unfinished:
         named = _some([_described(parameters, setting) for setting in unfinished[:NAMED]], len(unfinished))
         notes.append(
             f"{_count(len(unfinished), 'setting')} cannot be the best, without a row of each seed that at least half "
-            f"of the settings have: {named}"
+            f"of the settings have: {named}{_ahead(whole, kept, unfinished, parameters, mode)}"
         )
     return kept
+
+
+def _ahead(
+    rows: pd.DataFrame, seeds: Sequence[int], unfinished: Sequence[int], parameters: pd.DataFrame, mode: Direction
+) -> str:
+    """Which unfinished settings measured better than the best one on the seeds that both have; "" if none did."""
+    values = rows.pivot(index="setting", columns=SEED, values="value")[list(seeds)]
+    leads = values - values.loc[best_first(values.drop(index=unfinished), mode)[0]]
+    means = (leads if mode == "max" else -leads).mean(axis=1)
+    ahead = [setting for setting in unfinished if means[setting] > 0]
+    if not ahead:
+        return ""
+    named = _some([_described(parameters, setting) for setting in ahead[:NAMED]], len(ahead))
+    which = "it" if len(unfinished) == 1 else named
+    return f", though {which} measured better than the best on the seeds that both have"
+
+
+def _advice(rows: pd.DataFrame, parameters: pd.DataFrame) -> str:
+    """What to do about settings that share no seeds, by what is the least likely to be as it should be."""
+    if rows[SEED].is_unique and not rows["setting"].is_unique:
+        return "number the seeds of each setting alike"
+    return f"add the missing rows{_suspect(parameters)}"
 
 
 def _suspect(parameters: pd.DataFrame) -> str:

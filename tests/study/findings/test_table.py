@@ -74,6 +74,7 @@ def refusal(read: Read, text: str | bytes, **options: Any) -> str:
 
 
 THREE = table((0.1, 0.9), (0.2, 0.88), (0.3, 0.7))
+FOUR = table((0.1, 0.9), (0.2, 0.88), (0.3, 0.7), (0.4, 0.6))
 LEVEL = table((0.1, 0.905), (0.2, 0.9), (0.3, 0.7), spread=0.01, draw=1)
 
 
@@ -175,8 +176,22 @@ def test_a_setting_that_lacks_a_seed_is_unfinished_named_and_cannot_be_the_best(
     assert lines(found.records)["table"] == "t.csv: 3 settings x 8 seeds, 1 unfinished"
     assert lines(found.records)["note"] == (
         "1 setting cannot be the best, without a row of each seed that at least half of the settings have: {'lr': 0.1}"
+        ", though it measured better than the best on the seeds that both have"
     )
     assert as_data(found)["notes"] == [*found.records.notes]
+
+
+@pytest.mark.parametrize(("text", "mode", "told"), [
+    (without(THREE, "0.3,7,"), "max", ": {'lr': 0.3}"),
+    (without(THREE, "0.1,7,"), "min", ": {'lr': 0.1}"),
+    (without(THREE, "0.3,7,"), "min", ": {'lr': 0.3}, though it measured better than the best on the seeds that both "
+                                      "have"),
+    (without(FOUR, "0.1,7,", "0.3,6,"), "max", ": {'lr': 0.1}, {'lr': 0.3}, though {'lr': 0.1} measured better than "
+                                               "the best on the seeds that both have"),
+    ("lr,seed,acc\n1,0,0.9\n1,1,0.1\n2,0,0.8\n3,1,0.1\n4,0,0.95\n4,1,\n", "max", ": {'lr': 2}, {'lr': 3}"),
+])  # fmt: skip
+def test_of_unfinished_settings_it_is_said_which_measured_better_than_the_best(read, text, mode, told):
+    assert read(text, mode=mode).notes[0].endswith(f"half of the settings have{told}")
 
 
 def test_seeds_that_few_settings_have_are_left_out_and_named(read):
@@ -197,9 +212,13 @@ def test_settings_that_share_no_seeds_are_refused(read):
         "`table` must have settings that share their seeds, got 8 settings in 8 rows; add the missing rows, or remove "
         "columns that are no parameters, as 'loss' with its 8 values may be."
     )
-    assert "share their seeds" in refusal(read, "lr,seed,acc\n1,0,1\n1,1,1\n2,2,1\n2,3,1\n")
+    few = "".join(f"{lr},{seed},1\n" for lr, seeds in enumerate(["01", "12", "34", "56", "78"]) for seed in seeds)
+    assert "share their seeds, got 5 settings in 10 rows; add the missing" in refusal(read, f"lr,seed,acc\n{few}")
     apart = "".join(f"{lr},{100 * lr + seed},0.5\n" for lr in range(4) for seed in SEEDS)  # no seed is half of them's
-    assert "share their seeds, got 4 settings in 32 rows" in refusal(read, f"lr,seed,acc\n{apart}")
+    assert refusal(read, f"lr,seed,acc\n{apart}") == (
+        "`table` must have settings that share their seeds, got 4 settings in 32 rows; number the seeds of each "
+        "setting alike."
+    )
 
 
 def test_a_table_with_an_empty_cell_in_each_setting_says_what_to_do_about_them(read):
@@ -283,7 +302,9 @@ def test_repetitions_are_left_out_and_said_and_contradictions_refused(read):
     assert found.mean == recommend(read(THREE)).mean
     assert refusal(read, THREE + "0.1,0,0.25\n").startswith("`table` must have one value for a setting and seed, got [")
     assert "0.25] in rows 1, 25 for {'lr': 0.1}; " in refusal(read, THREE + "0.1,0,0.25\n")
-    assert "[0.5, nan] in rows 1, 2" in refusal(read, "lr,seed,acc\n1,0,0.5\n1,0,\n")
+    assert refusal(read, "lr,seed,acc\n1,0,0.5\n1,0,\n").endswith(
+        " got [0.5, nan] in rows 1, 2; remove one, or number the seeds."
+    )
 
 
 def test_the_order_of_rows_and_a_second_look_change_nothing(read):
