@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -16,6 +17,7 @@ from study.design.document import as_text, from_text
 from study.design.faults import shown
 from study.design.schema import (
     AVERAGE,
+    CONFIRMATION,
     LIVE,
     PARAMETERS,
     STATES,
@@ -32,19 +34,28 @@ from study.findings.columns import metric_values
 
 TableForm = Literal["csv", "parquet"]
 MARKS = ("setting", "role", "state")  # columns by which an exported table is known
-OWN = (*MARKS, "seed", "message", "diverged_at", "rider_of")  # columns that are neither parameters nor metrics
+PLANNED = "seeds_planned"  # seeds of the search that every setting gets; a race gives some more
+OWN = (*MARKS, "seed", PLANNED, "message", "diverged_at", "rider_of")  # columns that are neither parameters nor metrics
+RACED = (3, 7)  # times as many seeds as every setting gets, that a race gives to some (`StudyConfig.stages`)
 LARGEST_INTEGER = 2**63  # in size, of a Parquet file
 
 
-def export(rows: pd.DataFrame, form: TableForm) -> bytes:
+def export(rows: pd.DataFrame, form: TableForm, seeds: int | None = None) -> bytes:
     """A table of results (`study.results`) as a file, with a column for each parameter, which `read_export` reads back.
 
     A parameter keeps its type: in CSV, and in Parquet where its values are not all numbers or all truth values, it is
     written as a text that `study.design.document.from_text` reads.
+
+    Args:
+        rows: A row for each setting and seed.
+        form: The kind of file.
+        seeds: Seeds that every setting gets; None if they are to be told from the rows when the table is read.
     """
     table = rows[["setting", "seed", "role", "state", "message", "diverged_at"]].assign(
         diverged_at=rows["diverged_at"].astype("Int64"), rider_of=rows["setting"].map(host_of).astype("Int64")
     )
+    if seeds is not None:
+        table.insert(list(table).index("message"), PLANNED, seeds)
     first = rows.drop_duplicates("setting").set_index("setting")["parameters"].map(json.loads)
     names = [*PARAMETERS, *sorted({name for values in first for name in values} - {*PARAMETERS})]
     columns = {name: _cells([values.get(name) for values in first], form) for name in names}
@@ -76,6 +87,8 @@ def is_export(columns: Mapping[str, Sequence[Any]]) -> bool:
 def read_export(path: Path, columns: Mapping[str, Sequence[Any]], metric: str, mode: Direction) -> Records:
     """The records of a study's exported table, riders and confirmation on fresh seeds included.
 
+    Riders that have no value of the metric in the search are no part of them.
+
     Args:
         path: The file.
         columns: What it holds.
@@ -85,10 +98,11 @@ def read_export(path: Path, columns: Mapping[str, Sequence[Any]], metric: str, m
     Raises:
         BadInput: It is not as `export` wrote it, or without some of its rows.
     """
-    metrics = [name for name in columns if name.startswith((AVERAGE, LIVE))]
-    if metric not in metrics:
-        raise BadInput(f"`metric` must be one of the table's metrics {shown(metrics)}, got {shown(metric)}; change it.")
     _check(columns)
+    metrics = [name for name in columns if name.startswith((AVERAGE, LIVE))]
+    ended = {number for number, state in zip(columns["setting"], columns["state"], strict=True) if state != "complete"}
+    if metric not in metrics and (metrics or {*columns["setting"]} - ended):  # where none is complete, it has none
+        raise BadInput(f"`metric` must be one of the table's metrics {shown(metrics)}, got {shown(metric)}; change it.")
     typed = path.suffix.lower() == ".parquet"
     cells = {
         name: [from_text(cell) if typed and isinstance(cell, str) else cell for cell in values]
@@ -102,8 +116,8 @@ def read_export(path: Path, columns: Mapping[str, Sequence[Any]], metric: str, m
             f"`table` must have the rows of the search of each setting, got none of setting {min(alone)}; add them, or "
             "remove those of its confirmation."
         )
-    seeds = int(rows.loc[rows["role"] != "confirmation", "setting"].value_counts().min())
-    table, fresh, parameters = tidy(rows, seeds)
+    seeds = columns[PLANNED][0] if PLANNED in columns else _seeds_of_all(rows)
+    table, fresh, parameters = tidy(_measured(rows, metric), seeds)
     steps = {*cells["steps"]}
     return Records(
         name=path.name,
@@ -130,18 +144,46 @@ def _check(columns: Mapping[str, Sequence[Any]]) -> None:
             f"`table` must have the columns {', '.join(needed)} where it has {', '.join(MARKS)}, got no {lacking[0]}; "
             "export it again, or remove these if it is no study's."
         )
-    for name in ("setting", "seed", "steps"):
-        if wrong := [cell for cell in columns[name] if type(cell) is not int or cell < 0]:
+    for name in ("setting", "seed", "steps", PLANNED):
+        if wrong := [cell for cell in columns.get(name, ()) if type(cell) is not int or cell < 0]:
             raise BadInput(f"`table` must have whole numbers as {name}, got {shown(wrong[0])}; export it again.")
     if wrong := [state for state in columns["state"] if state not in STATES]:
         raise BadInput(f"`table` must have {', '.join(STATES)} as state, got {shown(wrong[0])}; export it again.")
-    keys = list(zip(columns["setting"], columns["seed"], strict=True))
-    if len({*keys}) < len(keys):
-        setting, seed = next(key for key in keys if keys.count(key) > 1)
+    planned = sorted({*columns.get(PLANNED, (1,))})
+    if len(planned) > 1 or not 1 <= planned[0] < CONFIRMATION:
+        raise BadInput(
+            f"`table` must have the same number in all rows as {PLANNED}, from 1 to {CONFIRMATION - 1:,}, got "
+            f"{shown(planned)}; export it again."
+        )
+    (setting, seed), times = Counter(zip(columns["setting"], columns["seed"], strict=True)).most_common(1)[0]
+    if times > 1:
         raise BadInput(
             f"`table` must have one row for a setting and seed, got several of setting {setting} and seed {seed}; "
             "remove all but one."
         )
+
+
+def _seeds_of_all(rows: pd.DataFrame) -> int:
+    """Seeds of the search that every setting gets, of a table that does not say so.
+
+    They are the fewest of any complete setting of which all larger numbers are a race's; a setting with still fewer is
+    unfinished.
+    """
+    searched = rows[rows["role"] != "confirmation"]
+    counts = searched["setting"].value_counts()
+    ended = searched.loc[searched["state"] != "complete", "setting"]
+    found = sorted({*counts[~counts.index.isin(ended)]}) or [counts.max()]
+    return int(next(few for few in found if {more for more in found if more > few} <= {few * each for each in RACED}))
+
+
+def _measured(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The rows without riders of which no seed of the search has a value of the metric, unless there are only these."""
+    if metric not in rows:
+        return rows
+    riders = rows[rows["setting"].map(host_of).notna()]
+    has = riders[(riders["role"] != "confirmation") & riders[metric].notna()]
+    left = rows[~rows["setting"].isin({*riders["setting"]} - {*has["setting"]})]
+    return rows if left.empty else left
 
 
 def _parameters(settings: Sequence[int], cells: Mapping[str, Sequence[Any]]) -> dict[int, dict[str, Any]]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-from recorded import WARNINGS, records, uri
+from recorded import MIXED, STEPS, STUDIES, WARNINGS, measured, records, uri
 
-from study.errors import BadInput
+from study.design.config import parse_config
+from study.design.study import Study
+from study.errors import BadInput, FailedWork
 from study.findings.collect import Records, load_rows
 from study.findings.compare import ranking
 from study.findings.failures import failures
@@ -24,12 +28,32 @@ AVERAGE, LIVE = "average/val_accuracy", "live/val_accuracy"
 READ: dict[str, Callable[[Path], pd.DataFrame]] = {"csv": pd.read_csv, "parquet": pd.read_parquet}
 
 
-def written(name: str, folder: Path, form: TableForm = "csv") -> Path:
-    """The file of a recorded study's rows."""
+def written(name: str, folder: Path, form: TableForm = "csv", earlier: bool = False) -> Path:
+    """The file of a recorded study's rows; an earlier one does not say how many seeds every setting gets."""
     studied = records(name)
     path = folder / f"{name}.{form}"
-    path.write_bytes(export(load_rows(studied.name, uri()), form))
+    path.write_bytes(export(load_rows(studied.name, uri()), form, None if earlier else studied.seeds))
     return path
+
+
+def extended(name: str, before: int, seeds: int) -> None:
+    """Records a study that was extended to more seeds, which two settings lack; one of them was the best before."""
+    from study.execute.record import Recorder
+
+    config = {"name": name, "task": "digits", "steps": STEPS, "seeds": seeds, "objective": {"metric": AVERAGE}}
+    space = {"decay": {"uniform": [0.5, 0.99]}, "lr": {"log": [0.01, 4]}}
+    study = Study.of(parse_config(config | {"space": space, "search": {"settings": len(MIXED)}}))
+    recorder = Recorder(study, uri())
+    recorder.open(len(MIXED))
+    for number, one in enumerate(MIXED):
+        if one.values:
+            one = replace(one, values=measured(number, 0.95 - abs(number - 3) / 50, 0.7, seeds=seeds))
+        recorder.record(study.setting(number, one.drawn), one.outcome(number, before if number in (2, 3) else seeds))
+    recorder.close("KILLED")
+
+
+STUDIES["extended"] = lambda: extended("extended", 3, 5)
+STUDIES["tripled"] = lambda: extended("tripled", 2, 6)  # as a race of two seeds would have it
 
 
 def said(found: Records) -> dict[str, Any]:
@@ -37,7 +61,7 @@ def said(found: Records) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("form", ["csv", "parquet"])
-@pytest.mark.parametrize("name", ["mixed", "raced", "shaped"])
+@pytest.mark.parametrize("name", ["mixed", "raced", "shaped", "extended", "tripled"])
 def test_an_exported_study_comes_to_its_own_answer_when_it_is_read_back_also_through_pandas(name, form, tmp_path):
     path, studied = written(name, tmp_path, form), records(name)
     again = tmp_path / "again.parquet"
@@ -48,10 +72,41 @@ def test_an_exported_study_comes_to_its_own_answer_when_it_is_read_back_also_thr
         pd.testing.assert_frame_equal(ranking(found), ranking(studied))
 
 
+@pytest.mark.parametrize("name", ["mixed", "raced", "extended"])
+def test_an_earlier_export_comes_to_the_study_s_answer_too(name, tmp_path):
+    studied = records(name)
+    found = read_table(written(name, tmp_path, earlier=True), studied.metric, studied.mode)
+    assert repr(said(found)) == repr(said(studied))
+    assert found.seeds == studied.seeds
+
+
+def test_an_unfinished_study_s_export_counts_the_settings_that_lack_seeds(tmp_path):
+    found = recommend(read_table(written("extended", tmp_path), AVERAGE, "max"))
+    assert (found.seeds, found.tried, found.unfinished, found.diverged, found.failed) == (5, 3, 2, 1, 1)
+    assert found.left == 0
+
+
+@pytest.mark.parametrize(("name", "ended"), [
+    ("all-diverged", "3 diverged, 0 failed"), ("all-failed", "0 diverged, 2 failed"),
+])  # fmt: skip
+def test_an_exported_study_without_a_complete_setting_says_how_they_ended(name, ended, tmp_path):
+    records = read_table(written(name, tmp_path), AVERAGE, "max")
+    with pytest.raises(FailedWork, match=rf"got none of '{name}.csv' \({ended}\)"):
+        recommend(records)
+
+
+def test_riders_are_no_part_of_a_table_by_a_metric_that_they_have_not(tmp_path):
+    path, studied = written("ridden", tmp_path), records("ridden")
+    assert repr(said(read_table(path, AVERAGE, "max"))) == repr(said(studied))
+    found = recommend(read_table(path, LIVE, "max"))
+    assert (found.tried, found.riders, found.unfinished) == (2, 0, 1)  # the third setting's is not on record
+
+
 def test_an_exported_row_has_the_setting_the_seed_how_it_ended_and_all_last_values(tmp_path):
     rows = pd.read_csv(written("mixed", tmp_path), keep_default_na=False)
-    own = ["setting", "seed", "role", "state", "message", "diverged_at", "rider_of", "decay", "damping", "coupling"]
-    assert list(rows)[: len(own)] == own
+    own = ["setting", "seed", "role", "state", "seeds_planned", "message", "diverged_at", "rider_of"]
+    assert list(rows)[: len(own) + 3] == [*own, "decay", "damping", "coupling"]
+    assert {*rows["seeds_planned"]} == {5}
     assert list(rows)[-2:] == [AVERAGE, LIVE]
     assert len(rows) == 7 * 5
     (diverged,) = rows[rows["state"] == "diverged"].to_dict("records")
@@ -84,6 +139,10 @@ ROW = "0,0,search,complete,0.9,1.0,0.0,100,0.5"
     (f"{CELLS}\n{ROW.replace('complete', 'done')}\n", "must have complete, pruned, diverged, failed as state, got "),
     (f"{CELLS}\n{ROW.replace('0,0,', '0,a,')}\n", "must have whole numbers as seed, got 'a'; export it again."),
     (f"{CELLS}\n{ROW.replace('0.9', '1.9')}\n", "must have averages as settings, got setting 0: "),
+    (f"{CELLS},seeds_planned\n{ROW},1\n{ROW.replace('0,0', '0,1', 1)},2\n", "must have the same number in all rows "
+                                                                            "as seeds_planned, from 1 to 9,999, got "),
+    (f"{CELLS},seeds_planned\n{ROW},10000\n", "from 1 to 9,999, got [10000]; export it again."),
+    (f"{CELLS},seeds_planned\n{ROW},a\n", "must have whole numbers as seeds_planned, got 'a'; export it again."),
     (f"{CELLS.replace('steps', 'n')}\n{ROW}\n", "got no steps; export it again, or remove these if it is no study's."),
     (f"{CELLS.replace('acc', 'loss')}\n{ROW}\n", "must be one of the table's metrics ['average/loss'], got "),
 ])  # fmt: skip
@@ -93,3 +152,12 @@ def test_an_exported_table_that_was_damaged_is_refused_in_one_line(text, rule, t
         read_table(tmp_path / "t.csv", "average/acc", "max")
     assert rule in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_repeated_row_of_many_is_found_at_once(tmp_path):
+    rows = "".join(f"{ROW.replace('0,0,', f'{number},0,')}\n" for number in [*range(30_000), 29_999])
+    (tmp_path / "t.csv").write_text(f"{CELLS}\n{rows}")
+    began = time.process_time()
+    with pytest.raises(BadInput, match="got several of setting 29999 and seed 0; "):
+        read_table(tmp_path / "t.csv", "average/acc", "max")
+    assert time.process_time() - began < 10
