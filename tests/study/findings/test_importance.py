@@ -16,7 +16,7 @@ import recorded
 from study.design.schema import PARAMETERS, family, from_natural, natural
 from study.errors import FailedWork
 from study.findings.collect import Records
-from study.findings.importance import FANOVA, PED_ANOVA, Importances, importances
+from study.findings.importance import FANOVA, HALVES, PED_ANOVA, Importances, _interval, importances
 from study.insights import importance_tables, importance_text
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in recorded.WARNINGS]
@@ -93,6 +93,19 @@ def test_importances_of_noise_are_said_to_be_that() -> None:
     assert noise.predicted is not None
     assert noise.predicted.low <= 0
     assert "these may be importances of noise" in importance_text(noise)
+
+
+def test_intervals_by_random_halves_hold_a_known_truth_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(0)
+    held, widths = [], []
+    for _ in range(500):
+        drawn = rng.beta(2, 3, 60)
+        halves = np.array([rng.permutation(drawn)[:30].mean() for _ in range(HALVES)])
+        low, high = _interval(float(drawn.mean()), halves)
+        held.append(low <= 2 / 5 <= high)
+        widths.append(high - low)
+    assert 0.93 <= np.mean(held) <= 0.975
+    assert np.mean(widths) < 1.25 * 2 * 1.96 * 0.2 / 60**0.5  # of an interval that knows the spread, 0.2
 
 
 @pytest.mark.parametrize(("settings", "evaluators"), [(39, {FANOVA}), (40, {FANOVA, PED_ANOVA})])
