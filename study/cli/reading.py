@@ -262,7 +262,8 @@ def export(
         if form == "yaml":
             content = defaults_file(recommend(load(study, chosen.connections.tracking))).encode()
         else:
-            content = as_table(load_rows(study, chosen.connections.tracking), form)
+            rows, seeds = load_rows(study, chosen.connections.tracking)
+            content = as_table(rows, form, seeds)
     deliver(content, output, use)
 
 

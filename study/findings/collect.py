@@ -152,14 +152,14 @@ def load(name: str, uri: str) -> Records:
     )
 
 
-def load_rows(name: str, uri: str) -> pd.DataFrame:
-    """The table of results of a study as it is on record (`study.results`): a row for each setting and seed.
+def load_rows(name: str, uri: str) -> tuple[pd.DataFrame, int]:
+    """The table of results of a study as it is on record (`study.results`), and how many seeds every setting gets.
 
     Raises:
         BadInput: As `load`.
     """
     client, parent = _parent(name, uri)
-    return _results(client, parent, name, uri)
+    return _results(client, parent, name, uri), int(parent.data.tags[Tag.SEEDS])
 
 
 def tidy(rows: pd.DataFrame, seeds: int) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:

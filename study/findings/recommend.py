@@ -196,7 +196,7 @@ def as_data(recommendation: Recommendation) -> dict[str, Any]:
         "unfinished": found.unfinished,
         "rivals": found.rivals,
         "settled": found.settled,
-        "finished": records.finished,
+        "finished": records.finished if records.run else None,  # no table says so
         "regime": average and regime_of(average),
         "oscillator": average and {name: plain(value) for name, value in figures(average, records.steps).items()},
         "versus": {comparison.baseline: _compared(comparison) for comparison in found.versus},

@@ -36,11 +36,10 @@ TableForm = Literal["csv", "parquet"]
 MARKS = ("setting", "role", "state")  # columns by which an exported table is known
 PLANNED = "seeds_planned"  # seeds of the search that every setting gets; a race gives some more
 OWN = (*MARKS, "seed", PLANNED, "message", "diverged_at", "rider_of")  # columns that are neither parameters nor metrics
-RACED = (3, 7)  # times as many seeds as every setting gets, that a race gives to some (`StudyConfig.stages`)
 LARGEST_INTEGER = 2**63  # in size, of a Parquet file
 
 
-def export(rows: pd.DataFrame, form: TableForm, seeds: int | None = None) -> bytes:
+def export(rows: pd.DataFrame, form: TableForm, seeds: int) -> bytes:
     """A table of results (`study.results`) as a file, with a column for each parameter, which `read_export` reads back.
 
     A parameter keeps its type: in CSV, and in Parquet where its values are not all numbers or all truth values, it is
@@ -49,13 +48,12 @@ def export(rows: pd.DataFrame, form: TableForm, seeds: int | None = None) -> byt
     Args:
         rows: A row for each setting and seed.
         form: The kind of file.
-        seeds: Seeds that every setting gets; None if they are to be told from the rows when the table is read.
+        seeds: Seeds of the search that every setting gets.
     """
     table = rows[["setting", "seed", "role", "state", "message", "diverged_at"]].assign(
         diverged_at=rows["diverged_at"].astype("Int64"), rider_of=rows["setting"].map(host_of).astype("Int64")
     )
-    if seeds is not None:
-        table.insert(list(table).index("message"), PLANNED, seeds)
+    table.insert(list(table).index("message"), PLANNED, seeds)
     first = rows.drop_duplicates("setting").set_index("setting")["parameters"].map(json.loads)
     names = [*PARAMETERS, *sorted({name for values in first for name in values} - {*PARAMETERS})]
     columns = {name: _cells([values.get(name) for values in first], form) for name in names}
@@ -116,7 +114,7 @@ def read_export(path: Path, columns: Mapping[str, Sequence[Any]], metric: str, m
             f"`table` must have the rows of the search of each setting, got none of setting {min(alone)}; add them, or "
             "remove those of its confirmation."
         )
-    seeds = columns[PLANNED][0] if PLANNED in columns else _seeds_of_all(rows)
+    seeds = columns[PLANNED][0]
     table, fresh, parameters = tidy(_measured(rows, metric), seeds)
     steps = {*cells["steps"]}
     return Records(
@@ -138,18 +136,18 @@ def read_export(path: Path, columns: Mapping[str, Sequence[Any]], metric: str, m
 
 def _check(columns: Mapping[str, Sequence[Any]]) -> None:
     """Raises BadInput unless columns and their values are an exported table's."""
-    needed = ("seed", "steps", *PARAMETERS)
+    needed = ("seed", PLANNED, "steps", *PARAMETERS)
     if lacking := [name for name in needed if name not in columns]:
         raise BadInput(
             f"`table` must have the columns {', '.join(needed)} where it has {', '.join(MARKS)}, got no {lacking[0]}; "
             "export it again, or remove these if it is no study's."
         )
     for name in ("setting", "seed", "steps", PLANNED):
-        if wrong := [cell for cell in columns.get(name, ()) if type(cell) is not int or cell < 0]:
+        if wrong := [cell for cell in columns[name] if type(cell) is not int or cell < 0]:
             raise BadInput(f"`table` must have whole numbers as {name}, got {shown(wrong[0])}; export it again.")
     if wrong := [state for state in columns["state"] if state not in STATES]:
         raise BadInput(f"`table` must have {', '.join(STATES)} as state, got {shown(wrong[0])}; export it again.")
-    planned = sorted({*columns.get(PLANNED, (1,))})
+    planned = sorted({*columns[PLANNED]})
     if len(planned) > 1 or not 1 <= planned[0] < CONFIRMATION:
         raise BadInput(
             f"`table` must have the same number in all rows as {PLANNED}, from 1 to {CONFIRMATION - 1:,}, got "
@@ -161,19 +159,6 @@ def _check(columns: Mapping[str, Sequence[Any]]) -> None:
             f"`table` must have one row for a setting and seed, got several of setting {setting} and seed {seed}; "
             "remove all but one."
         )
-
-
-def _seeds_of_all(rows: pd.DataFrame) -> int:
-    """Seeds of the search that every setting gets, of a table that does not say so.
-
-    They are the fewest of any complete setting of which all larger numbers are a race's; a setting with still fewer is
-    unfinished.
-    """
-    searched = rows[rows["role"] != "confirmation"]
-    counts = searched["setting"].value_counts()
-    ended = searched.loc[searched["state"] != "complete", "setting"]
-    found = sorted({*counts[~counts.index.isin(ended)]}) or [counts.max()]
-    return int(next(few for few in found if {more for more in found if more > few} <= {few * each for each in RACED}))
 
 
 def _measured(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
