@@ -56,15 +56,36 @@ def specification(chart: alt.TopLevelMixin) -> dict[str, Any]:
 
 
 def columns(frame: pd.DataFrame) -> dict[str, list[Any]]:
-    """The frame's columns as JSON can hold them: numbers rounded, null for what is not finite."""
-    return {str(name): [drawn(value) for value in frame[name].tolist()] for name in frame}
+    """The frame's columns as JSON can hold them: numbers rounded, null for what is not finite.
+
+    A column of floats keeps its differences too, where there is a column ``metric`` those within each metric.
+    """
+    metrics = frame["metric"].to_numpy() if "metric" in frame else np.zeros(len(frame))
+    return {str(name): list(map(drawn, frame[name].tolist(), _spans(frame[name], metrics))) for name in frame}
 
 
-def drawn(value: Any) -> Any:
-    """A value as it is drawn."""
-    if isinstance(value, float):
-        return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
-    return value
+def drawn(value: Any, span: float = 0.0) -> Any:
+    """A value as it is drawn: a float at `DIGITS` digits of its own, or of the range of its column, `span`."""
+    if not isinstance(value, float):
+        return value
+    if not math.isfinite(value):
+        return None
+    return float(f"{value:.{digits(value, span)}g}")
+
+
+def digits(value: float, span: float, least: int = DIGITS) -> int:
+    """Significant digits of a value that keep so many of its own, and so many of the range that it lies in."""
+    if not 0 < span < abs(value):
+        return least
+    return least + math.floor(math.log10(abs(value))) - math.floor(math.log10(span))
+
+
+def _spans(values: pd.Series, metrics: np.ndarray) -> list[float]:
+    """For each row, from the least to the greatest finite value of its metric; 0 of a column that is not of floats."""
+    if values.dtype.kind != "f":
+        return [0.0] * len(values)
+    groups = values.where(np.isfinite(values)).groupby(metrics)
+    return list(groups.transform("max") - groups.transform("min"))
 
 
 def spread(values: pd.Series, share: float = 0.05) -> tuple[float, float]:
@@ -73,6 +94,11 @@ def spread(values: pd.Series, share: float = 0.05) -> tuple[float, float]:
     low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
     margin = (high - low) * share or abs(low) * share or 1.0
     return low - margin, high + margin
+
+
+def counted(count: int, what: str) -> str:
+    """So many of something, in the singular or in the plural with s."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def tooltips(titles: Mapping[str, str], texts: Sequence[str] = ()) -> list[alt.Tooltip]:

@@ -54,9 +54,9 @@ def picture(records: Records, kind: str) -> Picture:
     try:
         return KINDS[kind].draw(records)
     except Unsupported as error:
-        others = ", ".join(name for name in KINDS if name != kind)
         raise BadInput(
-            f"`kind` must be one that {records.name!r} has data for, got {kind!r}: {error}; draw another of {others}."
+            f"`kind` must be one that {records.name!r} has data for, got {kind!r}: {error}; "
+            f"`belay-study report {records.name}` has all that the study supports."
         ) from error
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from study.findings.collect import Records
 from study.pictures.base import HEIGHT, Picture, specification, spread, tooltips
-from study.pictures.points import FAMILIES, TEXTS, TITLES, complete, decade, points, ratio_axis, usual
+from study.pictures.points import TEXTS, TITLES, complete, decade, family_colour, points, ratio_axis, usual
 
 REACH = 6.0  # distances of the median from the best that the vertical axis shows
 TITLE_OF = {
@@ -60,7 +60,7 @@ def _panel(records: Records, done: pd.DataFrame, name: str, edge: float, brush: 
     panel: alt.Chart = marks.encode(
         x=_axis(name, done, edge),
         y=y,
-        color=alt.Color("family:N", scale=alt.Scale(domain=list(FAMILIES.values())), title=None),
+        color=family_colour(done),
         fillOpacity=alt.condition(brush, alt.value(0.75), alt.value(0.06)),
         tooltip=tooltips(TITLES, TEXTS),
     )

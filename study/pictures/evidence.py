@@ -15,6 +15,7 @@ from study.pictures.points import recommended
 
 EVALUATORS = {FANOVA: "fANOVA", PED_ANOVA: "PED-ANOVA"}
 ROW = 44  # pixels of a line of bars or intervals
+TICKS = "clamp(round(width / 60), 2, 6)"  # of the differences: as many as a narrow page has room for
 
 
 def comparison(records: Records) -> Picture:
@@ -109,10 +110,11 @@ def _intervals(records: Records) -> list[alt.Chart]:
         alt.Tooltip("high:Q", title="to", format="+.4~g"),
         *tooltips({"setting": "setting", "seeds": "seeds"}),
     ]
+    axis = alt.Axis(format="~g", tickCount=alt.ExprRef(TICKS))
     return [
         alt.Chart(alt.NamedData("compared")).mark_rule(style="zero").encode(x=alt.datum(0)),
         base.mark_rule(style="interval", strokeWidth=4, opacity=0.45).encode(x=alt.X("low:Q"), x2="high:Q"),
         base.mark_circle(style="interval", size=110, opacity=1).encode(
-            x=alt.X("difference:Q", title=title, axis=alt.Axis(format="~g", tickCount=6)), tooltip=shown
+            x=alt.X("difference:Q", title=title, axis=axis), tooltip=shown
         ),
     ]

@@ -13,7 +13,7 @@ from study.design.schema import host_of
 from study.findings.collect import Records
 from study.findings.stability import curvatures, shares, unknown
 from study.pictures.base import HEIGHT, Picture, Unsupported, specification, spread, tooltips
-from study.pictures.points import FAMILIES, TEXTS, TITLES, complete, is_wide, points, recommended
+from study.pictures.points import TEXTS, TITLES, complete, family_colour, is_wide, points, recommended
 
 MARGIN = 1.25  # factor beyond the outermost settings
 SIZES = {"complete": 40, "bad": 40, "best": 220}  # square pixels
@@ -38,7 +38,10 @@ def limit(records: Records) -> Picture:
         shown=asked["objective"].fillna(high if records.mode == "min" else low),
     )
     ended = int(asked["objective"].isna().sum())
-    crosses = f" The {ended} that diverged, failed or stopped early are crosses at the edge." if ended else ""
+    crosses = f" The {ended} that did not finish are crosses at the edge." if ended else ""
+    best = recommended(records).setting
+    host = host_of(best)
+    ringed = "recommended setting" if host is None else "setting whose training the recommended rider watched"
     y = alt.Y(
         "shown:Q",
         scale=alt.Scale(type="log" if wide else "linear", domain=(low, high), nice=False),
@@ -46,13 +49,13 @@ def limit(records: Records) -> Picture:
         axis=alt.Axis(format="~g"),
     )
     return Picture(
-        chart=specification(_chart(_axis(data["share"]), y, recommended(records).setting)),
+        chart=specification(_chart(data, y, best if host is None else host)),
         data={"limits": data},
         caption=(
             f"{records.metric} of the {len(data)} settings over lr x curvature / max_stable_step; riders, which only "
             "watch, are left out. Beyond the dashed line plain SGD is unstable by theory, if the loss curves all along "
             f"as it does at the initial weights, where its largest curvature is {median(found):.3g}. The ring marks "
-            f"the recommended setting.{crosses}"
+            f"the {ringed}.{crosses}"
         ),
         description=f"Scatter plot: the objective of {len(data)} settings below and above the stability limit.",
     )
@@ -70,17 +73,19 @@ def _axis(share: pd.Series) -> alt.X:
     )
 
 
-def _chart(x: alt.X, y: alt.Y, best: int) -> alt.TopLevelMixin:
-    """Settings as marks, and the limit as a line."""
+def _chart(data: pd.DataFrame, y: alt.Y, ringed: int) -> alt.TopLevelMixin:
+    """Settings as marks, one of them with a ring, and the limit as a line."""
     base = alt.Chart(alt.NamedData("limits"))
-    place: dict[str, Any] = {"x": x, "y": y}
+    place: dict[str, Any] = {"x": _axis(data["share"]), "y": y}
     shown = tooltips({"share": "share of the limit", **TITLES}, TEXTS)
-    colour = alt.Color("family:N", scale=alt.Scale(domain=list(FAMILIES.values())), title=None)
+    colour = family_colour(data[data["objective"].notna()])
     good = base.transform_filter("datum.objective != null").mark_circle(size=SIZES["complete"], opacity=0.8)
     bad = base.transform_filter("datum.objective == null").mark_point(
         shape="cross", style="bad", size=SIZES["bad"], angle=45, filled=False
     )
-    ring = base.transform_filter(f"datum.setting == {best}").mark_point(style="best", size=SIZES["best"], filled=False)
+    ring = base.transform_filter(f"datum.setting == {ringed}").mark_point(
+        style="best", size=SIZES["best"], filled=False
+    )
     line = base.transform_aggregate(settings="count()").mark_rule(style="limit").encode(x=alt.datum(1))  # one for all
     layers = [
         line,

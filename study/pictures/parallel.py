@@ -22,7 +22,7 @@ MOST = 500  # settings drawn as lines
 TICKS = 4  # values written at an axis
 NAMED = 12  # categories up to which each has its name written
 OF_NUMBERS = 0.85  # share of an axis that numbers have beside inf, or beside null
-SHARE = 20  # per cent of the lines that are shown at first
+SHARE = 20  # per cent of the drawn settings that are shown at first
 
 Axis = tuple[str, pd.Series, list[tuple[float, str]]]  # title, each setting's place in 0..1, places and texts of ticks
 
@@ -46,21 +46,26 @@ def parallel(records: Records) -> Picture:
         chart=specification(alt.layer(*_layers(records, best, titles)).properties(name="parallel", height=HEIGHT)),
         data={"lines": _lines(best, axes), "ticks": _ticks(axes)},
         caption=(
-            f"The best {len(best)} of {len(ranked)} complete settings, a line each from parameter to parameter and on "
-            f"to {records.metric}. Lines that gather mark a value that matters; lines that spread, one that does not. "
-            "The slider keeps the best."
+            f"{_which(len(best), len(ranked))} complete settings, a line each from parameter to parameter and on to "
+            f"{records.metric}. Lines that gather mark a value that matters; lines that spread, one that does not. Of "
+            f"these lines the best {SHARE} % are shown at first; the slider shows more or fewer."
         ),
         description=f"Parallel coordinates of the best {len(best)} settings over {', '.join(titles)}.",
     )
 
 
+def _which(drawn: int, complete: int) -> str:
+    return f"The best {drawn} of {complete}" if drawn < complete else f"All {complete}"
+
+
 def _layers(records: Records, best: pd.DataFrame, titles: list[str]) -> list[alt.Chart]:
-    share = alt.param(name="share", value=SHARE, bind=alt.binding_range(min=1, max=100, step=1, name="Best (%) "))
+    bound = alt.binding_range(min=1, max=100, step=1, name=f"Best (% of {len(best)}) ")
+    share = alt.param(name="share", value=SHARE, bind=bound)
     picked = alt.selection_point(name="picked", fields=["setting"], on="pointerover", empty=False, clear="pointerout")
     axis = alt.Axis(labelAngle=-20, domain=False, ticks=False)
     x = alt.X("axis:N", sort=titles, title=None, axis=axis, scale=alt.Scale(padding=0.1))
     y = alt.Y("place:Q", axis=None, scale=alt.Scale(domain=(-0.03, 1.03), nice=False))
-    lines = alt.Chart(alt.NamedData("lines"), name="lines").transform_filter("datum.rank <= share").mark_line()
+    lines = alt.Chart(alt.NamedData("lines"), name="lines").transform_filter("datum.rank < share").mark_line()
     curves = lines.encode(
         x=x,
         y=y,
@@ -110,11 +115,11 @@ def _objective(records: Records, values: pd.Series) -> Axis:
 
 
 def _lines(best: pd.DataFrame, axes: list[Axis]) -> pd.DataFrame:
-    """A row for each setting and axis; ``rank`` is the setting's in per cent."""
+    """A row for each setting and axis; ``rank`` is the setting's, from 0, in per cent."""
     shared = {
         "setting": best.index,
         "objective": best["mean"].to_numpy(),
-        "rank": 100 * np.arange(1, len(best) + 1) / len(best),
+        "rank": 100 * np.arange(len(best)) / len(best),
     }
     return pd.concat(
         [

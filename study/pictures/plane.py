@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from study.findings.collect import Records
-from study.pictures.base import HEIGHT, Picture, Unsupported, specification, tooltips
+from study.pictures.base import HEIGHT, Picture, Unsupported, digits, specification, tooltips
 from study.pictures.points import TEXTS, TITLES, complete, points, recommended, usual
 
 Window = tuple[tuple[float, float], tuple[float, float]]  # ranges of 1 - decay and of damping
@@ -48,14 +48,15 @@ def regime_map(records: Records) -> Picture:
 
 def _caption(records: Records, found: pd.DataFrame, alternating: bool) -> str:
     bad = int((found["state"] != "complete").sum())
-    ended = f"; {bad} that diverged, failed or stopped early are crosses" if bad else ""
+    ended = f"; {bad} that did not finish are crosses" if bad else ""
     ring = "; the ring marks the recommended one" if bad < len(found) else ""
+    drag = " Drag a box to list its settings alone in the table." if bad < len(found) else ""
     edge = "Above the dashed line the average itself is unstable. " if alternating else ""
     return (
         f"All {len(found)} settings and riders, a point each, coloured by {records.metric}{ended}{ring}. "
         "On the curve the average is critically damped: it forgets fastest without overshooting. "
         f"Above the curve it creeps (EMA has damping 1), in the shaded region below it swings. {edge}Where several "
-        "differ in other parameters alone, the best lies on top. Drag a box to list its settings alone in the table."
+        f"differ in other parameters alone, the best lies on top.{drag}"
     )
 
 
@@ -136,4 +137,6 @@ def colour(records: Records, objective: pd.Series, reach: float = REACH) -> Any:
     scale = alt.Scale(
         type="log" if wide else "linear", domain=(low, high), clamp=True, reverse=records.mode == "min", nice=False
     )
-    return alt.Color("objective:Q", scale=scale, title=records.metric, legend=alt.Legend(format=".4~g"))
+    shown = max(4, digits(max(abs(low), abs(high)), high - low, least=3))
+    legend = alt.Legend(format=f".{shown}~g")
+    return alt.Color("objective:Q", scale=scale, title=records.metric, legend=legend)

@@ -1,4 +1,4 @@
-"""The settings as points: the frame that the regime map, the coordinates and the parallel axes draw."""
+"""The settings as points: the frame that the regime map, the coordinates, the riders and the limit draw."""
 
 from __future__ import annotations
 
@@ -76,6 +76,13 @@ def recommended(records: Records) -> Recommendation:
         return recommend(records)
     except FailedWork as error:
         raise Unsupported("no setting was completed by every seed") from error
+
+
+def family_colour(drawn: pd.DataFrame) -> alt.Color:
+    """The family as a colour, in all pictures the same; the legend has those that are drawn."""
+    names = list(FAMILIES.values())
+    there = [name for name in names if name in set(drawn["family"])]
+    return alt.Color("family:N", scale=alt.Scale(domain=names), legend=alt.Legend(values=there), title=None)
 
 
 def usual(values: pd.Series, mode: str, reach: float) -> tuple[float, float, bool] | None:

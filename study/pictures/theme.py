@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+SEPARATION = 8  # pixels between two labels of an axis, of which those without room are left out
 VIRIDIS = ["#440154", "#482878", "#3e4989", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b", "#fde725"]
 PALETTES = {
     "light": {
@@ -30,7 +31,8 @@ def _config(palette: dict[str, Any]) -> dict[str, Any]:
         "view": {"stroke": None},
         "axis": labels
         | {"domainColor": palette["line"], "tickColor": palette["line"], "gridColor": palette["line"]}
-        | {"gridOpacity": 0.6, "titlePadding": 8, "labelPadding": 4, "tickSize": 4, "labelFlush": False},
+        | {"gridOpacity": 0.6, "titlePadding": 8, "labelPadding": 4, "tickSize": 4, "labelFlush": False}
+        | {"labelSeparation": SEPARATION},
         "legend": labels | {"orient": "top", "symbolStrokeWidth": 2, "gradientLength": 140, "gradientThickness": 8},
         "title": {"color": palette["ink"], "font": FONT, "fontSize": 12, "fontWeight": 500, "anchor": "start"},
         "range": {"category": palette["category"], **dict.fromkeys(("ordinal", "ramp", "heatmap"), palette["ramp"])},

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import altair as alt
@@ -17,10 +20,13 @@ from typer.testing import CliRunner
 from belay import Oscillator
 from study import cli
 from study.cli.parameters import PICTURES
+from study.design.schema import RIDERS, Tag
 from study.errors import BadInput
+from study.findings.collect import Records
 from study.findings.compare import comparisons, ranking
 from study.findings.recommend import recommend
-from study.pictures.base import Picture, drawn
+from study.pictures import parallel as of_parallel
+from study.pictures.base import Picture, columns, drawn
 from study.pictures.catalogue import KINDS, image, picture
 from study.pictures.plane import colour
 from study.pictures.points import FAMILIES, points
@@ -200,10 +206,11 @@ def test_where_all_are_emas_their_place_alone_is_named() -> None:
         *((name, kind, "no setting was completed") for name in STOPPED for kind in ("curves", "response")),
     ],
 )  # fmt: skip
-def test_a_picture_that_the_study_cannot_support_says_why_and_which_others_there_are(
+def test_a_picture_that_the_study_cannot_support_says_why_and_where_all_that_it_supports_are(
     name: str, kind: str, why: str
 ) -> None:
-    with pytest.raises(BadInput, match=rf"`kind` must be one that '{name}' has data for, got '{kind}': {why}.*draw an"):
+    said = rf"`kind` must be one that '{name}' has data for, got '{kind}': {why}.*; `belay-study report {name}` has all"
+    with pytest.raises(BadInput, match=said):
         of(name, kind)
 
 
@@ -228,6 +235,93 @@ def test_what_is_not_finite_is_drawn_as_nothing() -> None:
         None,
         "x",
     ]
+
+
+def test_what_lies_far_from_zero_keeps_its_differences() -> None:
+    values = [1e9 + 0.123456789, 1e9 + 1, math.nan, 1e9 + 0.5, math.inf]
+    frame = pd.DataFrame({"far": values, "near": [0.123456789, 1.0, 0.5, 0.0, 0.0], "whole": range(5)})
+    found = columns(frame)
+    assert found["far"] == [1e9 + 0.123457, 1e9 + 1, None, 1e9 + 0.5, None]
+    assert found["near"] == [0.123457, 1.0, 0.5, 0.0, 0.0]
+    assert found["whole"] == [0, 1, 2, 3, 4]
+
+
+def test_one_metric_far_from_zero_keeps_its_differences_beside_another() -> None:
+    frame = pd.DataFrame({"metric": ["loss", "loss", "score"], "mean": [1e9 + 0.25, 1e9 + 1, 0.123456789]})
+    assert columns(frame)["mean"] == [1e9 + 0.25, 1e9 + 1, 0.123457]
+
+
+@pytest.mark.parametrize(("kind", "axes"), [("coordinates", 3), ("regimes", 1)])
+def test_the_labels_of_an_objective_far_from_zero_differ(kind: str, axes: int) -> None:
+    records = recorded.records("mixed")
+    far = replace(records, table=records.table.assign(**{records.metric: records.table[records.metric] + 1e9}))
+    labels = re.findall(r">(10000000[0-9.]+)</text>", image(picture(far, kind), "svg", "light").decode())
+    assert len(labels) == axes * len(set(labels))
+    assert len(set(labels)) > 1
+
+
+def test_of_few_settings_the_best_is_drawn_at_first_and_of_all_the_share_that_the_slider_has() -> None:
+    found = of("mixed", "parallel")
+    ranks = found.data["lines"].drop_duplicates("setting").set_index("setting")["rank"]
+    assert ranks.to_dict() == dict(zip(ranking(recorded.records("mixed")).index, [0, 20, 40, 60, 80], strict=True))
+    drawn = image(found, "svg", "light").decode()
+    assert len(re.findall('aria-roledescription="line mark"', drawn)) == 1
+    assert found.chart["params"][0]["bind"]["name"] == "Best (% of 5) "
+    assert found.caption.startswith("All 5 complete settings, ")
+    assert "the best 20 % are shown at first" in found.caption
+
+
+def test_the_slider_over_the_best_of_many_is_named_after_those(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(of_parallel, "MOST", 3)
+    found = of("mixed", "parallel")
+    assert found.chart["params"][0]["bind"]["name"] == "Best (% of 3) "
+    assert found.caption.startswith("The best 3 of 5 complete settings, ")
+
+
+def cut(records: Records, setting: int) -> Records:
+    """The records where a setting lacks its last seed so far."""
+    lacking = (records.table["setting"] == setting) & (records.table["seed"] == records.seeds - 1)
+    return replace(records, table=records.table.assign(**{records.metric: records.table[records.metric].mask(lacking)}))
+
+
+@pytest.mark.parametrize(("kind", "name"), [("regimes", "mixed"), ("stability", "tiny")])
+def test_what_lacks_seeds_is_said_not_to_have_finished(kind: str, name: str) -> None:
+    records = cut(recorded.records(name), 0)
+    caption = picture(with_limit(records), kind).caption
+    count = 3 if name == "mixed" else 1
+    assert re.search(rf"\b{count} that did not finish are crosses", caption)
+    assert "diverged" not in caption
+
+
+def with_limit(records: Records) -> Records:
+    return replace(records, tags=records.tags | {Tag.CURVATURES: json.dumps([2.0])})
+
+
+def test_where_a_rider_is_recommended_the_ring_is_around_the_setting_that_it_watched() -> None:
+    records = with_limit(recorded.records("ridden"))
+    assert recommend(records).setting >= RIDERS
+    found = picture(records, "stability")
+    rings = [layer["transform"] for layer in found.chart["layer"] if "best" in str(layer.get("mark"))]
+    assert rings == [[{"filter": "datum.setting == 1"}]]
+    assert "The ring marks the setting whose training the recommended rider watched." in found.caption
+
+
+@pytest.mark.parametrize("kind", ["stability", "coordinates"])
+def test_a_legend_names_the_families_that_are_drawn_in_the_colours_of_all_pictures(kind: str) -> None:
+    found = image(of("tiny", kind), "svg", "light").decode()
+    assert re.findall(r"role-legend-label.*?>(\w+)</text>", found) == ["EMA", "BELAY"]
+    assert PALETTES["light"]["category"][2] in found  # BELAY's, the third
+
+
+@pytest.mark.parametrize("width", [250, 350])
+def test_labels_of_a_narrow_picture_stand_apart(width: int) -> None:
+    spec = of("mixed", "comparison").complete("light") | {"width": width, "autosize": {"type": "fit-x"}}
+    svg = vl_convert.vegalite_to_svg(spec)
+    axis = svg.split("role-axis-label")[1].split("</g>")[0]
+    labels = re.findall(r'translate\(([0-9.]+),[^>]*font-size="11px"[^>]*opacity="1"[^>]*>([^<]+)<', axis)
+    ends = [(float(at) - 3.2 * len(text), float(at) + 3.2 * len(text)) for at, text in labels]  # half as wide
+    assert len(ends) > 1
+    assert all(right < left for (_, right), (left, _) in itertools.pairwise(ends))
 
 
 def test_the_command_writes_the_form_that_the_file_s_name_asks_for_or_svg_to_stdout(tmp_path: Path) -> None:
