@@ -22,7 +22,7 @@ from study.findings.rows import TableForm, export
 from study.findings.table import read_table
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in WARNINGS]
-OF_THE_STUDY = ("study", "settings_planned")  # what a table does not know
+OF_THE_STUDY = ("study", "settings_planned", "finished")  # what a table does not know
 AVERAGE, LIVE = "average/val_accuracy", "live/val_accuracy"
 READ: dict[str, Callable[[Path], pd.DataFrame]] = {"csv": pd.read_csv, "parquet": pd.read_parquet}
 
