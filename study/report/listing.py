@@ -13,7 +13,8 @@ from study.design.schema import FIGURES, PARAMETERS, host_of, regime_of
 from study.errors import printable
 from study.findings.collect import Records
 from study.findings.compare import ranking, values
-from study.pictures.base import drawn
+from study.pictures.base import counted, drawn
+from study.pictures.points import points
 from study.show import number
 
 SHOWN = 1000  # settings in the table, best first
@@ -78,20 +79,30 @@ def table(records: Records) -> tuple[list[Head], list[Row]]:
 def table_note(records: Records, rows: int) -> str:
     """What the table holds."""
     complete = len(ranking(records))
+    if complete == 1:
+        return "The only setting that is complete."
     which = f"The best {rows} of {complete}" if rows < complete else f"All {complete}"
     return f"{which} complete settings and riders, best first; a click on a head sorts by it. Printed, the first 25."
 
 
 def ended(records: Records) -> tuple[list[tuple[str, str, str, str]], str]:
     """Number, state, step and message of settings that did not finish, and how many there are."""
-    settings = records.settings[records.settings.index.map(host_of).isna()]
+    settings = records.settings.assign(state=points(records).set_index("setting")["state"])
+    settings = settings[settings.index.map(host_of).isna()]
     bad = settings[settings["state"] != "complete"]
-    found = [
-        (str(setting), state, number(step), printable(message)[:LONGEST] or "-")
-        for setting, state, step, message in bad[["state", "diverged_at", "message"]].head(ENDED).itertuples(name=None)
-    ]
+    found = []
+    for setting, state, step, message in bad[["state", "diverged_at", "message"]].head(ENDED).itertuples(name=None):
+        text = _so_far(records, setting) if state == "unfinished" else printable(message)[:LONGEST]
+        found.append((str(setting), state, number(step), text or "-"))
     more = f", of which the first {ENDED} are listed" if len(bad) > ENDED else ""
-    return found, f"{len(bad)} settings in all{more}; riders are not counted."
+    return found, f"{counted(len(bad), 'setting')} in all{more}; riders are not counted."
+
+
+def _so_far(records: Records, setting: int) -> str:
+    """How many of the seeds that every setting gets have the objective."""
+    rows = records.table[(records.table["setting"] == setting) & (records.table["seed"] < records.seeds)]
+    done = rows[records.metric].notna().sum() if records.metric in rows else 0
+    return f"{done} of {counted(records.seeds, 'seed')} so far"
 
 
 def download(records: Records) -> Download:

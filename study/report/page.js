@@ -40,7 +40,10 @@
       for (const [signal, value] of Object.entries(kept)) view.signal(signal, value);
       view.run();
     }
-    if (name === "regimes") view.addSignalListener("brush", (_, box) => select(box));
+    if (name === "regimes" && table) {
+      select(null); // a map that is drawn anew has no box
+      view.addSignalListener("brush", (_, box) => select(box));
+    }
   }
 
   function drawAll(theme, renderer, width) {

@@ -12,6 +12,7 @@ from study.findings.collect import Records
 from study.findings.recommend import Recommendation
 from study.findings.regimes import Region, possible, region
 from study.insights import shares_text
+from study.pictures.base import counted
 from study.pictures.points import FAMILIES
 from study.show import mean_text, number
 
@@ -41,7 +42,7 @@ def _setting(found: Recommendation) -> str:
 
 def _worth(found: Recommendation) -> str:
     """What it is worth, and what it is over the others."""
-    seeds = f"{found.fresh} fresh seeds" if found.fresh else f"the {_counted(found.seeds)} that chose it"
+    seeds = f"{found.fresh} fresh seeds" if found.fresh else f"the {counted(found.seeds, 'seed')} that chose it"
     parts = [f"It came to {found.records.metric} {mean_text(found.mean, found.se)} on {seeds}"]
     for comparison in found.versus:
         name = BASELINE_TEXTS[comparison.baseline]
@@ -73,7 +74,7 @@ def key_figures(found: Recommendation) -> list[Figure]:
     factors = [number(derived[name]) for name in ("immediate_lr_factor", "slow_mode_lr_factor")]
     where = region(records, found.setting)
     return [
-        (records.metric, mean_text(found.mean, found.se), f"{error}, {_counted(found.fresh or found.seeds)}"),
+        (records.metric, mean_text(found.mean, found.se), f"{error}, {counted(found.fresh or found.seeds, 'seed')}"),
         ("cannot be told from it", _untold(found), sureness(found)),
         ("regime", regime_of(average), f"the best one: {shares_text(possible(where.regimes))}" if where else ""),
         ("damping ratio", number(derived["damping_ratio"]), _span(where, "damping_ratio")),
@@ -91,14 +92,10 @@ def _untold(found: Recommendation) -> str:
     return "unknown" if found.rivals is None else f"{len(found.rivals)} of the others"
 
 
-def _counted(seeds: int) -> str:
-    return f"{seeds} seed{'' if seeds == 1 else 's'}"
-
-
 def _span(where: Region | None, name: str, head: str = "") -> str:
-    """Where a figure of the truly best setting lies; nothing where that is one value or not known."""
+    """Where a figure of the truly best setting lies; nothing where that is one number as printed, or not known."""
     ends = where and where.ranges[name]
-    if not ends or not ends.low < ends.high:
+    if not ends or number(ends.low) == number(ends.high):
         return ""
     return f"{head}{number(ends.low)} to {number(ends.high)} with 95 %"
 

@@ -185,6 +185,22 @@ def test_a_box_on_the_regime_map_leaves_its_settings_in_the_table(browser: Brows
     assert "those in the box of the regime map" in browser.run("return document.getElementById('shown').textContent")
 
 
+def test_a_box_goes_with_the_map_that_it_was_dragged_on(browser: Browser, page: str, tmp_path: Path) -> None:
+    browser.open(page, tmp_path)
+    shown = "return [...document.querySelectorAll('#settings tbody tr')].filter(r => !r.hidden).length"
+    browser.drag("#plot-regimes svg", (0.15, 0.17), (0.98, 0.35))
+    browser.wait(f"{shown} === 2")
+    browser.prefer("dark")
+    browser.wait(f"{shown} === 5")
+    assert browser.run("return document.getElementById('shown').textContent") == "5 of 5 rows"
+
+
+def test_a_drag_over_the_map_of_a_study_without_a_table_does_nothing(browser: Browser, tmp_path: Path) -> None:
+    browser.open(report(recorded.records("all-diverged")), tmp_path)
+    browser.drag("#plot-regimes svg", (0.3, 0.3), (0.8, 0.7))
+    assert browser.complaints() == []
+
+
 def test_a_brush_over_one_coordinate_dims_the_others_settings(browser: Browser, page: str, tmp_path: Path) -> None:
     browser.open(page, tmp_path)
     bright = (

@@ -22,8 +22,8 @@ from study.answer import answer
 from study.design.schema import regime_of
 from study.findings.compare import ranking
 from study.findings.recommend import recommend
-from study.findings.regimes import region
-from study.report import listing
+from study.findings.regimes import Range, region
+from study.report import listing, words
 from study.report.page import report
 from study.report.words import key_figures
 from study.show import number
@@ -112,6 +112,37 @@ def test_its_table_has_every_complete_setting_best_first_and_below_it_those_that
     ]
     assert ended[1][3] == "RuntimeError: no batch fits\\nhere"
     assert note == "2 settings in all; riders are not counted."
+
+
+def test_what_lacks_seeds_is_listed_with_how_many_it_has() -> None:
+    records = recorded.records("mixed")
+    lacking = (records.table["setting"] == 2) & (records.table["seed"] >= 3)
+    table = records.table.assign(**{records.metric: records.table[records.metric].mask(lacking)})
+    ended, note = listing.ended(dataclasses.replace(records, table=table))
+    assert ended[0] == ("2", "unfinished", "-", "3 of 5 seeds so far")
+    assert [setting for setting, *_ in ended] == ["2", "5", "6"]
+    assert note == "3 settings in all; riders are not counted."
+
+
+def test_one_setting_is_told_as_one() -> None:
+    records = recorded.records("mixed")
+    one = dataclasses.replace(records, table=records.table[records.table["setting"].isin([0, 5])])
+    assert listing.table_note(one, 1) == "The only setting that is complete."
+    assert listing.ended(one)[1] == "1 setting in all; riders are not counted."
+    assert listing.table_note(records, 5).startswith("All 5 complete settings and riders, ")
+
+
+def test_a_range_whose_ends_print_the_same_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    records = recorded.records("mixed")
+    found = recommend(records)
+    where = region(records, found.setting)
+    assert where is not None
+    ranges = where.ranges | {"mass_ratio": Range(1.99999, 2.0, 2.00001), "damping_ratio": Range(1.0, 2.0, 3.0)}
+    monkeypatch.setattr(words, "region", lambda *_: dataclasses.replace(where, ranges=ranges))
+    figures = {head: more for head, _, more in words.key_figures(found)}
+    assert figures["mass ratio"].startswith("coupling")
+    assert " to " not in figures["mass ratio"]
+    assert figures["damping ratio"] == "1 to 3 with 95 %"
 
 
 def test_all_its_data_can_be_taken_out_of_it() -> None:
