@@ -90,7 +90,8 @@ def of_what(logarithm: bool) -> str:
 
 
 def _side(side: Side) -> str:
-    counted = f"{side.settings} settings, {side.diverged} of them diverged"
+    settings = "1 setting" if side.settings == 1 else f"{side.settings} settings"
+    counted = f"{settings}, {side.diverged} of them diverged"
     if math.isnan(side.best):
         return counted
     return f"{counted}; objective {number(side.best)} at best, {number(side.median)} in the median"
@@ -102,7 +103,8 @@ def _candidates(region: Region) -> str:
         judged = f"finalists judged by {region.fresh} fresh seeds, others by {region.seeds}"
     judged += taken_as_normal(region.fresh or region.seeds)
     few = f"one of {region.likely} ({judged}), which span:" if region.likely > 1 else f"a single one ({judged}):"
-    return f"with 95 % the truly best of {region.candidates} candidates is {few}"
+    candidates = "1 candidate" if region.candidates == 1 else f"{region.candidates} candidates"
+    return f"with 95 % the truly best of {candidates} is {few}"
 
 
 def _percent(probability: float) -> str:
@@ -115,7 +117,7 @@ def _percent(probability: float) -> str:
 def _range(name: str, ends: Range) -> str:
     if math.isnan(ends.median):
         return "none: they alternate" if name in FIGURES else "null"
-    if ends.low == ends.high:
+    if number(ends.low) == number(ends.high):
         return number(ends.low)
     return f"{number(ends.low)} to {number(ends.high)}, median {number(ends.median)}"
 

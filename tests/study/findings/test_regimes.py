@@ -28,7 +28,7 @@ from study.design.schema import (
 from study.findings.collect import Records
 from study.findings.explained import explained
 from study.findings.recommend import recommend
-from study.findings.regimes import Region, region
+from study.findings.regimes import Range, Region, region
 from study.insights import region_text
 from study.show import as_plain
 
@@ -240,6 +240,17 @@ def test_a_region_of_one_setting_is_told_as_one_and_no_probability_is_rounded_to
     assert "belay over 99 %, ema under 1 %, damped 0 %, push 0 %" in text
     assert "truly best of 5 candidates is a single one (judged by 5 seeds, their noise taken as normal):" in text
     assert "immediate_lr_factor  0.9\n" in text
+
+
+def test_a_range_whose_ends_print_the_same_is_told_as_one_number_and_one_candidate_as_one() -> None:
+    records = recorded.records("mixed")
+    where = region(records, recommend(records).setting)
+    assert where is not None
+    ranges = where.ranges | {"lr": Range(1.99999, 2.0, 2.00001), "mass_ratio": Range(1.0, 1.5, 2.0)}
+    text = region_text(replace(where, ranges=ranges, candidates=1, likely=1), explained(records))
+    assert "\nlr                   2\n" in text
+    assert "\nmass_ratio           1 to 2, median 1.5\n" in text
+    assert "the truly best of 1 candidate is a single one" in text
 
 
 # --- what coordinates explain -----------------------------------------------------------------------------------------

@@ -124,10 +124,10 @@ ROW = "0,0,search,complete,1,0.9,1.0,0.0,100,0.5"
 
 @pytest.mark.parametrize(("text", "rule"), [
     (f"{CELLS}\n{ROW}\n{ROW}\n", "must have one row for a setting and seed, got several of setting 0 and seed 0; "),
-    (f"{CELLS}\n{ROW}\n0,1,search,complete,1,0.8,1.0,0.0,100,0.5\n", "must have the same decay in all rows of a setting, "
-                                                                    "got 0.9 and 0.8 in those of setting 0; "),
-    (f"{CELLS}\n{ROW}\n1,10000,confirmation,complete,1,0.9,1.0,0.0,100,0.5\n", "must have the rows of the search of each "
-                                                                             "setting, got none of setting 1; "),
+    (f"{CELLS}\n{ROW}\n0,1,search,complete,1,0.8,1.0,0.0,100,0.5\n",
+     "must have the same decay in all rows of a setting, got 0.9 and 0.8 in those of setting 0; "),
+    (f"{CELLS}\n{ROW}\n1,10000,confirmation,complete,1,0.9,1.0,0.0,100,0.5\n",
+     "must have the rows of the search of each setting, got none of setting 1; "),
     (f"{CELLS}\n{ROW.replace('complete', 'done')}\n", "must have complete, pruned, diverged, failed as state, got "),
     (f"{CELLS}\n{ROW.replace('0,0,', '0,a,')}\n", "must have whole numbers as seed, got 'a'; export it again."),
     (f"{CELLS}\n{ROW.replace('0.9', '1.9')}\n", "must have averages as settings, got setting 0: "),
