@@ -21,8 +21,9 @@ REFUSED = (yaml.YAMLError, ValueError, RecursionError)  # in turn: no YAML, no U
 def load_defaults(path: str | Path, *, steps: int | None = None, batch_size: int | None = None) -> Oscillator:
     """Reads a defaults file and fits its oscillator to a run.
 
-    What carries over is dimensionless: the memory as a share of the run, the damping ratio and the effective mass
-    ratio. A run of n times fewer steps gets `Oscillator.rescale` by n. The learning rate is not fitted: tune it anew.
+    What carries over is dimensionless: the half-life as a share of the run, the damping ratio and the effective mass
+    ratio, and with them the memory, as nearly as lags are many steps. A run of n times fewer steps gets
+    `Oscillator.rescale` by n. The learning rate is not fitted: tune it anew.
 
     Args:
         path: A file written by ``belay-study export``.

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from study.design.schema import LIVE, NATURAL, PARAMETERS, Tag, Value, figures, host_of, regime_of
-from study.errors import printable
+from study.errors import counted, printable
 from study.findings.choose import FEWEST, row
 from study.findings.collect import Records
 from study.findings.compare import ADVISED, Baseline, Comparison, Difference, runner_up
@@ -127,13 +127,9 @@ def _tried(found: Recommendation) -> tuple[str, str]:
     counts = {name: getattr(found, name) for name in ("pruned", "diverged", "failed")}
     ended = "".join(f", {count} {what}" for what, count in (counts | {"unfinished": found.unfinished}).items() if count)
     if not records.run:
-        return "table", f"{records.name}: {_count(records.planned, 'setting')} x {_seeds(found)}{ended}"
+        return "table", f"{records.name}: {counted(records.planned, 'setting')} x {_seeds(found)}{ended}"
     done = found.tried + sum(counts.values())
     return "study", f"{records.name}: {done} of {records.planned} settings x {_seeds(found)} done{ended}"
-
-
-def _count(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _as_oscillator(found: Recommendation) -> Iterator[tuple[str, str]]:
@@ -152,7 +148,7 @@ def _as_oscillator(found: Recommendation) -> Iterator[tuple[str, str]]:
 def _seeds(found: Recommendation) -> str:
     """How many seeds settings were searched by; in a race the fewest and the most."""
     fewest, most = found.records.seeds, found.records.table["seed"].nunique()
-    return _count(most, "seed") if fewest == most else f"{fewest} to {most} seeds"
+    return counted(most, "seed") if fewest == most else f"{fewest} to {most} seeds"
 
 
 def _on(found: Recommendation) -> str:
@@ -213,7 +209,7 @@ def _against_runner_up(found: Recommendation) -> str:
     setting, lead = second
     named = setting_text(row(found.records.settings, setting), _named(found))
     if found.settled:
-        others = _count(found.tried + found.riders - 1 - found.left, "other complete setting")
+        others = counted(found.tried + found.riders - 1 - found.left, "other complete setting")
         return f"better than {others}, beyond chance: {lead.mean:+.3g} (95 % at least {lead.low:+.3g}) over {named}"
     if not lead.mean:
         return f"not better than {named}, which measured the same"
@@ -240,7 +236,7 @@ def _what_would_tell(found: Recommendation, between: Difference, fresh: bool) ->
     lead = f"{between.mean:+.2g}" if between.mean > 0 else f"the {-between.mean:.2g} that it is behind"
     if between.needed > MOST_CONFIRMED:
         return f"{lead} would take more than {MOST_CONFIRMED:,} seeds to tell"
-    records, seeds = found.records, "fresh seeds" if found.records.run else "seeds"
+    records, seeds = found.records, "fresh seeds" if found.records.study else "seeds"
     if math.isnan(between.needed):
         said, needed = f"one seed settles nothing, it takes at least {FEWEST} {seeds}", FEWEST
     else:

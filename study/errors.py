@@ -46,6 +46,11 @@ def printable(text: str) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+def counted(count: int, what: str) -> str:
+    """So many of something, in the singular or in the plural with s."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
 def reason(error: Exception, secrets: Iterable[str] = ()) -> str:
     """The first line of what another library says went wrong, cut to a readable length.
 

@@ -10,6 +10,7 @@ import pandas as pd
 
 from study.answer import taken_as_normal
 from study.design.schema import CRITICAL, FIGURES
+from study.errors import counted
 from study.findings.explained import Explained, Share
 from study.findings.importance import FEWEST_OF_A_TENTH, Importances
 from study.findings.regimes import IMPOSSIBLE, Range, Region
@@ -39,7 +40,7 @@ def stability_text(found: Stability | None, unknown: str) -> str:
         return aligned([("limit", f"of stable learning rates not known: {unknown}")])
     spread = f"{number(found.low)} to {number(found.high)} over {found.seeds} seeds"
     lines = [
-        ("limit", "plain SGD is unstable, by theory, where lr x curvature passes max_stable_step"),
+        ("limit", "plain SGD is unstable, by theory, where lr x curvature passes max_stable_step; riders are left out"),
         ("curvature", f"{number(found.curvature)} at the initial weights ({spread}), the largest of the loss"),
         ("recommended", f"{number(found.chosen)} times the limit"),
         ("within it", _side(found.within)),
@@ -90,11 +91,10 @@ def of_what(logarithm: bool) -> str:
 
 
 def _side(side: Side) -> str:
-    settings = "1 setting" if side.settings == 1 else f"{side.settings} settings"
-    counted = f"{settings}, {side.diverged} of them diverged"
+    ended = f"{counted(side.settings, 'setting')}, {side.diverged} of them diverged"
     if math.isnan(side.best):
-        return counted
-    return f"{counted}; objective {number(side.best)} at best, {number(side.median)} in the median"
+        return ended
+    return f"{ended}; objective {number(side.best)} at best, {number(side.median)} in the median"
 
 
 def _candidates(region: Region) -> str:
@@ -103,8 +103,7 @@ def _candidates(region: Region) -> str:
         judged = f"finalists judged by {region.fresh} fresh seeds, others by {region.seeds}"
     judged += taken_as_normal(region.fresh or region.seeds)
     few = f"one of {region.likely} ({judged}), which span:" if region.likely > 1 else f"a single one ({judged}):"
-    candidates = "1 candidate" if region.candidates == 1 else f"{region.candidates} candidates"
-    return f"with 95 % the truly best of {candidates} is {few}"
+    return f"with 95 % the truly best of {counted(region.candidates, 'candidate')} is {few}"
 
 
 def _percent(probability: float) -> str:

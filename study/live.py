@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 
 from study.design.schema import regime_of
-from study.errors import printable
+from study.errors import counted, printable
 from study.show import number
 
 if TYPE_CHECKING:
@@ -78,8 +78,10 @@ def opening(study: Study, inline: bool) -> str:
     from study.execute.plan import plan
 
     config = study.config
-    seeds = f"{config.first_seeds} to {config.stages[-1].stop}" if config.search.race else config.seeds
-    size = f"{plan(study).settings} settings x {seeds} seeds of {config.steps} steps"
+    seeds = counted(config.seeds, "seed")
+    if config.search.race:
+        seeds = f"{config.first_seeds} to {config.stages[-1].stop} seeds"
+    size = f"{counted(plan(study).settings, 'setting')} x {seeds} of {counted(config.steps, 'step')}"
     return f"{config.name}: {size}; starting {'MLflow' if inline else 'Ray and MLflow'}"
 
 

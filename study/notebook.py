@@ -161,12 +161,15 @@ class Results:
         return Drawing(picture(self.records, kind), theme)
 
     def report(self, path: str | Path) -> Path:
-        """Writes the report as one HTML file; its path."""
-        from study.report.page import report
+        """Writes the report as one HTML file; its path.
 
-        file = Path(path)
-        file.write_text(report(self.records), encoding="utf-8")
-        return file
+        Raises:
+            BadInput: It cannot be written there.
+        """
+        from study.report.page import report
+        from study.show import write
+
+        return write(Path(path), report(self.records).encode(), "path")
 
 
 @dataclass(frozen=True, repr=False)
@@ -190,12 +193,15 @@ class Best:
         return f'<table style="text-align: left">{rows}</table>'
 
     def export(self, path: str | Path) -> Path:
-        """Writes the defaults file that `belay.load_defaults` reads; its path."""
-        from study.findings.recommend import defaults_file
+        """Writes the defaults file that `belay.load_defaults` reads; its path.
 
-        file = Path(path)
-        file.write_text(defaults_file(self.recommendation), encoding="utf-8")
-        return file
+        Raises:
+            BadInput: It cannot be written there.
+        """
+        from study.findings.recommend import defaults_file
+        from study.show import write
+
+        return write(Path(path), defaults_file(self.recommendation).encode(), "path")
 
 
 @dataclass(frozen=True, repr=False)
@@ -217,13 +223,11 @@ class Drawing:
         """Writes it as the file's name says, PNG or SVG; its path.
 
         Raises:
-            BadInput: The name ends in neither.
+            BadInput: The name ends in neither, or it cannot be written there.
         """
-        from study.errors import BadInput
         from study.pictures.catalogue import image
+        from study.show import picture_form, write
 
         file = Path(path)
-        if file.suffix not in (".png", ".svg"):
-            raise BadInput(f"`path` must end in .png or .svg, got {str(path)!r}; change it.")
-        file.write_bytes(image(self.picture, "png" if file.suffix == ".png" else "svg", self.theme))
-        return file
+        form = picture_form(file, None, "path")
+        return write(file, image(self.picture, form, self.theme), "path")

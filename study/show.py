@@ -38,6 +38,7 @@ USES = {  # what to do with the file that a command wrote
     "plot": "",
 }
 
+MEANS = {"mean", "best"}  # columns whose standard error is the column `se`, where there is one
 LAST_LINES, LONGEST_LINE = 5, 300  # of an error, for people
 WIDE = 1000  # characters a line where stdout is no terminal: more than any table has, so that grep finds whole rows
 
@@ -75,6 +76,8 @@ def show_table(table: pd.DataFrame, width: int | None = None) -> None:
     room = width or (terminal.width if sys.stdout.isatty() else WIDE)
     columns = {printable(str(name)): column for name, column in table.items()}
     cells = {name: [number(value) for value in column] for name, column in columns.items()}
+    for name in columns.keys() & MEANS if "se" in columns else ():
+        cells[name] = [mean_text(mean, error) for mean, error in zip(columns[name], columns["se"], strict=True)]
     widths = {name: max(map(cell_len, [name, *texts])) for name, texts in cells.items()}
     shown = _fitting(widths, room)
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
@@ -253,16 +256,16 @@ def check_agreed(what: str) -> None:
         raise Interrupted("nothing was deleted.")
 
 
-def picture_form(output: Path | None, form: PictureForm | None) -> PictureForm:
+def picture_form(output: Path | None, form: PictureForm | None, option: str = "--output") -> PictureForm:
     """The form of a picture's file: the one asked for, or that of the file's name; SVG where neither says.
 
     Raises:
-        BadInput: The file's name ends in another form.
+        BadInput: The file's name ends in another form; `option` is what named it.
     """
     ending = output.suffix.lower().removeprefix(".") if output is not None else form or "svg"
     if ending not in ("png", "svg") or (form or ending) != ending:
         raise BadInput(
-            f"`--output` must be a file whose name ends in {'.png or .svg' if form is None else f'.{form}'}, got "
+            f"`{option}` must be a file whose name ends in {'.png or .svg' if form is None else f'.{form}'}, got "
             f"{output}; change it."
         )
     return "png" if ending == "png" else "svg"
@@ -277,6 +280,19 @@ def export_use(form: str, output: Path | None) -> str:
     if form == "parquet" and output is None:
         raise BadInput("`--output` must name a file where `--format` is parquet, got none; add `-o results.parquet`.")
     return "export" if form == "yaml" else "rows"
+
+
+def write(path: Path, content: bytes, option: str) -> Path:
+    """Writes a file; its path.
+
+    Raises:
+        BadInput: It cannot be written; `option` is what named it.
+    """
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise BadInput(f"`{option}` must be a writable file, got {path}: {error.strerror}; choose another.") from error
+    return path
 
 
 def deliver(content: bytes, output: Path | None, use: str) -> None:
@@ -295,11 +311,6 @@ def deliver(content: bytes, output: Path | None, use: str) -> None:
         sys.stdout.buffer.write(content)
         sys.stdout.flush()
         return
-    try:
-        output.write_bytes(content)
-    except OSError as error:
-        raise BadInput(
-            f"`--output` must be a writable file, got {output}: {error.strerror}; choose another."
-        ) from error
+    write(output, content, "--output")
     shown = printable(str(output))
     print(f"wrote {shown}{USES[use].format(shown)}", file=sys.stderr)  # noqa: T201

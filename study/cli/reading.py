@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -39,7 +40,7 @@ def list_studies(form: Form = "table", tracking: Tracking = None, address: Addre
         found = studies(chosen.connections.tracking)
         running = found["status"] == "running"
         if running.any():
-            found.loc[running & found["study"].isin(_killed(chosen.connections.storage)), "status"] = "killed"
+            found.loc[running & found["study"].isin(_undriven(chosen.connections.storage)), "status"] = "stopped"
     show_rows(found, form)
 
 
@@ -103,7 +104,7 @@ def best(
     With its regime, its rivals, and how much better it is than the best EMA and than no averaging. Of a study, or of a
     table with a row for each setting and seed: a column `seed`, the metric, and all others parameters.
     """
-    from study.answer import answer
+    from study.answer import answer, verdict
     from study.findings.compare import best_by, ranking
     from study.findings.failures import failures
     from study.findings.recommend import as_data, recommend
@@ -111,6 +112,7 @@ def best(
     from study.show import show_data, show_failures, show_rows
 
     _check_source(study, table, metric, mode, tracking)
+    _check_alone({"--top": top is not None, "--by": by is not None, "--failed": failed})
     with connecting(tracking=tracking) as chosen:
         records = _records(study, table, metric, mode, chosen)
         if failed:
@@ -124,7 +126,7 @@ def best(
     elif form == "table":
         typer.echo(chosen.repeated(answer(found)))
     else:
-        show_data(as_data(found), form)
+        show_data({"verdict": verdict(found), **as_data(found)}, form)
 
 
 @here_or_there
@@ -357,6 +359,13 @@ def _check_source(
         raise BadInput(f"`--tracking` must come with a study, got {table}; leave it out.")
 
 
+def _check_alone(given: Mapping[str, bool]) -> None:
+    """Raises BadInput if more than one is given of options that each print something else."""
+    first, *others = [option for option, there in given.items() if there] or [""]
+    if others:
+        raise BadInput(f"`{first}` must come alone, as it prints another table, got `{others[0]}` too; leave one out.")
+
+
 def _records(study: str | None, table: Path | None, metric: str | None, mode: Any, chosen: Chosen) -> Records:
     """The records of a study, or of a table."""
     if table is not None:
@@ -368,14 +377,14 @@ def _records(study: str | None, table: Path | None, metric: str | None, mode: An
     return load(str(study), chosen.connections.tracking)
 
 
-def _killed(url: str) -> list[str]:
-    """The studies of the ledger whose drivers were killed; none where it cannot say."""
+def _undriven(url: str) -> list[str]:
+    """The studies of the ledger that no driver runs; none where it cannot say."""
     from study.execute.lease import driven
 
     try:
         return [name for name, alive in driven(url).items() if not alive]
     except BadInput as error:
-        say(f"the ledger does not say which drivers were killed: {error}")
+        say(f"the ledger does not say which studies have no driver any more: {error}")
         return []
 
 

@@ -67,6 +67,8 @@ RESERVED = frozenset(  # other columns of the tables that hold settings: names t
         "median",
         "from",
         "to",
+        "fresh",
+        "regime",
         *FIGURES,
     )
 )

@@ -113,7 +113,7 @@ def studies(uri: str) -> pd.DataFrame:
 def _study_row(run: Run, name: str) -> dict[str, Any]:
     tags = run.data.tags
     started = pd.Timestamp(run.info.start_time, unit="ms").strftime("%Y-%m-%dT%H:%MZ")
-    row = {"study": name, "status": run.info.status.lower()}
+    row = {"study": name, "status": "stopped" if run.info.status == "KILLED" else run.info.status.lower()}
     row |= {"done": int(tags.get(Tag.DONE, 0)), "planned": int(tags[Tag.PLANNED])}
     row |= {"task": json.loads(tags[Tag.TASK])["name"], "metric": tags[Tag.METRIC], "mode": tags[Tag.MODE]}
     return row | {"started": started}

@@ -349,13 +349,13 @@ def best_by(records: Records, parameter: str) -> pd.DataFrame:
     else:
         groups = pd.Series(order(known), known.index).reindex(table.index)
     rows = []
-    for _, members in table.groupby(groups, dropna=False):
-        first, inside = members.iloc[0], members[parameter].dropna()
+    for _, group in table.groupby(groups, dropna=False):
+        first, inside = group.iloc[0], group[parameter].dropna()
         line = {parameter: first[parameter]}
         if quarters:
             line |= {"from": inside.min(), "to": inside.max()}
-        line |= {"settings": len(members), "best": first["mean"], "se": first["se"]}
-        rows.append(line | {"setting": int(members.index[0]), "median": members["mean"].median()})
+        line |= {"settings": len(group), "best": first["mean"], "se": first["se"]}
+        rows.append(line | {"setting": int(group.index[0]), "median": group["mean"].median()})
     best = pd.DataFrame(rows)
     best[parameter] = pd.Series([line[parameter] for line in rows], dtype=object)  # as recorded: null is no nan
     return best

@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from study.design.schema import NATURAL, PARAMETERS, host_of, order
+from study.errors import counted
 from study.findings.collect import Records
 from study.findings.compare import values
 
@@ -86,9 +87,8 @@ def untold(means: pd.Series) -> str:
         return "all settings measured the same, so there is nothing to explain"
     trainings = len(set(_trainings(means.index)))
     if trainings < FEWEST:
-        return (
-            f"nothing can be told from {trainings} trainings with different parameters; try {FEWEST} settings or more"
-        )
+        few = counted(trainings, "training")
+        return f"nothing can be told from {few} with different parameters; try {FEWEST} settings or more"
     return ""
 
 

@@ -21,7 +21,7 @@ from study.design.schema import (
     natural,
     oscillator_of,
 )
-from study.errors import BadInput, reason
+from study.errors import BadInput, counted, reason
 from study.findings.choose import best_first
 from study.findings.collect import Records
 from study.findings.columns import metric_values, read_columns
@@ -156,7 +156,7 @@ def _once(rows: pd.DataFrame, parameters: pd.DataFrame, notes: list[str]) -> pd.
     """
     once = rows.drop_duplicates()
     if len(once) < len(rows):
-        notes.append(f"left out as repetitions: {_count(len(rows) - len(once), 'row')}")
+        notes.append(f"left out as repetitions: {counted(len(rows) - len(once), 'row')}")
     twice = once[once.duplicated(KEY, keep=False)]
     if not twice.empty:
         first = twice[(twice[KEY] == twice[KEY].iloc[0]).all(axis=1)]
@@ -181,19 +181,19 @@ def _compared(
     counts = whole[SEED].value_counts().reindex(range(len(seeds)), fill_value=0).tolist()
     half = whole["setting"].nunique() / 2
     kept = [place for place, count in enumerate(counts) if count >= half]
-    if left := [f"{seeds[place]} ({_count(count, 'setting')})" for place, count in enumerate(counts) if count < half]:
+    if left := [f"{seeds[place]} ({counted(count, 'setting')})" for place, count in enumerate(counts) if count < half]:
         notes.append(f"left out as seeds that less than half of the settings have: {_some(left[:NAMED], len(left))}")
     has = whole[whole[SEED].isin(kept)].groupby("setting").size().reindex(whole["setting"].unique(), fill_value=0)
     unfinished = sorted(has.index[has < len(kept)])
     if (half and (not kept or len(unfinished) == len(has))) or (len(seeds) > 1 and rows["setting"].is_unique):
         raise BadInput(
-            f"`table` must have settings that share their seeds, got {_count(len(parameters), 'setting')} in "
-            f"{_count(len(rows), 'row')}; {_advice(rows, parameters)}."
+            f"`table` must have settings that share their seeds, got {counted(len(parameters), 'setting')} in "
+            f"{counted(len(rows), 'row')}; {_advice(rows, parameters)}."
         )
     if unfinished:
         named = _some([_described(parameters, setting) for setting in unfinished[:NAMED]], len(unfinished))
         notes.append(
-            f"{_count(len(unfinished), 'setting')} cannot be the best, without a row of each seed that at least half "
+            f"{counted(len(unfinished), 'setting')} cannot be the best, without a row of each seed that at least half "
             f"of the settings have: {named}{_ahead(whole, kept, unfinished, parameters, mode)}"
         )
     return kept
@@ -270,7 +270,3 @@ def _described(parameters: pd.DataFrame, setting: int) -> str:
 
 def _some(first: Sequence[str], count: int) -> str:
     return ", ".join(first) + (f" and {count - len(first)} more" if count > len(first) else "")
-
-
-def _count(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"

@@ -96,11 +96,6 @@ def spread(values: pd.Series, share: float = 0.05) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def counted(count: int, what: str) -> str:
-    """So many of something, in the singular or in the plural with s."""
-    return f"{count} {what}{'' if count == 1 else 's'}"
-
-
 def tooltips(titles: Mapping[str, str], texts: Sequence[str] = ()) -> list[alt.Tooltip]:
     """Tooltip entries of columns by their titles; `texts` names those that hold no numbers."""
     plain = [alt.Tooltip(name, title=title, type="nominal") for name, title in titles.items() if name in texts]

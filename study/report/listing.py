@@ -10,13 +10,14 @@ import pandas as pd
 
 from belay import Oscillator
 from study.design.schema import FIGURES, PARAMETERS, host_of, regime_of
-from study.errors import printable
+from study.errors import counted, printable
 from study.findings.collect import Records
 from study.findings.compare import ranking, values
-from study.pictures.base import counted, drawn
+from study.pictures.base import drawn
 from study.pictures.points import points
-from study.show import number
+from study.show import mean_text, number
 
+PLACE = "#"  # the column of a setting's place, by a name that no hyperparameter has
 SHOWN = 1000  # settings in the table, best first
 ENDED = 100  # settings that did not finish, listed
 LONGEST = 500  # characters of a message that are shown
@@ -61,7 +62,7 @@ class Download:
 def table(records: Records) -> tuple[list[Head], list[Row]]:
     """The best settings with their figures."""
     best = ranking(records).head(SHOWN)
-    shown = pd.DataFrame({"rank": range(1, len(best) + 1), "setting": best.index}, index=best.index)
+    shown = pd.DataFrame({PLACE: range(1, len(best) + 1), "setting": best.index}, index=best.index)
     shown = shown.assign(**{records.metric: best["mean"]}, se=best["se"], seeds=best["seeds"])
     fresh = values(records, records.metric, fresh=True)
     if len(fresh):
@@ -71,7 +72,9 @@ def table(records: Records) -> tuple[list[Head], list[Row]]:
     shown["regime"] = [regime_of(Oscillator(*average)) for average in best[[*PARAMETERS]].itertuples(index=False)]
     heads = [Head(str(name), MEANINGS.get(str(name), ""), shown[name].infer_objects().dtype.kind in "if")
              for name in shown]  # fmt: skip
-    cells = ([number(value) for value in line] for line in shown.astype(object).itertuples(index=False, name=None))
+    texts = shown.astype(object).map(number)
+    texts[records.metric] = [mean_text(mean, error) for mean, error in zip(best["mean"], best["se"], strict=True)]
+    cells = map(list, texts.itertuples(index=False, name=None))
     places = zip((1 - best["decay"]).map(drawn), best["damping"].map(drawn), strict=True)
     return heads, [Row(line, gap, damping) for line, (gap, damping) in zip(cells, places, strict=True)]
 

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 
 from study.answer import BASELINE_TEXTS, difference_text, setting_text, sureness, verdict, what_mends
 from study.design.schema import PARAMETERS, Tag, figures, oscillator_of, regime_of
+from study.errors import counted
 from study.findings.collect import Records
 from study.findings.recommend import Recommendation
 from study.findings.regimes import Region, possible, region
 from study.insights import shares_text
-from study.pictures.base import counted
 from study.pictures.points import FAMILIES
 from study.show import mean_text, number
 

@@ -49,6 +49,7 @@ COMMANDS = [
 ]
 
 
+OF_A_TABLE = {"finished": None}  # which does not say so
 STARTING = "small: 20 settings x 2 seeds of 60 steps; starting MLflow"
 STARTING_RAY = STARTING.replace("MLflow", "Ray and MLflow")
 
@@ -148,6 +149,8 @@ def test_best_says_the_same_as_table_json_and_yaml(finished: CommandLine, home: 
     assert f"average/excess_loss {data['mean']:.4g}" in finished("best", "small").out
     assert data["mode"] == "min"
     assert set(data["versus"]) >= {"ema", "none"}
+    assert f"verdict   {data['verdict']}\n" in finished("best", "small").out
+    assert data["finished"] is True
 
 
 def test_best_lists_settings_best_first_and_by_parameter(finished: CommandLine) -> None:
@@ -155,6 +158,8 @@ def test_best_lists_settings_best_first_and_by_parameter(finished: CommandLine) 
     assert [row["mean"] for row in top] == sorted(row["mean"] for row in top)
     by = json.loads(finished("best", "small", "--by", "damping", "--format", "json").out)
     assert min(row["best"] for row in by) == top[0]["mean"]
+    refused = finished("best", "small", "--top", 3, "--by", "damping")
+    assert_refused(refused, 2, "`--top` must come alone, as it prints another table, got `--by` too; leave one out.")
     refused = finished("best", "small", "--by", "dampin")
     assert_refused(refused, 2, "`--by` must be one of decay, damping, coupling", "'dampin'")
 
@@ -218,7 +223,7 @@ def test_export_writes_all_results_as_a_table_that_best_reads(finished: CommandL
     best = json.loads(finished("best", "small", "--format", "json").out)
     asked = ("--metric", best["metric"], "--mode", best["mode"], "--format", "json")
     again = json.loads(finished("best", "--from", home / "all.parquet", *asked).out)
-    assert again == best | {"study": "all.parquet"}
+    assert again == best | OF_A_TABLE | {"study": "all.parquet", "verdict": best["verdict"].partition(": belay")[0]}
     assert_refused(finished("export", "small", "--format", "parquet"), 2, "`--output` must name a file", "add `-o")
     assert_refused(finished("export", "small", "--format", "csv", "--to", "optuna:sqlite:///x.db"), 2, "`--format`")
 
@@ -239,7 +244,8 @@ def test_a_confirmed_study_is_told_by_fresh_seeds_and_says_so_again_without_trai
     assert (status["done"], status["finalists"], status["confirmed"]) == (20, 3, 3)
     best = json.loads(belay_study("best", "small", "--format", "json").out)
     assert best["fresh_seeds"] == 5
-    exported, same = belay_study("export", "small", "--format", "csv"), {"study": "all.csv"}
+    exported = belay_study("export", "small", "--format", "csv")
+    same = OF_A_TABLE | {"study": "all.csv", "verdict": best["verdict"].partition(": belay")[0]}
     (databases.parent / "all.csv").write_text(exported.out)
     asked = ("--from", "all.csv", "--metric", best["metric"], "--mode", best["mode"], "--format", "json")
     assert json.loads(belay_study("best", *asked).out) == best | same  # riders and fresh seeds are known again
@@ -532,7 +538,7 @@ def test_a_metric_that_is_never_reported_ends_the_study_with_its_name(
     assert 8 <= row["done"] < 100  # given up early
     assert belay_study("sync", "mute").err == f"recorded {row['done']} of 100 settings of mute\n"
     (listed,) = json.loads(belay_study("list", "--format", "json").out)
-    assert (listed["done"], listed["status"]) == (row["done"], "killed")
+    assert (listed["done"], listed["status"]) == (row["done"], "stopped")
 
 
 @pytest.mark.parametrize(("task", "objective", "retries"), [

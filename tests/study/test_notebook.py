@@ -111,7 +111,10 @@ def test_the_readme_s_lines_run(found: Results, monkeypatch: pytest.MonkeyPatch)
     [
         (lambda found: study.load("none"), "the study must exist"),
         (lambda found: found.plot("pie"), "`kind` must be one of"),
-        (lambda found: found.plot("regimes").save("map.pdf"), r"`path` must end in \.png or \.svg, got 'map\.pdf'"),
+        (lambda found: found.plot("regimes").save("map.pdf"), "`path` must be a file whose name ends in"),
+        (lambda found: found.plot("regimes").save("no/map.svg"), "`path` must be a writable file, got no/map.svg: No"),
+        (lambda found: found.report("no/report.html"), "`path` must be a writable file, got no/report.html: No"),
+        (lambda found: found.best().export("no/best.yaml"), "`path` must be a writable file, got no/best.yaml: No"),
         (lambda found: found.compare(family="adam"), "`family` must have been measured, got 'adam'"),
         (lambda found: study.run("missing.yaml"), "missing.yaml"),
         (lambda found: study.run(small(seeds=0)), "`seeds` must be"),

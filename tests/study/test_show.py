@@ -49,6 +49,8 @@ TABLE = pd.DataFrame(
         (True, "true"),
         (np.bool_(False), "false"),
         ("true", '"true"'),
+        (0.9999996, "0.9999996"),
+        (1 - 2**-53, "0.99999999999999989"),
         ("1e-3", '"1e-3"'),
         ("null", '"null"'),
         ("", '""'),
@@ -92,6 +94,11 @@ def test_a_value_s_text_tells_what_it_is(value):
     for one in (value, [value, [value]]):
         found = from_text(as_text(one))
         assert repr(found) == repr(one)
+
+
+def test_means_have_the_digits_that_their_standard_error_leaves_them(capsys):
+    show_table(pd.DataFrame({"best": [1e9 + 0.5, 1e9], "se": [0.1, math.nan]}))
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]] == ["1000000000.5", "1e+09"]
 
 
 def test_a_table_has_a_row_a_line_with_text_at_the_left_and_numbers_at_the_right(capsys):

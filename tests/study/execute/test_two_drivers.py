@@ -113,18 +113,18 @@ def said_of_small(belay_study: CommandLine) -> tuple[str, bool]:
     return listed["small"], status["running"]
 
 
-def test_a_study_runs_until_its_driver_is_killed_and_then_is_said_to_be_killed(
+def test_a_study_runs_until_its_driver_is_killed_and_then_is_said_to_be_stopped(
     belay_study: CommandLine, databases: Path
 ) -> None:
     home = databases.parent
     with driver_at_the_gate(home, gated(home, "small")) as first:
         assert said_of_small(belay_study) == ("running", True)
         first.kill()
-        assert said_of_small(belay_study) == ("killed", False)
+        assert said_of_small(belay_study) == ("stopped", False)
     (databases / "ledger.db").write_text("no database")
     listed = belay_study("list", "--format", "json")
     assert (listed.code, json.loads(listed.out)[0]["status"]) == (0, "running")  # what MLflow says stands
-    assert listed.err.startswith("the ledger does not say which drivers were killed: `storage.url` must ")
+    assert listed.err.startswith("the ledger does not say which studies have no driver any more: `storage.url` must ")
     (databases / "ledger.db").unlink()
     listed = belay_study("list", "--format", "json")
     assert (listed.err, json.loads(listed.out)[0]["status"]) == ("", "running")

@@ -92,6 +92,15 @@ def test_with_one_seed_it_is_unknown_what_cannot_be_told_from_the_best() -> None
     assert ("cannot be told from it", "unknown", "unknown with one seed; give `seeds` at least 2") in figures
 
 
+def test_a_hyperparameter_may_be_called_rank() -> None:
+    records = recorded.records("mixed")
+    named = ["rank" if name == "lr" else name for name in records.parameters]
+    ranked = dataclasses.replace(records, table=records.table.rename(columns={"lr": "rank"}), parameters=named)
+    (heads, rows), (before, same) = listing.table(ranked), listing.table(records)
+    assert [head.name for head in heads] == ["rank" if head.name == "lr" else head.name for head in before]
+    assert [row.cells for row in rows] == [row.cells for row in same]
+
+
 @pytest.mark.parametrize("name", ["all-diverged", "all-failed"])
 def test_a_study_without_an_answer_says_why(name: str) -> None:
     page = page_of(name)
