@@ -147,7 +147,7 @@ def test_a_study_whose_time_is_up_begins_nothing_more_and_goes_on_where_it_was(
     done = f"the 1.5 hours of `limits.hours` are over: {stopped.done} of 8 settings are done"
     assert said == [f"{done}; `belay-study resume small` goes on"]
     tracking = Connections.of().tracking
-    assert studies(tracking)["status"].iloc[0] == "killed"
+    assert studies(tracking)["status"].iloc[0] == "stopped"
     so_far = load("small", tracking)
     assert len(so_far.settings) >= stopped.done
     assert not so_far.finished
