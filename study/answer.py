@@ -152,7 +152,7 @@ def _seeds(found: Recommendation) -> str:
 
 
 def _on(found: Recommendation) -> str:
-    """Which seeds the mean is over, or what it is without its luck, where these are the seeds of the search."""
+    """Which seeds the mean is over, or what it is with less luck, where these are the seeds of the search."""
     if found.fresh:
         return f" on {found.fresh} fresh seeds, the best of {found.finalists} finalists"
     return "" if found.shrunken is None else f", about {mean_text(found.shrunken, found.se)} with less luck"
@@ -176,18 +176,15 @@ def _verdict(found: Recommendation) -> str:
     if versus[judge].itself:
         return _of_the_baseline_itself(found, judge)
     name, lead = BASELINE_TEXTS[judge], versus[judge].difference
+    what_would_tell = _what_would_tell(found, lead, versus[judge].fresh)
     if lead.low > 0:
-        return f"better than {name}, beyond chance" if lead.settled else _ahead(found, name, lead)
-    return (
-        f"no setting is better than {NAMES[judge]} beyond chance; {_what_would_tell(found, lead, versus[judge].fresh)}"
-    )
+        return f"better than {name}, beyond chance" if lead.settled else f"ahead of {name}, but {what_would_tell}"
+    return f"no setting is better than {NAMES[judge]} beyond chance; {what_would_tell}"
 
 
 def _of_the_baseline_itself(found: Recommendation, judge: Baseline) -> str:
     """Whether the best of other averages is told from the baseline, which measured best itself."""
-    others = [each for each in found.versus if each.baseline != judge and each.metric == found.records.metric]
-    if judge == "none":
-        others = [each for each in others if each.baseline in ("belay", "push")]
+    others = [each for each in found.versus if each.baseline not in NAMES]
     if not others:
         return _against_runner_up(found)
     name = NAMES[judge]
@@ -196,9 +193,10 @@ def _of_the_baseline_itself(found: Recommendation, judge: Baseline) -> str:
         return f"{name} is the best, better than any {'other' if judge == 'ema' else 'coupled'} average, beyond chance"
     nearest = min(untold, key=lambda each: each.difference.mean)
     other, lead = BASELINE_TEXTS[nearest.baseline], nearest.difference
+    what_would_tell = _what_would_tell(found, lead, nearest.fresh)
     if lead.low > 0:
-        return f"{name} is {_ahead(found, other, lead)}"
-    return f"{name} measured best, not beyond chance over {other}; {_what_would_tell(found, lead, nearest.fresh)}"
+        return f"{name} is ahead of {other}, but {what_would_tell}"
+    return f"{name} measured best, not beyond chance over {other}; {what_would_tell}"
 
 
 def _against_runner_up(found: Recommendation) -> str:
@@ -213,14 +211,10 @@ def _against_runner_up(found: Recommendation) -> str:
         return f"better than {others}, beyond chance: {lead.mean:+.3g} (95 % at least {lead.low:+.3g}) over {named}"
     if not lead.mean:
         return f"not better than {named}, which measured the same"
+    what_would_tell = _what_would_tell(found, lead, bool(found.fresh))
     if lead.low > 0 and lead.seeds < FEWEST:
-        return _ahead(found, named, lead)
-    return f"not better than {named} beyond chance; {_what_would_tell(found, lead, bool(found.fresh))}"
-
-
-def _ahead(found: Recommendation, of: str, lead: Difference) -> str:
-    """That a lead would be beyond chance if its few seeds were enough."""
-    return f"ahead of {of}, but {_what_would_tell(found, lead, bool(found.fresh))}"
+        return f"ahead of {named}, but {what_would_tell}"
+    return f"not better than {named} beyond chance; {what_would_tell}"
 
 
 def _what_would_tell(found: Recommendation, between: Difference, fresh: bool) -> str:

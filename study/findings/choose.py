@@ -175,14 +175,16 @@ def seeds_needed(mean: float, se: float, seeds: int, df: float, comparisons: int
         two_sided: Whether it may be told in either direction.
     """
 
-    def enough(count: int) -> bool:
-        """Whether so many seeds are: the more, the better their noise is known, and the nearer to 0 is told."""
+    def asked(count: int) -> float:
+        """Seeds that it takes if their noise is known as well as by so many: the more, the nearer to 0 is told."""
         critical = dunnett(comparisons, df * (count - 1) / (seeds - 1), two_sided=two_sided)
-        return seeds * ((critical + float(ndtri(POWER))) * se) ** 2 <= count * mean**2
+        return seeds * (critical + float(ndtri(POWER))) ** 2 * (se / mean) * (se / mean)
 
-    if not mean or not enough(MOST_NEEDED):
+    if not mean or asked(MOST_NEEDED) > MOST_NEEDED:
         return math.inf
-    return bisect.bisect_left(range(MOST_NEEDED), True, lo=FEWEST, key=enough)
+    fewest = max(FEWEST, math.ceil(asked(MOST_NEEDED)))
+    most = max(FEWEST, math.ceil(asked(fewest)))
+    return bisect.bisect_left(range(most), True, lo=fewest, key=lambda count: asked(count) <= count)
 
 
 def moderated(variances: NDArray[np.float64], df: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:

@@ -118,6 +118,19 @@ def test_an_answer_about_the_model_s_own_weights_is_held_against_no_averaging():
     assert lines["verdict"].startswith("ahead of no averaging, but 5 seeds settle nothing, about 6 fresh seeds would")
 
 
+@pytest.mark.parametrize("left", [[], [4]])
+def test_where_no_coupling_is_best_for_the_model_s_own_weights_others_are_held_against_no_averaging(left):
+    records = recorded.records("live")
+    table = records.table[~records.table["setting"].isin({3, 4} - {*left})].copy()
+    table.loc[table["setting"] == 4, records.metric] -= 1
+    lines = by_head(answer(recommend(replace(records, table=table))))
+    assert lines["vs none"] == "the best setting is itself no averaging"
+    if left:
+        assert lines["verdict"].startswith("no averaging is ahead of the best BELAY, but 5 seeds settle nothing, ")
+    else:
+        assert re.match("(not better than|ahead of) decay 0", lines["verdict"])
+
+
 def test_only_hyperparameters_that_were_varied_are_named():
     assert said("many")["best"] == "decay 0.999842, damping 0.8624, coupling 0, lr 3.75"
 

@@ -531,8 +531,11 @@ def test_a_study_whose_records_a_server_takes_prints_its_answer_and_nothing_else
     (databases / "ledger.db").unlink()
     by_server = belay_study("run", config, "--inline", "--tracking", address, "--set", "name=other")
     assert by_server.code == 0, by_server.err
-    advised = f"belay-study export other --tracking {address}"
-    assert by_server.out == beside_it.out.replace("belay-study export small", advised).replace("small", "other")
+    said = beside_it.out.replace("small", "other")
+    for command in ("export other", "extend other --inline"):
+        assert command in said
+        said = said.replace(command, f"{command} --tracking {address}")
+    assert by_server.out == said
 
 
 # --- riders -----------------------------------------------------------------------------------------------------------

@@ -120,7 +120,7 @@ def assert_resumes(cluster: Cluster, config: Path, home: Path, belay_study: Comm
         here = belay_study("run", config, "--inline")
         code, out, err = ended(following)
     assert (code, here.code) == (0, 0), err + here.err
-    assert out == here.out.replace("export own", f"export own --address {cluster.address}")
+    assert out == said_there(here.out, cluster)
     assert len(cluster.jobs("own")) in (2, 3)  # a third where the second had ended before it could be followed
 
 
@@ -132,7 +132,14 @@ def assert_grows(cluster: Cluster, config: Path, belay_study: CommandLine) -> No
         code, out, err = ended(there)
     assert (code, here.code) == (0, 0), err + here.err
     assert "own: 8 of 8 settings x 3 seeds done" in out
-    assert out == here.out.replace("export own", f"export own --address {cluster.address}")
+    assert out == said_there(here.out, cluster)
+
+
+def said_there(said: str, cluster: Cluster) -> str:
+    """What a cluster's client says of a study, by what is said where it ran in this process."""
+    for command, there in (("export own", "export own"), ("extend own --inline", "extend own")):
+        said = said.replace(command, f"{there} --address {cluster.address}")
+    return said
 
 
 def assert_reads(cluster: Cluster, home: Path, belay_study: CommandLine) -> None:
@@ -175,7 +182,7 @@ def test_the_answer_of_a_job_is_that_of_a_study_run_here_and_reads_the_same(
         here = belay_study("run", config, "--inline")
         code, out, err = ended(there)
     assert (code, here.code) == (0, 0), err + here.err
-    assert out == here.out.replace("export own", f"export own --address {cluster.address}")
+    assert out == said_there(here.out, cluster)
     assert_reads(cluster, home, belay_study)
 
 
