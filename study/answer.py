@@ -30,7 +30,7 @@ BASELINE_PARAMETERS: dict[str, Sequence[str]] = {  # those in which averages of 
     "push": list(PARAMETERS),
     "none": [],
 }
-NAMES = {"ema": "EMA", "none": "no averaging"}  # of a baseline as such, in the verdict
+JUDGES = {"ema": "EMA", "none": "no averaging"}  # baselines that a verdict may be about, by their names as such
 MOST_CONFIRMED = 1000  # fresh seeds that a study may have
 LEARNING_RATE = "lr"  # what the built-in tasks call it
 
@@ -179,15 +179,15 @@ def _verdict(found: Recommendation) -> str:
     what_would_tell = _what_would_tell(found, lead, versus[judge].fresh)
     if lead.low > 0:
         return f"better than {name}, beyond chance" if lead.settled else f"ahead of {name}, but {what_would_tell}"
-    return f"no setting is better than {NAMES[judge]} beyond chance; {what_would_tell}"
+    return f"no setting is better than {JUDGES[judge]} beyond chance; {what_would_tell}"
 
 
 def _of_the_baseline_itself(found: Recommendation, judge: Baseline) -> str:
     """Whether the best of other averages is told from the baseline, which measured best itself."""
-    others = [each for each in found.versus if each.baseline not in NAMES]
+    others = [each for each in found.versus if each.baseline not in JUDGES]
     if not others:
         return _against_runner_up(found)
-    name = NAMES[judge]
+    name = JUDGES[judge]
     untold = [each for each in others if not (each.difference.settled and each.difference.low > 0)]
     if not untold:
         return f"{name} is the best, better than any {'other' if judge == 'ema' else 'coupled'} average, beyond chance"
@@ -207,7 +207,7 @@ def _against_runner_up(found: Recommendation) -> str:
     setting, lead = second
     named = setting_text(row(found.records.settings, setting), _named(found))
     if found.settled:
-        others = counted(found.tried + found.riders - 1 - found.left, "other complete setting")
+        others = counted(found.others - found.left, "other complete setting")
         return f"better than {others}, beyond chance: {lead.mean:+.3g} (95 % at least {lead.low:+.3g}) over {named}"
     if not lead.mean:
         return f"not better than {named}, which measured the same"
@@ -230,7 +230,7 @@ def _what_would_tell(found: Recommendation, between: Difference, fresh: bool) ->
     lead = f"{between.mean:+.2g}" if between.mean > 0 else f"the {-between.mean:.2g} that it is behind"
     if between.needed > MOST_CONFIRMED:
         return f"{lead} would take more than {MOST_CONFIRMED:,} seeds to tell"
-    records, seeds = found.records, "fresh seeds" if found.records.study else "seeds"
+    records, seeds = found.records, "fresh seeds" if found.records.of_a_study else "seeds"
     if math.isnan(between.needed):
         said, needed = f"one seed settles nothing, it takes at least {FEWEST} {seeds}", FEWEST
     else:
@@ -270,9 +270,9 @@ def sureness(found: Recommendation) -> str:
     """How many of the others cannot be told from the best setting."""
     if found.rivals is None:
         return f"unknown with one seed; {'give `seeds` at least 2' if found.records.run else 'add rows of other seeds'}"
-    if found.tried + found.riders == 1:
+    if not found.others:
         return "no other setting was completed"
-    count = found.tried + found.riders - 1 - found.left
+    count = found.others - found.left
     judged = f"paired over {found.seeds} seeds"
     if found.fresh:
         judged = f"finalists by {found.fresh} fresh seeds, others by {found.seeds}"

@@ -59,6 +59,7 @@ RESERVED = frozenset(  # other columns of the tables that hold settings: names t
         "message",
         "diverged_at",
         "rider_of",
+        "seeds_planned",
         "mean",
         "se",
         "family",

@@ -63,7 +63,7 @@ class Records:
         notes: What was left out or renamed as a table was read, a sentence each.
         uri: The tracking URI that they were read from; "" of a table.
         finished: Whether nothing of the study is left to run.
-        study: Whether they are a study's, which a table may be that was exported of it.
+        of_a_study: Whether they are a study's, as those of a table are too that was exported of one.
     """
 
     name: str
@@ -81,7 +81,7 @@ class Records:
     notes: tuple[str, ...] = ()
     uri: str = ""
     finished: bool = True
-    study: bool = True
+    of_a_study: bool = True
 
     @property
     def derived(self) -> list[str]:

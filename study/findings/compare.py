@@ -255,7 +255,7 @@ def _best_of(records: Records, family: Baseline | Method, confirmed: bool = True
 
 def _told_among(records: Records, fresh: bool) -> int | None:
     """How many settings the seeds are for that would tell them apart; None for as many as there are."""
-    return ADVISED if records.study and not fresh else None
+    return ADVISED if records.of_a_study and not fresh else None
 
 
 def against(

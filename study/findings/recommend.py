@@ -87,12 +87,12 @@ class Recommendation:
     @property
     def settled(self) -> bool:
         """Whether it is told from all others that have as many seeds, at 95 % over all of them at once."""
-        return self.chosen and self.rivals == [] and (self.fresh or self.seeds) >= FEWEST
+        return self.others > 0 and self.rivals == [] and (self.fresh or self.seeds) >= FEWEST
 
     @property
-    def chosen(self) -> bool:
-        """Whether there was anything to choose from."""
-        return self.tried + self.riders > 1
+    def others(self) -> int:
+        """How many complete settings and riders there are beside it."""
+        return self.tried + self.riders - 1
 
     @property
     def oscillator(self) -> Oscillator | None:
@@ -199,7 +199,7 @@ def as_data(recommendation: Recommendation) -> dict[str, Any]:
         "finished": records.finished if records.run else None,  # no table says so
         "regime": average and regime_of(average),
         "oscillator": average and {name: plain(value) for name, value in figures(average, records.steps).items()},
-        "versus": {comparison.baseline: _compared(comparison) for comparison in found.versus},
+        "versus": {comparison.baseline: _difference(comparison) for comparison in found.versus},
         "notes": list(records.notes),
     }
 
@@ -263,7 +263,7 @@ def _shrunken(records: Records, best: int) -> float | None:
     return None if means is None else float(means[best])
 
 
-def _compared(comparison: Comparison) -> dict[str, Any]:
+def _difference(comparison: Comparison) -> dict[str, Any]:
     difference = {name: plain(value) for name, value in asdict(comparison.difference).items()}
     difference["settled"] = comparison.difference.settled
     return {

@@ -87,7 +87,7 @@ def read_table(path: Path, metric: str, mode: Direction) -> Records:
         fresh=table.iloc[:0],
         parameters=[*first, *(str(name) for name in parameters if name not in first)],
         notes=tuple(notes),
-        study=False,
+        of_a_study=False,
     )
 
 

@@ -60,7 +60,7 @@ def notices(records: Records, found: Recommendation | None) -> Iterator[str]:
         yield f"Of {records.planned} settings that were planned {done} are done."
     if found is not None and found.rivals is None:
         yield "One seed tells nothing of chance: there are no errors and no intervals, and none is told from the best."
-    elif found is not None and found.chosen and not found.fresh:
+    elif found is not None and found.others and not found.fresh:
         mends = what_mends(found)
         yield f"Chosen and measured on the same seeds: the figures flatter the winner. {mends[0].upper()}{mends[1:]}."
 

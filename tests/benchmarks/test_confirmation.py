@@ -1,8 +1,7 @@
 """What it would be worth to give finalists near the best more fresh seeds than others, on the quickstart's finalists.
 
 Studies are drawn whose finalists get as many seeds each, and as many in all by OCBA (Chen and Lee 2010), which is for
-choosing the best one surely. By default it is a glance; BELAY_SETTINGS=64 BELAY_SEEDS=64 says something, in some
-minutes.
+choosing the best one surely. By default it is a glance; BELAY_SETTINGS=64 says something, in some minutes.
 """
 
 from __future__ import annotations

@@ -23,12 +23,14 @@ from study import cli
 from study.cli import parameters
 from study.design.schema import NATURAL, PARAMETERS, family, natural, oscillator_of
 from study.errors import BadInput
-from study.findings.choose import dunnett, level, row
+from study.findings.choose import dunnett, leads, level, row, seeds_needed
 from study.findings.compare import (
+    ADVISED,
     BASELINES,
     Difference,
     Method,
     against,
+    beside,
     best_by,
     best_of,
     comparisons,
@@ -316,6 +318,16 @@ def test_comparisons_have_a_row_for_each_baseline_that_was_measured():
         del expected["itself"]
         assert line == expected | {name: getattr(between, name) for name in columns}
     assert list(comparisons(recorded.records("coupled"), 0)["baseline"]) == ["belay"]
+
+
+def test_the_seeds_needed_are_fresh_ones_of_a_few_finalists_and_of_a_table_more_of_all_settings():
+    records = recorded.records("mixed")
+    found, table = against(records, 3, "ema"), against(dataclasses.replace(records, of_a_study=False), 3, "ema")
+    lead = leads(row(beside(records, 3), 3), beside(records, 3), "max").loc[found.setting]
+    for asked, settings in ((found, ADVISED), (table, 5)):
+        needed = seeds_needed(lead["mean"], lead["se"], 5, lead["df"], settings - 1)
+        assert asked.difference.needed == needed
+    assert (found.difference.low, found.difference.p) == (table.difference.low, table.difference.p)
 
 
 def test_a_push_and_a_pull_are_families_of_their_own():
